@@ -1,0 +1,42 @@
+# `make demo` and `make test` set everything up by themselves: they need python3.11 (or newer) and make.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: install demo tiny test lint base clean
+
+install: $(STAMP)
+
+# torch first: the rest must meet it there and not choose another one.
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+demo: install
+	$(BIN)/rank-e run
+
+# The same pipeline at its smallest, in about a minute.
+tiny: install
+	$(BIN)/rank-e profile tiny
+	$(BIN)/rank-e run
+
+test: install
+	$(BIN)/python -m pytest -q
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+
+# The embedded world's base from nothing (half an hour), compared with the one in assets/shapes.
+base: install
+	$(BIN)/dvc repro base/dvc.yaml
+	$(BIN)/python -m stages.base compare
+
+clean:
+	rm -rf artifacts report .rank-e mlflow.db mlruns .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,243 @@
+"""DVC as a subprocess: several stages in one call, each seen by name, none left running.
+
+A call of DVC costs about a second, so one process takes a whole chain of stages; its output tells which one it is at.
+The process leads its own group, and the group is ended when anything goes wrong here: a stage must never outlive the
+run that started it.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from pipeline.graph import Stage
+from rank_e.errors import RankEError
+
+HEAD = re.compile(r"^(Running stage|Stage) '([^']+)'(:| didn't change| is cached)")
+SAMPLING = 0.2
+"""Seconds between two looks at the memory of the stage's processes."""
+GRACE = 10.0
+"""Seconds that a process group gets to end by itself."""
+TAIL = 12
+"""Lines of output that an error shows."""
+WAYS = {":": "ran", " didn't change": "unchanged", " is cached": "restored"}
+
+_running: set["Repro"] = set()
+_lock = threading.Lock()
+_stopping = threading.Event()
+
+
+class StageError(RankEError):
+    """A stage ended with an error; the message ends with its last lines."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a stage cost: wall seconds and peak resident memory in MB of its processes (0 if it did not run)."""
+
+    stage: str
+    label: str
+    outcome: str
+    seconds: float
+    peak_rss_mb: float
+
+
+def environment() -> dict[str, str]:
+    """The child's environment: this Python first, unbuffered output (so that lines keep their order)."""
+    paths = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    quiet = {"PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    return {**os.environ, **quiet, "PATH": os.pathsep.join(paths)}
+
+
+def command(addresses: Sequence[str]) -> list[str]:
+    """`dvc repro` for exactly these stages; waiting for DVC's lock lets lanes work side by side."""
+    return [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *addresses]
+
+
+class Repro:
+    """A chain of stages reproduced by one DVC process; `run` returns when the named stage has ended.
+
+    After an error, the next `run` starts a new process with the stages that are left: a retry.
+    """
+
+    def __init__(self, project: Path, stages: Sequence[Stage]) -> None:
+        self.project = project
+        self.left = list(stages)
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.Queue[tuple[float, str | None]] = queue.Queue()
+        self._held: tuple[float, str | None] | None = None
+        self._peak = 0.0
+
+    def run(self, stage: Stage, on_line: Callable[[str], None]) -> Timing:
+        """Wait for `stage`, the first that is left, giving its output to `on_line`; StageError if it fails."""
+        if not self.left or self.left[0] != stage:
+            raise StageError(f"{stage.label}: its turn has not come: {[item.label for item in self.left]}")
+        try:
+            timing = self._run(stage, on_line)
+        except BaseException:
+            self.close()
+            raise
+        self.left.pop(0)
+        if not self.left:
+            self.close()
+        record(self.project, timing)
+        return timing
+
+    def _run(self, stage: Stage, on_line: Callable[[str], None]) -> Timing:
+        process = self._process or self._start()
+        following = {item.address for item in self.left[1:]}
+        began, outcome, tail = time.monotonic(), "", [""]
+        self._peak = 0.0
+        while True:
+            moment, line = self._next()
+            if line is None:
+                code = process.wait()
+                if code != 0 or not outcome:
+                    shown = "\n".join(tail[-TAIL:]).strip()
+                    raise StageError(f"{stage.label} failed (dvc ended with {code}):\n{shown}")
+                break
+            head = HEAD.match(line)
+            if head and head.group(2) == stage.address:
+                began, outcome = moment, WAYS[head.group(3)]
+                self._peak = 0.0
+            elif head and head.group(2) in following:
+                self._held = (moment, line)
+                break
+            if line.strip():
+                tail.append(line)
+                on_line(line)
+        peak = self._peak if outcome == "ran" else 0.0
+        return Timing(stage.address, stage.label, outcome, round(moment - began, 3), round(peak, 1))
+
+    def _next(self) -> tuple[float, str | None]:
+        if self._held is not None:
+            held, self._held = self._held, None
+            return held
+        return self._lines.get()
+
+    def _start(self) -> subprocess.Popen[str]:
+        if _stopping.is_set():
+            raise StageError(f"{self.left[0].label}: the run was stopped")
+        self._lines, self._held = queue.Queue(), None
+        process = subprocess.Popen(
+            command([item.address for item in self.left]),
+            cwd=self.project,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._process = process
+        with _lock:
+            _running.add(self)
+        for work in (self._read, self._watch):
+            threading.Thread(target=work, args=(process, self._lines), daemon=True).start()
+        return process
+
+    def _read(self, process: subprocess.Popen[str], lines: queue.Queue) -> None:
+        """Stamp each line when it comes, not when somebody has time to look at it."""
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                lines.put((time.monotonic(), line.rstrip()))
+        lines.put((time.monotonic(), None))
+
+    def _watch(self, process: subprocess.Popen[str], _: queue.Queue) -> None:
+        """Keep the peak of the memory below DVC; a process that ends while we look is simply gone."""
+        while process.poll() is None:
+            self._peak = max(self._peak, memory_below(process.pid))
+            time.sleep(SAMPLING)
+
+    def close(self) -> None:
+        """End the process group, if it still runs: ask first, then insist."""
+        process, self._process = self._process, None
+        with _lock:
+            _running.discard(self)
+        if process is None:
+            return
+        end_group(process)
+
+
+def memory_below(pid: int) -> float:
+    """Resident memory in MB of all descendants of a process, together."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += child.memory_info().rss
+    return total / 1e6
+
+
+def end_group(process: subprocess.Popen) -> None:
+    """SIGTERM to the process's group, SIGKILL after a grace; returns when its leader is gone."""
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, kind)
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            continue
+        # The leader is gone; a stage that ignored SIGTERM is not, and gets no second asking.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        return
+
+
+def stopping() -> bool:
+    """Whether the run is being stopped, so that nothing should be tried again."""
+    return _stopping.is_set()
+
+
+def stop_all() -> None:
+    """End every DVC process that this one started, and start no other."""
+    _stopping.set()
+    with _lock:
+        running = list(_running)
+    for repro in running:
+        repro.close()
+
+
+@contextlib.contextmanager
+def ending_children() -> Iterator[None]:
+    """While the block runs, SIGTERM acts like Ctrl-C, and both leave no DVC process behind."""
+
+    def interrupt(*_: object) -> None:
+        stop_all()
+        raise KeyboardInterrupt
+
+    _stopping.clear()
+    previous = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        stop_all()
+        _stopping.clear()
+        for kind, handler in previous.items():
+            signal.signal(kind, handler)
+
+
+def timings_path(project: Path) -> Path:
+    """Where the last run's timings lie."""
+    return project / ".rank-e" / "timings.jsonl"
+
+
+def record(project: Path, timing: Timing) -> None:
+    """Append one line to .rank-e/timings.jsonl."""
+    path = timings_path(project)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(timing), sort_keys=True) + "\n")

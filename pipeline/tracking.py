@@ -1,0 +1,346 @@
+"""MLflow: a parent run for each arm and seed, a nested run for each round, copied from artifacts after the fact.
+
+Training never talks to MLflow: a process of its own reads what the stages wrote, so a slow or dead server costs
+nothing but curves. Every run is found by the tag `rank_e.round_key`; each stage that was copied is tagged with the
+sha256 of its manifest. Equal: nothing is written. Different: the arm's runs are deleted and written anew. While a
+stage works, its step metrics come from .rank-e/events; points carry a timestamp made from the step, so the same point
+copied again from the finished log is the same row and not a second one.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Read when MLflow is imported: a dead server must cost seconds, not minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from rank_e.config import Params
+from rank_e.errors import RankEError
+from stages.artifacts import MANIFEST, Artifact, manifest_sha256, read_artifact
+from stages.reporting.pictures import sheet
+from stages.runtime import artifact_path
+
+EXPERIMENT = "rank-e"
+KEY, KIND = "rank_e.round_key", "rank_e.kind"
+PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
+STAGES = ("ranking", "policy", "decoder", "evaluation")
+CURVES = ("policy", "decoder")
+EPOCH = 1_700_000_000_000
+"""Timestamp in ms of step 0. Fixed: a point's row is its key, step, value and timestamp."""
+BATCH = 1000
+
+
+class TrackingError(RankEError):
+    """MLflow cannot be reached or refused; training goes on without it."""
+
+
+@dataclass
+class Tally:
+    """What one pass did, by name of the run: created, replaced, extended by stages or live points, left alone."""
+
+    created: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    extended: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        counts = ((name, len(getattr(self, name))) for name in ("created", "replaced", "extended", "skipped"))
+        return ", ".join(f"{count} {name}" for name, count in counts)
+
+
+def default_uri(project: Path) -> str:
+    """MLFLOW_TRACKING_URI if it is set, else the project's own sqlite store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(project / 'mlflow.db').resolve()}"
+
+
+class Tracker:
+    """Copies one project's artifacts into one MLflow store; the only writer of its runs."""
+
+    def __init__(self, project: Path, params: Params, uri: str | None = None) -> None:
+        """TrackingError if the store at `uri` cannot be opened."""
+        self.project, self.params = project, params
+        self.uri = uri or default_uri(project)
+        self._live: dict[str, int] = {}
+        with _refusals(self.uri):
+            self.client = MlflowClient(self.uri)
+            found = self.client.get_experiment_by_name(EXPERIMENT)
+            self.experiment = found.experiment_id if found else self._create_experiment()
+
+    def _create_experiment(self) -> str:
+        # A local store keeps pictures beside the project, wherever the command is called from; a server knows better.
+        local = None if self.uri.startswith("http") else (self.project / "mlruns").resolve().as_uri()
+        return self.client.create_experiment(EXPERIMENT, artifact_location=local)
+
+    def sync(self) -> Tally:
+        """Copy what is new; artifacts that are not there yet are left for the next pass."""
+        tally = Tally()
+        with _refusals(self.uri):
+            self._sync_base(tally)
+            for arm in self.params.arms:
+                for seed in self.params.seeds:
+                    self._sync_arm(arm, seed, tally)
+        return tally
+
+    def _sync_base(self, tally: Tally) -> None:
+        path = self.project / artifact_path("baseline")
+        if not (path / MANIFEST).is_file():
+            return
+        hashes = {"evaluation": manifest_sha256(path)}
+        run = self._find("base")
+        if run is not None and _hashes(run) != hashes:
+            self._delete([run])
+            tally.replaced.append("base")
+        elif run is not None:
+            tally.skipped.append("base")
+            return
+        else:
+            tally.created.append("base")
+        run = self._create("base", "base", None, {"backbone": self.params.backbone.name})
+        self._copy(run, "evaluation", read_artifact(path, "evaluation"), hashes["evaluation"], 0)
+
+    def _sync_arm(self, arm: str, seed: int, tally: Tally) -> None:
+        """The parent run and the rounds of one arm and seed."""
+        key = f"{arm}/s{seed}"
+        rounds = {
+            item.id: found for item in self.params.rounds if (found := self._written(arm, seed, item.id))
+        }
+        events = {item.id: self._events(arm, seed, item.id) for item in self.params.rounds}
+        if not rounds and not any(events.values()):
+            return
+        settings = self.params.arm(arm).model_dump(mode="json")
+        parent = self._find(key)
+        children = self._children(parent) if parent else {}
+        if parent and (stale := self._stale(parent, children, rounds, settings, key)):
+            self._delete([*children.values(), parent])
+            tally.replaced.append(f"{key} ({stale})")
+            parent, children, self._live = None, {}, {k: v for k, v in self._live.items() if not k.startswith(key)}
+        elif parent is None:
+            tally.created.append(key)
+        if parent is None:
+            flat = dict(flatten(settings)) | {"seed": seed, "arm": arm}
+            parent = self._create(key, f"{arm} s{seed}", None, flat)
+        for item in self.params.rounds:
+            written, live = rounds.get(item.id, {}), events[item.id]
+            if written or live:
+                self._sync_round(parent, children.get(f"{key}/r{item.id}"), (arm, seed, item.id), written, live, tally)
+
+    def _sync_round(
+        self, parent: Run, run: Run | None, cell: tuple[str, int, int],
+        written: dict[str, str], live: dict[str, Path], tally: Tally,
+    ) -> None:  # fmt: skip
+        arm, seed, round_id = cell
+        key = f"{arm}/s{seed}/r{round_id}"
+        known = _hashes(run) if run else {}
+        missing = [stage for stage in STAGES if stage in written and stage not in known]
+        unfinished = {stage: path for stage, path in live.items() if stage not in written}
+        if run is None:
+            run = self._create(key, f"r{round_id}", parent.info.run_id, {"arm": arm, "seed": seed, "round": round_id})
+            tally.created.append(key)
+        elif not missing and not unfinished:
+            tally.skipped.append(key)
+        else:
+            tally.extended.append(key)
+        for stage in missing:
+            artifact = read_artifact(self.project / artifact_path(stage, *cell), stage)
+            self._copy(run, stage, artifact, written[stage], round_id)
+            if stage == "evaluation":  # the parent shows the arm's way through the rounds
+                self._log(parent.info.run_id, points("", artifact.json("metrics"), round_id))
+        for stage, path in unfinished.items():
+            self._copy_live(run, key, stage, path)
+
+    def _written(self, arm: str, seed: int, round_id: int) -> dict[str, str]:
+        """The manifest's sha256 of each stage of a round that is there."""
+        paths = {stage: self.project / artifact_path(stage, arm, seed, round_id) for stage in STAGES}
+        return {stage: manifest_sha256(path) for stage, path in paths.items() if (path / MANIFEST).is_file()}
+
+    def _events(self, arm: str, seed: int, round_id: int) -> dict[str, Path]:
+        """The event logs of a round, by stage."""
+        folder = self.project / ".rank-e" / "events"
+        paths = {stage: folder / f"{arm}-s{seed}-r{round_id}-{stage}.jsonl" for stage in CURVES}
+        return {stage: path for stage, path in paths.items() if path.is_file()}
+
+    def _stale(
+        self, parent: Run, children: dict[str, Run], rounds: dict[int, dict[str, str]], settings: dict, key: str
+    ) -> str:
+        """Why the runs of an arm do not show what lies in its artifacts, or "" if they do."""
+        wanted = {name: str(value) for name, value in flatten(settings)}
+        if any(parent.data.params.get(name) != value for name, value in wanted.items()):
+            return "other parameters"
+        for name, run in children.items():
+            round_id = int(name.rpartition("/r")[2])
+            for stage, sha in _hashes(run).items():
+                now = rounds.get(round_id, {}).get(stage)
+                if now is not None and now != sha:
+                    return f"another {stage} in round {round_id}"
+                if now is None and self._events(*_cell(name)).get(stage):
+                    return f"{stage} of round {round_id} runs again"
+            for stage in CURVES:
+                if self._live_differs(run, stage, _cell(name), rounds.get(round_id, {})):
+                    return f"live curve of {stage} in round {round_id} began anew"
+        return ""
+
+    def _live_differs(self, run: Run, stage: str, cell: tuple[str, int, int], written: dict[str, str]) -> bool:
+        """Whether points were copied live that are not in the stage's events (or, once it is there, its log)."""
+        if f"rank_e.live.{stage}" not in run.data.tags or stage in _hashes(run):
+            return False
+        if stage in written:
+            artifact = read_artifact(self.project / artifact_path(stage, *cell), stage)
+            now = {_row(point) for point in curve(stage, artifact.table("log"))}
+        else:
+            path = self._events(*cell).get(stage)
+            now = {_row(point) for point in (live_points(stage, path, 0)[0] if path else [])}
+        keys = [name for name in run.data.metrics if name.startswith(f"{stage}/")]
+        copied = [m for name in keys for m in self.client.get_metric_history(run.info.run_id, name)]
+        return any(_row(point) not in now for point in copied)
+
+    def _copy(self, run: Run, stage: str, artifact: Artifact, sha: str, round_id: int) -> None:
+        """One stage's metrics, curve and pictures; its tag comes last, so that a broken copy is done again."""
+        run_id = run.info.run_id
+        prefix = "" if stage == "evaluation" else f"{stage}/round/"
+        self._log(run_id, points(prefix, artifact.json("metrics"), round_id))
+        if stage in CURVES:
+            self._log(run_id, curve(stage, artifact.table("log")))
+        if stage == "evaluation":
+            pictures = artifact.arrays("pictures")
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "pictures.png"
+                sheet([pictures["pictures"], pictures["original"]], 16).save(file)
+                self.client.log_artifact(run_id, str(file))
+        self.client.set_tag(run_id, f"rank_e.sha256.{stage}", sha)
+        run.data.tags[f"rank_e.sha256.{stage}"] = sha
+
+    def _copy_live(self, run: Run, key: str, stage: str, path: Path) -> None:
+        """The points that a working stage has added since the last pass."""
+        tag, name = f"rank_e.live.{stage}", f"{key}/{stage}"
+        found, lines = live_points(stage, path, self._live.get(name, 0))
+        if not found:
+            return
+        if tag not in run.data.tags:
+            self.client.set_tag(run.info.run_id, tag, "true")
+        self._log(run.info.run_id, found)
+        self._live[name] = lines
+
+    def _log(self, run_id: str, found: Iterable[Metric]) -> None:
+        rows = list(found)
+        for start in range(0, len(rows), BATCH):
+            self.client.log_batch(run_id, metrics=rows[start : start + BATCH])
+
+    def _create(self, key: str, name: str, parent: str | None, params: dict[str, Any]) -> Run:
+        tags = {KEY: key, NAME: name, KIND: "round" if parent else "arm"}
+        run = self.client.create_run(self.experiment, tags=tags | ({PARENT: parent} if parent else {}))
+        given = [Param(name, str(value)) for name, value in params.items()]
+        self.client.log_batch(run.info.run_id, params=given)
+        self.client.set_terminated(run.info.run_id)
+        return self.client.get_run(run.info.run_id)
+
+    def _search(self, where: str) -> list[Run]:
+        return list(self.client.search_runs([self.experiment], where, ViewType.ACTIVE_ONLY, max_results=1000))
+
+    def _find(self, key: str) -> Run | None:
+        found = self._search(f"tags.`{KEY}` = '{key}'")
+        return found[0] if found else None
+
+    def _children(self, parent: Run) -> dict[str, Run]:
+        return {run.data.tags[KEY]: run for run in self._search(f"tags.`{PARENT}` = '{parent.info.run_id}'")}
+
+    def _delete(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            self.client.delete_run(run.info.run_id)
+
+
+class _refusals:
+    """Turns what MLflow raises into one line that says where."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, MlflowException):
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise TrackingError(f"MLflow at {self.uri}: {first}; start it, or set MLFLOW_TRACKING_URI") from error
+
+
+def _hashes(run: Run) -> dict[str, str]:
+    """What has been copied into a run: the sha256 by stage."""
+    prefix = "rank_e.sha256."
+    return {name.removeprefix(prefix): v for name, v in run.data.tags.items() if name.startswith(prefix)}
+
+
+def _cell(key: str) -> tuple[str, int, int]:
+    """(arm, seed, round) of a round's key."""
+    arm, seed, round_id = key.rsplit("/", 2)
+    return arm, int(seed[1:]), int(round_id[1:])
+
+
+def _row(point: Metric) -> tuple[str, int, float]:
+    return point.key, point.step, point.value
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested parameters as dotted names."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def points(prefix: str, metrics: dict[str, float], step: int) -> list[Metric]:
+    """Scalars as points at `step`; MLflow has no @ in names, so `fd@original` becomes `original/fd`."""
+    found = []
+    for name, value in metrics.items():
+        key, _, suffix = name.partition("@")
+        found.append(Metric(f"{prefix}{suffix}/{key}" if suffix else prefix + key, float(value), EPOCH + step, step))
+    return found
+
+
+def curve(stage: str, table: pd.DataFrame) -> list[Metric]:
+    """A stage's log (columns `step` and its metrics) as points named stage/metric."""
+    rows: list[dict[str, Any]] = table.to_dict("records")
+    return [point for row in rows for point in _step(stage, int(row["step"]), row)]
+
+
+def _step(stage: str, step: int, values: dict[str, Any]) -> list[Metric]:
+    return points(f"{stage}/", {k: v for k, v in values.items() if k != "step" and v == v}, step)
+
+
+def live_points(stage: str, path: Path, start: int) -> tuple[list[Metric], int]:
+    """The points of an event log from line `start` on, and how many whole lines it has now."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:  # the stage has just begun anew
+        return [], 0
+    lines = text.split("\n")[:-1]  # the last line may still be being written
+    events = [json.loads(line) for line in lines[start:]]
+    return [point for event in events for point in _step(stage, event["step"], event["metrics"])], len(lines)
+
+
+def follow(tracker_for: Callable[[], Tracker], stop: Callable[[float], bool], say: Callable[[str], None], every: float) -> None:
+    """Copy again and again until `stop(seconds to wait)` says so, then once more; what fails is said and tried again."""
+    tracker: Tracker | None = None
+    last = False
+    while True:
+        try:
+            tracker = tracker or tracker_for()
+            tally = tracker.sync()
+            if tally.created or tally.replaced:
+                say(str(tally))
+        except (RankEError, OSError) as error:  # an artifact that is being replaced, or a server that is away
+            say(f"{str(error).splitlines()[0]} (trying again)")
+        if last:
+            return
+        last = stop(every)

@@ -1,0 +1,49 @@
+"""A control that any real improvement must beat: matching each picture's brightness and contrast to real
+ones.
+ Part of a Frechet gain can be had by re-spreading the pictures' means alone, without a decoder that draws
+better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AffineControl:
+    """x -> (x - picture mean) * contrast + scale * picture mean + shift, per channel; each vector float32
+    [3].
+    """
+
+    contrast: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    @classmethod
+    def fit(cls, pictures: Tensor, real: Tensor) -> AffineControl:
+        """Match `pictures` to `real` (both [N, 3, H, W] in [0, 1]): per channel, the mean and spread of the
+        picture means, and the average standard deviation within a picture. Fit on other pictures than those
+        it is tried on.
+        """
+        (mean, spread, within), (real_mean, real_spread, real_within) = (
+            _statistics(pictures),
+            _statistics(real),
+        )
+        scale = real_spread / spread.clamp(min=1e-6)
+        return cls(real_within / within.clamp(min=1e-6), scale, real_mean - scale * mean)
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Corrected pictures [N, 3, H, W], clamped to [0, 1]."""
+        means = pictures.mean((2, 3), keepdim=True)
+        contrast, scale, shift = (v.view(1, 3, 1, 1) for v in (self.contrast, self.scale, self.shift))
+        return ((pictures - means) * contrast + scale * means + shift).clamp(0, 1)
+
+
+def _statistics(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Per channel [3]: mean of the picture means, their standard deviation, mean deviation within a
+    picture.
+    """
+    means = pictures.mean((2, 3))
+    return means.mean(0), means.std(0), pictures.std((2, 3)).mean(0)

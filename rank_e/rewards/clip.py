@@ -1,0 +1,79 @@
+"""The CLIP reward: 100 times the cosine of picture and prompt, differentiable from the pixels.
+ It serves any open_clip model: the network's own size and normalisation constants are read from its visual
+tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rank_e.rewards.base import RewardError, check_pairs, check_scores, register
+
+Tokenize = Callable[[list[str]], Tensor]
+ClipModel = Any  # an open_clip.CLIP: open_clip ships no types
+
+
+def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pictures [N, 3, H, W] in [0, 1] -> [N, 3, size, size] as CLIP was trained on, differentiable.
+
+    The shorter side is resized to `size` (bicubic, antialiased), the centre is cut out, then (x - mean) /
+    std. A picture of the right size is not resampled. Overshoots of the resize are kept: clamping would cut
+    the gradient.
+    """
+    height, width = images.shape[-2:]
+    if min(height, width) != size:
+        scale = size / min(height, width)
+        target = (round(height * scale), round(width * scale))
+        images = F.interpolate(images, target, mode="bicubic", antialias=True, align_corners=False)
+        height, width = target
+    top, left = (height - size) // 2, (width - size) // 2
+    images = images[..., top : top + size, left : left + size]
+    return (images - images.new_tensor(mean).view(3, 1, 1)) / images.new_tensor(std).view(3, 1, 1)
+
+
+def clip_inputs(model: ClipModel, images: Tensor) -> Tensor:
+    """`preprocess` with the size and the normalisation constants of an open_clip model's visual tower."""
+    visual = model.visual
+    size = visual.image_size
+    if not isinstance(size, int):
+        if size[0] != size[1]:
+            raise RewardError(
+                f"CLIP model: its input of {size} is not square; use a model of square pictures"
+            )
+        size = size[0]
+    return preprocess(images, size, visual.image_mean, visual.image_std)
+
+
+@register("clip")
+class ClipReward:
+    """100 * cos(image embedding, text embedding) of an open_clip model, in [-100, 100].
+
+    The model is used as it is given: put it in eval mode, without gradients of its own weights. Each distinct
+    prompt is encoded once and without gradient.
+    """
+
+    def __init__(self, model: ClipModel, tokenize: Tokenize, name: str = "clip") -> None:
+        self.model = model
+        self.tokenize = tokenize
+        self.name = name
+
+    def text_features(self, prompts: list[str]) -> Tensor:
+        """Unit-norm text embeddings [N, D]."""
+        distinct = list(dict.fromkeys(prompts))
+        place = {prompt: row for row, prompt in enumerate(distinct)}
+        device = self.model.logit_scale.device
+        with torch.no_grad():
+            features = F.normalize(self.model.encode_text(self.tokenize(distinct).to(device)), dim=-1)
+        return features[torch.tensor([place[prompt] for prompt in prompts], device=device)]
+
+    def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Scores float32 [N] of `images` [N, 3, H, W] in [0, 1]; RewardError if one is not finite."""
+        check_pairs(self.name, images, prompts)
+        pictures = F.normalize(self.model.encode_image(clip_inputs(self.model, images)), dim=-1)
+        scores = 100 * (pictures * self.text_features(prompts)).sum(-1)
+        return check_scores(self.name, scores.float())

@@ -1,0 +1,167 @@
+"""The embedded world's base, from nothing: three CLIPs, a tokenizer, a policy, and what they measure together.
+
+Each function is one training stage: parameters and earlier networks in, weights out. Text encoder, reward and
+evaluator differ in seed, size, architecture and pictures, so that what is rewarded is not what judges.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from rank_e.models.policy import Policy, PolicyConfig
+from rank_e.models.tokenizer import Tokenizer, TokenizerConfig
+from rank_e.seeds import generator
+from rank_e.shapes import clip, dataset
+from rank_e.shapes.training import Log, train_policy, train_tokenizer
+
+CLIPS = {"text": clip.TEXT, "reward": clip.REWARD, "evaluator": clip.EVALUATOR}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainingParams(_Section):
+    """Length and pace of one training: steps, batch (pictures a step), peak learning rate, seed, pictures drawn."""
+
+    steps: PositiveInt
+    batch: PositiveInt
+    learning_rate: PositiveFloat
+    seed: int
+    pictures: PositiveInt
+
+
+class TokenizerSize(_Section):
+    """Arguments of TokenizerConfig."""
+
+    image_size: PositiveInt
+    channels: PositiveInt
+    channel_multipliers: tuple[int, ...]
+    residual_blocks: PositiveInt
+    z_channels: PositiveInt
+    codebook_size: PositiveInt
+    codebook_dim: PositiveInt
+    norm_groups: PositiveInt
+
+
+class PolicySize(_Section):
+    """Arguments of PolicyConfig that the text encoder and the tokenizer do not decide."""
+
+    dim: PositiveInt
+    n_layer: PositiveInt
+    n_head: PositiveInt
+    multiple_of: PositiveInt
+    caption_dropout: float
+
+
+class BaseParams(_Section):
+    """base/params.yaml."""
+
+    threads: PositiveInt
+    text: TrainingParams
+    reward: TrainingParams
+    evaluator: TrainingParams
+    tokenizer: TrainingParams
+    tokenizer_size: TokenizerSize
+    policy: TrainingParams
+    policy_size: PolicySize
+
+
+def real_set(split: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
+    """`count` real pictures [N, 3, H, W] uint8 of a split and their captions."""
+    prompts = dataset.prompts(split, count, seed)
+    pictures = dataset.pictures([dataset.scene_for(prompt, seed) for prompt in prompts])
+    return pictures.mul(255).round().to(torch.uint8), [prompt.text for prompt in prompts]
+
+
+def train_base_clip(name: str, params: TrainingParams, log: Log) -> nn.Module:
+    """Contrastive training of the CLIP called `name` ("text", "reward" or "evaluator").
+
+    The evaluator alone also sees held-out compositions: it must know what it judges, as a published CLIP does.
+    """
+    if name == "evaluator":
+        unseen = params.pictures * 2 // 9
+        sets = real_set("train", params.pictures - unseen, params.seed), real_set("held_out", unseen, params.seed)
+        pictures, captions = torch.cat([sets[0][0], sets[1][0]]), sets[0][1] + sets[1][1]
+    else:
+        pictures, captions = real_set("train", params.pictures, params.seed)
+    model = clip.build(CLIPS[name], seed=params.seed)
+    clip.train_clip(
+        model, pictures, captions, steps=params.steps, batch=params.batch, lr=params.learning_rate, seed=params.seed, log=log
+    )
+    return model
+
+
+def train_base_tokenizer(params: TrainingParams, size: TokenizerSize, log: Log) -> Tokenizer:
+    """Reconstruction training of the tokenizer."""
+    pictures, _ = real_set("train", params.pictures, params.seed)
+    tokenizer = Tokenizer(TokenizerConfig(**size.model_dump())).initialise(generator(params.seed, "tok"))
+    train_tokenizer(
+        tokenizer, pictures, steps=params.steps, batch=params.batch, learning_rate=params.learning_rate, seed=params.seed, log=log
+    )
+    return tokenizer
+
+
+@torch.no_grad()
+def encode_pictures(tokenizer: Tokenizer, pictures: Tensor, batch: int = 256) -> Tensor:
+    """uint8 pictures [N, 3, H, W] -> tokens int64 [N, L]."""
+    return torch.cat([tokenizer.encode(part.float() / 127.5 - 1)[1] for part in pictures.split(batch)])
+
+
+def policy_config(size: PolicySize, text: clip.TextEncoder, tokenizer: Tokenizer) -> PolicyConfig:
+    """The policy that fits this text encoder and this tokenizer."""
+    features, mask = text(["a red circle"])
+    return PolicyConfig(
+        **size.model_dump(exclude={"caption_dropout"}),
+        vocab_size=tokenizer.config.codebook_size,
+        block_size=tokenizer.config.grid**2,
+        cls_token_num=mask.shape[1],
+        caption_dim=features.shape[2],
+    )
+
+
+def train_base_policy(
+    params: TrainingParams, size: PolicySize, text: clip.TextEncoder, tokenizer: Tokenizer, log: Log
+) -> Policy:
+    """Next-token training of the policy on the tokenizer's codes of real pictures."""
+    pictures, captions = real_set("train", params.pictures, params.seed)
+    distinct = sorted(set(captions))
+    with torch.no_grad():
+        features, mask = text(distinct)
+    place = {caption: row for row, caption in enumerate(distinct)}
+    policy = Policy(policy_config(size, text, tokenizer)).initialise(generator(params.seed, "policy"))
+    train_policy(
+        policy,
+        features,
+        mask,
+        torch.tensor([place[caption] for caption in captions]),
+        encode_pictures(tokenizer, pictures),
+        steps=params.steps,
+        batch=params.batch,
+        learning_rate=params.learning_rate,
+        caption_dropout=size.caption_dropout,
+        seed=params.seed,
+        log=log,
+        held_out=_held_out(params.seed, text, tokenizer),
+    )
+    return policy
+
+
+@torch.no_grad()
+def _held_out(seed: int, text: clip.TextEncoder, tokenizer: Tokenizer) -> tuple[Tensor, Tensor, Tensor]:
+    pictures, captions = real_set("held_out", 512, seed)
+    features, mask = text(captions)
+    return features, mask, encode_pictures(tokenizer, pictures)
+
+
+def load_params(path: str | Path) -> BaseParams:
+    """Read base/params.yaml."""
+    import yaml
+
+    return BaseParams.model_validate(yaml.safe_load(Path(path).read_text()))
+
+
+LogFactory = Callable[[str, int], Log]

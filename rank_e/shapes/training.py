@@ -1,0 +1,105 @@
+"""Training the embedded world's tokenizer and policy from nothing: plain maximum likelihood, one core, minutes.
+
+Both loops draw every batch from a generator seeded by the step, so a base is a function of its parameters.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rank_e.models.policy import Policy
+from rank_e.models.tokenizer import Tokenizer
+from rank_e.seeds import generator
+from rank_e.shapes.codebook import CodebookEMA
+
+Log = Callable[[int, dict[str, float]], None]
+
+
+def cosine_learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
+    """Linear warm-up to `peak`, then half a cosine down to 2 % of it."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = torch.tensor((step - warmup) / max(1, steps - warmup) * torch.pi)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + torch.cos(progress).item()))
+
+
+def descend(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+
+
+def train_tokenizer(
+    tokenizer: Tokenizer, pictures: Tensor, *, steps: int, batch: int, learning_rate: float, seed: int, log: Log
+) -> None:
+    """L1 + L2 reconstruction with a commitment loss and an EMA codebook with dead-code restart.
+
+    pictures: [N, 3, H, W] uint8. The tokenizer is changed in place.
+    """
+    codebook = CodebookEMA(tokenizer, decay=0.98, seed=seed)
+    parameters = [p for name, p in tokenizer.named_parameters() if not name.startswith("quantize.")]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.95), weight_decay=1e-4)
+    tokenizer.train()
+    for step in range(steps):
+        rows = torch.randint(len(pictures), (batch,), generator=generator(seed, "tokenizer", step))
+        images = pictures[rows].float() / 127.5 - 1
+        z = tokenizer.features(images)
+        quantized, indices, commitment = codebook.quantize(z)
+        reconstruction = tokenizer.decode(quantized)
+        error = reconstruction - images
+        loss = error.abs().mean() + error.square().mean() + 0.25 * commitment
+        descend(optimizer, parameters, loss, cosine_learning_rate(step, steps, learning_rate, 50))
+        codebook.update(z.detach(), indices)
+        log(step, {"loss": loss.item(), "l1": error.abs().mean().item() / 2, "codes": indices.unique().numel()})
+    tokenizer.eval()
+
+
+def train_policy(
+    policy: Policy,
+    text: Tensor,
+    mask: Tensor,
+    prompt_rows: Tensor,
+    tokens: Tensor,
+    *,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    caption_dropout: float,
+    seed: int,
+    log: Log,
+    held_out: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> None:
+    """Next-token cross-entropy with caption dropout, so that the policy can be guided.
+
+    text [P, T, C] and mask [P, T] hold each distinct caption once; prompt_rows [N] says which caption picture i has;
+    tokens [N, L]. held_out is (prompt_rows, text, ...)-like: (text, mask, tokens) scored every 200 steps.
+    """
+    decayed = [p for p in policy.parameters() if p.ndim >= 2]
+    plain = [p for p in policy.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        lr=learning_rate,
+        betas=(0.9, 0.95),
+    )
+    parameters = [*decayed, *plain]
+    policy.train()
+    for step in range(steps):
+        draw = generator(seed, "policy", step)
+        rows = torch.randint(len(tokens), (batch,), generator=draw)
+        dropped = torch.rand(batch, generator=draw) < caption_dropout
+        captions = prompt_rows[rows]
+        logits = policy(text[captions], mask[captions], tokens[rows], unconditional=dropped)
+        loss = F.cross_entropy(logits.flatten(0, 1), tokens[rows].flatten())
+        descend(optimizer, parameters, loss, cosine_learning_rate(step, steps, learning_rate, 100))
+        metrics = {"loss": loss.item()}
+        if held_out is not None and (step % 200 == 199 or step == steps - 1):
+            with torch.no_grad():
+                unseen = policy(held_out[0], held_out[1], held_out[2])
+            metrics["held_out"] = F.cross_entropy(unseen.flatten(0, 1), held_out[2].flatten()).item()
+        log(step, metrics)
+    policy.eval()

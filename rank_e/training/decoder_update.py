@@ -1,0 +1,231 @@
+"""Stage 2, pixel ranking: the decoder learns from ranked decodings of the policy's own tokens (Rank-GAN), policy fixed.
+
+RankE (arXiv 2605.21195), stage 2:
+L_D = lambda_d L_reward + lambda_g L_RankGAN  (alignment)  +  lambda_r L_recon + lambda_c L_consist  (manifold anchor).
+Encoder and codebook are never touched: tokens keep their meaning, only what they look like evolves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rank_e.config import DecoderParams
+from rank_e.models.discriminator import PatchGAN
+from rank_e.models.tokenizer import Tokenizer
+from rank_e.objectives.anchors import adaptive_weight, consistency, output_gradient_weight
+from rank_e.objectives.rank_gan import hinge_discriminator_loss, lecam, rank_gan_loss, reward_loss
+from rank_e.seeds import generator
+from rank_e.training.ema import ema_update, load_optimizer_tensors, optimizer_tensors
+
+LECAM_DECAY = 0.95
+Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of pictures in [0, 1] -> scalar
+Reward = Callable[[Tensor, list[str]], Tensor]  # pictures in [0, 1], prompts -> scores [N]
+
+
+@dataclass(frozen=True)
+class RankedPictures:
+    """What the decoder learns from in one round.
+
+    tokens [P, G, L], weights [P, G] (rank weights; 0 = not kept), prompts (P texts), reals [R, 3, H, W] in [0, 1].
+    """
+
+    tokens: Tensor
+    weights: Tensor
+    prompts: list[str]
+    reals: Tensor
+
+
+@dataclass
+class Nets:
+    """The networks of stage 2: two tokenizers that share encoder and codebook, one discriminator, two frozen judges."""
+
+    online: Tokenizer
+    average: Tokenizer
+    discriminator: PatchGAN
+    reward: Reward
+    perceptual: Perceptual
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """The tokenizer's [-1, 1] to pictures in [0, 1]; not clamped, so that gradients reach saturated pixels."""
+    return (images + 1) / 2
+
+
+class DecoderUpdate:
+    """Alternates one discriminator and one decoder step; every draw is a function of (seed, round, step)."""
+
+    def __init__(
+        self, nets: Nets, data: RankedPictures, params: DecoderParams, seed: int, round_id: int, steps_before: int
+    ) -> None:
+        """steps_before counts the decoder steps of earlier rounds: discriminator_start is measured from there."""
+        self.nets, self.data, self.params = nets, data, params
+        self.seed, self.round_id, self.steps_before = seed, round_id, steps_before
+        self.named = nets.online.decoder_parameters()
+        self.parameters = [p for _, p in self.named]
+        self.judges = [(f"discriminator.{n}", p) for n, p in nets.discriminator.named_parameters()]
+        for parameter in nets.online.parameters():
+            parameter.requires_grad_(False)
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        options = {"betas": params.betas, "weight_decay": params.weight_decay}
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=params.learning_rate, **options)
+        self.judge_optimizer = torch.optim.AdamW(
+            nets.discriminator.parameters(), lr=params.discriminator_learning_rate, **options
+        )
+        self.lecam_real, self.lecam_fake = torch.zeros(()), torch.zeros(())
+        self.weights = self._weights()
+        self.kept = (data.weights > 0).nonzero()
+
+    def _weights(self) -> Tensor:
+        """The round's rank weights, or a control: all equal, or the same weights dealt out at random in each group."""
+        weights = self.data.weights
+        if self.params.rank_weighting == "uniform":
+            return (weights > 0).float()
+        if self.params.rank_weighting == "shuffled":
+            kept = weights > 0
+            noise = torch.rand(weights.shape, generator=generator(self.seed, "shuffle", self.round_id))
+            order = noise.masked_fill(~kept, 2.0).argsort(dim=1)
+            place = kept.float().argsort(dim=1, descending=True, stable=True)
+            return torch.zeros_like(weights).scatter(1, place, weights.gather(1, order))
+        return weights
+
+    def _batch(self, draw: torch.Generator) -> tuple[Tensor, Tensor, list[str], Tensor]:
+        pick = self.kept[torch.randint(len(self.kept), (self.params.rollouts_per_step,), generator=draw)]
+        prompt, rollout = pick.unbind(1)
+        real = torch.randint(len(self.data.reals), (self.params.reals_per_step,), generator=draw)
+        prompts = [self.data.prompts[p] for p in prompt.tolist()]
+        return self.data.tokens[prompt, rollout], self.weights[prompt, rollout], prompts, self.data.reals[real]
+
+    def _noisy(self, pictures: Tensor, draw: torch.Generator) -> Tensor:
+        """Instance noise on every discriminator input, real and fake: without it the judge keys on decoder texture."""
+        noise = torch.randn(pictures.shape, generator=draw).to(pictures)
+        return pictures + self.params.instance_noise * noise
+
+    def _fakes(self, rollouts: Tensor, reconstructions: Tensor) -> Tensor:
+        kinds = {
+            "rollouts": [rollouts],
+            "reconstructions": [reconstructions],
+            "both": [rollouts, reconstructions],
+        }
+        return torch.cat(kinds[self.params.discriminator_inputs])
+
+    def _judge_step(self, reals: Tensor, fakes: Tensor, draw: torch.Generator) -> dict[str, float]:
+        """One hinge step of the discriminator on detached pictures, with LeCAM regularisation."""
+        judge = self.nets.discriminator
+        judge.train().requires_grad_(True)
+        real = judge(self._noisy(reals, draw))
+        fake = judge(self._noisy(fakes.detach(), draw))
+        hinge = hinge_discriminator_loss(real, fake)
+        self.lecam_real = self.lecam_real.lerp(real.detach().mean(), 1 - LECAM_DECAY)
+        self.lecam_fake = self.lecam_fake.lerp(fake.detach().mean(), 1 - LECAM_DECAY)
+        loss = hinge + self.params.lecam * lecam(real, fake, self.lecam_real, self.lecam_fake)
+        self.judge_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(judge.parameters(), self.params.gradient_clip, error_if_nonfinite=True)
+        self.judge_optimizer.step()
+        judge.requires_grad_(False)
+        return {"discriminator": hinge.item(), "gap": (real.mean() - fake.mean()).item()}
+
+    @property
+    def warmup_steps(self) -> int:
+        """Discriminator-only steps still owed: all of them before the decoder's first step ever, none after."""
+        return self.params.discriminator_warmup_steps if self.steps_before == 0 else 0
+
+    def warm_up(self, index: int) -> dict[str, float]:
+        """Discriminator-only step: real against decodings, the decoder unmoved."""
+        draw = generator(self.seed, "decoder", self.round_id, "warmup", index)
+        tokens, _, _, reals = self._batch(draw)
+        with torch.no_grad():
+            rollouts = to_unit(self.nets.online.decode_tokens(tokens))
+            reconstructions = to_unit(self.nets.online.decode(self.nets.online.encode(reals * 2 - 1)[0]))
+        return self._judge_step(reals, self._fakes(rollouts, reconstructions), draw)
+
+    def step(self, index: int) -> dict[str, float]:
+        """Step `index` of this round: discriminator, then decoder, then EMA."""
+        params, nets = self.params, self.nets
+        draw = generator(self.seed, "decoder", self.round_id, index)
+        tokens, weights, prompts, reals = self._batch(draw)
+        with torch.no_grad():
+            quantized, _ = nets.online.encode(reals * 2 - 1)
+            anchor = to_unit(nets.average.decode_tokens(tokens))
+        rollouts = to_unit(nets.online.decode_tokens(tokens))
+        reconstructions = to_unit(nets.online.decode(quantized))
+        adversarial = self.steps_before + index >= params.discriminator_start
+        metrics: dict[str, float] = {}
+        if adversarial:
+            metrics |= self._judge_step(reals, self._fakes(rollouts, reconstructions), draw)
+        l1 = (reconstructions - reals).abs().mean()
+        perceptual = nets.perceptual(reconstructions, reals)
+        reconstruction = params.l1_weight * l1 + params.perceptual_weight * perceptual
+        consist = consistency(nets.perceptual, rollouts, anchor)
+        scores = nets.reward(rollouts, prompts)
+        align = reward_loss(scores, weights)
+        losses = {"reward": align}
+        if adversarial:
+            losses["gan"] = rank_gan_loss(nets.discriminator(self._noisy(rollouts, draw)), weights)
+        total, applied = self._combine(losses, reconstruction, rollouts, reconstructions, draw)
+        total = total + params.lambda_reconstruction * reconstruction + params.lambda_consistency * consist
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, params.gradient_clip, error_if_nonfinite=True)
+        self.optimizer.step()
+        ema_update(dict(nets.average.decoder_parameters()), dict(self.named), params.ema_decay)
+        return metrics | applied | {
+            "loss": total.item(),
+            "l1": l1.item(),
+            "perceptual": perceptual.item(),
+            "consistency": consist.item(),
+            "reward": scores.mean().item(),
+            "grad_norm": norm.item(),
+        }
+
+    def _combine(
+        self,
+        losses: dict[str, Tensor],
+        reconstruction: Tensor,
+        rollouts: Tensor,
+        reconstructions: Tensor,
+        draw: torch.Generator,
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Weigh the alignment terms against reconstruction.
+
+        gradient_norm: each term's gradient at the decoder's output has a fixed share of the reconstruction's.
+        adaptive (the paper): plain lambdas, and VQGAN's last-layer rule for the adversarial term on reconstructions.
+        """
+        params = self.params
+        lambdas = {"gan": params.lambda_gan, "reward": params.lambda_reward}
+        if params.adversarial_rule == "gradient_norm":
+            shares = {"gan": params.adversarial_ratio, "reward": params.reward_ratio}
+            (target,) = torch.autograd.grad(reconstruction, reconstructions, retain_graph=True)
+            weights = {}
+            for name, loss in losses.items():
+                (pull,) = torch.autograd.grad(loss, rollouts, retain_graph=True)
+                weights[name] = lambdas[name] * output_gradient_weight(target, pull, shares[name])
+            total = sum((weights[name] * loss for name, loss in losses.items()), torch.zeros(()))
+            return total, {f"weight_{name}": float(weight) for name, weight in weights.items()}
+        total = lambdas["reward"] * losses["reward"]
+        if "gan" not in losses:
+            return total, {}
+        plain = -self.nets.discriminator(self._noisy(reconstructions, draw)).mean()
+        weight = adaptive_weight(reconstruction, plain, self.nets.online.last_layer)
+        ratio = params.adversarial_ratio
+        total = total + lambdas["gan"] * ratio * losses["gan"] + params.lambda_reconstruction * ratio * weight * plain
+        return total, {"weight_adaptive": float(weight)}
+
+    def state(self) -> dict[str, Tensor]:
+        """Optimiser moments of both networks and the LeCAM averages."""
+        return {
+            **optimizer_tensors(self.optimizer, self.named),
+            **optimizer_tensors(self.judge_optimizer, self.judges),
+            "lecam.real": self.lecam_real.clone(),
+            "lecam.fake": self.lecam_fake.clone(),
+        }
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Continue where `state` was taken; KeyError names what is missing."""
+        load_optimizer_tensors(self.optimizer, self.named, tensors)
+        if any(name.startswith("discriminator.") for name in tensors):  # Adam has no moments before its first step
+            load_optimizer_tensors(self.judge_optimizer, self.judges, tensors)
+        self.lecam_real, self.lecam_fake = tensors["lecam.real"].clone(), tensors["lecam.fake"].clone()

@@ -1,0 +1,147 @@
+"""Stage 1, latent ranking: the policy learns from how its rollouts rank among themselves (GRPO), decoder fixed.
+
+RankE (arXiv 2605.21195), stage 1. Rollouts are scored under the distribution they were sampled from, so the
+ratio is exactly 1 before the first update; the released reference scores another distribution and starts off-policy.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rank_e.config import PolicyParams
+from rank_e.errors import RankEError
+from rank_e.models.policy import Policy
+from rank_e.objectives.grpo import k2_kl, policy_loss
+from rank_e.sampling.sampler import SamplingConfig, score
+from rank_e.seeds import generator
+from rank_e.training.ema import ema_update, load_optimizer_tensors, optimizer_tensors
+
+# Sampling walks a cache and scoring runs in one pass: equal up to float32 rounding, far below this.
+SAMPLER_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """One round's rollouts, flattened prompt-major: N = P * G.
+
+    text [P, T, C], mask [P, T], tokens [N, L], log_probs [N, L] as sampled, advantages [N], rewards [N].
+    """
+
+    text: Tensor
+    mask: Tensor
+    tokens: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    rewards: Tensor
+
+    @property
+    def group_size(self) -> int:
+        return len(self.tokens) // len(self.text)
+
+
+class PolicyUpdate:
+    """GRPO over one round's rollouts: `epochs` passes in minibatches, each a function of (seed, round, epoch)."""
+
+    def __init__(
+        self,
+        online: Policy,
+        average: Policy,
+        reference: Policy,
+        rollouts: Rollouts,
+        params: PolicyParams,
+        sampling: SamplingConfig,
+        seed: int,
+        round_id: int,
+        updates: int,
+    ) -> None:
+        """online is trained; average is its EMA; reference is the fixed base (ignored when params.reference is
+        "ema"); updates counts the updates of earlier rounds."""
+        self.online, self.average = online, average
+        self.reference = average if params.reference == "ema" else reference
+        self.rollouts, self.params, self.sampling = rollouts, params, sampling
+        self.guided = params.scoring == "guided"
+        self.updates = updates
+        self.named = list(online.named_parameters())
+        decayed = [p for _, p in self.named if p.ndim >= 2]
+        plain = [p for _, p in self.named if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": params.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=params.learning_rate,
+            betas=params.betas,
+        )
+        self.minibatches = [
+            rows
+            for epoch in range(params.epochs)
+            for rows in torch.randperm(
+                len(rollouts.tokens), generator=generator(seed, "policy", round_id, epoch)
+            ).split(params.minibatch_size)
+        ]
+        self.old = torch.empty_like(rollouts.log_probs)
+
+    def _score(self, policy: Policy, rows: Tensor) -> Tensor:
+        """Log-probabilities [n, L] of the rollouts `rows`; each prompt's text runs once."""
+        prompts, owners = torch.unique(rows // self.rollouts.group_size, return_inverse=True)
+        return score(
+            policy,
+            self.rollouts.text[prompts],
+            self.rollouts.mask[prompts],
+            self.rollouts.tokens[rows],
+            self.sampling,
+            guided=self.guided,
+            owners=owners,
+            checkpointing=self.params.checkpointing,
+        )
+
+    @torch.no_grad()
+    def prepare(self) -> dict[str, float]:
+        """Score every rollout with the policy that sampled it: the denominator of the ratio.
+
+        Returns the largest gap to the sampled log-probabilities. Under guided scoring the two are the same
+        distribution, and a gap means that the rollouts are another policy's: an error.
+        """
+        self.online.eval()
+        per_epoch = len(self.minibatches) // self.params.epochs
+        for rows in self.minibatches[:per_epoch]:
+            self.old[rows] = self._score(self.online, rows)
+        gap = (self.old - self.rollouts.log_probs).abs().max().item()
+        if self.guided and not gap < SAMPLER_TOLERANCE:
+            raise RankEError(
+                f"policy: scored and sampled log-probabilities differ by {gap:.3g} (> {SAMPLER_TOLERANCE}): "
+                "the rollouts were not sampled by this policy; reproduce the rollouts stage"
+            )
+        return {"sampler_gap": gap}
+
+    def step(self, index: int) -> dict[str, float]:
+        """Minibatch `index` of this round: one AdamW update and, when due, one EMA update."""
+        rows, params = self.minibatches[index], self.params
+        advantages = self.rollouts.advantages[rows, None]
+        with torch.no_grad():
+            reference = self._score(self.reference, rows)
+        new = self._score(self.online, rows)
+        old = self.old[rows]
+        surrogate = policy_loss(new, old, advantages, params.clip_epsilon)
+        kl = k2_kl(new, reference)
+        loss = surrogate + params.kl_coefficient * kl
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_([p for _, p in self.named], params.gradient_clip, error_if_nonfinite=True)
+        self.optimizer.step()
+        self.updates += 1
+        if self.updates % params.ema_every == 0:
+            ema_update(dict(self.average.named_parameters()), dict(self.named), params.ema_decay)
+        ratio = (new.detach() - old).exp()
+        return {
+            "loss": loss.item(),
+            "kl": kl.item(),
+            "ratio_deviation": (ratio - 1).abs().max().item(),
+            "clip_fraction": ((ratio - 1).abs() > params.clip_epsilon).float().mean().item(),
+            "reward": self.rollouts.rewards[rows].mean().item(),
+            "grad_norm": norm.item(),
+        }
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        return optimizer_tensors(self.optimizer, self.named)
+
+    def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        load_optimizer_tensors(self.optimizer, self.named, tensors)

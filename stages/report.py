@@ -1,0 +1,92 @@
+"""Stage report: the artifacts of a whole run as one self-contained page, its figures and its numbers."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from rank_e.config import Params
+from stages.reporting.data import (
+    METRICS,
+    Difference,
+    Results,
+    between_arms,
+    factorial_rows,
+    load_results,
+    of_decoder,
+)
+from stages.reporting.page import pareto, render
+from stages.reporting.pictures import columns, sheet
+from stages.runtime import Stage, artifact_path, main
+
+
+def summary(results: Results) -> dict:
+    """The paired differences and levels of the last round, for a program to read."""
+
+    def plain(items: list[Difference]) -> dict:
+        return {
+            item.metric.key: {
+                "better": item.metric.better,
+                "seeds": {str(seed): value for seed, value in item.values.items()},
+                "n": len(item.values),
+                "mean": item.mean,
+                "interval": None if item.low is None else [item.low, item.high],
+                "reading": item.verdict,
+            }
+            for item in items
+        }
+
+    keys = [metric.key for metric in METRICS]
+    decoders = [pair for pair in factorial_rows(results) if pair[1] != "original"]
+    return {
+        "round": results.last,
+        "seeds": results.seeds,
+        "metrics": {metric.key: asdict(metric) for metric in METRICS},
+        "base": {key: results.base[key] for key in keys if key in results.base},
+        "arms": {
+            arm: {
+                key: {str(s): v for s, v in results.by_seed(arm, results.last, key).items()} for key in keys
+            }
+            for arm in results.arms
+        },
+        "paired": {} if results.pair is None else plain(between_arms(results, *results.pair, results.last)),
+        "against_base": {
+            arm: plain(between_arms(results, arm, "base", results.last)) for arm in results.arms
+        },
+        "decoder_on_same_tokens": {
+            f"{policy}/{decoder}": plain(of_decoder(results, policy, decoder)) for policy, decoder in decoders
+        },
+    }
+
+
+def write_report(params: Params, project: Path) -> Path:
+    """Write report/{index.html, results.json, pareto.svg, pictures.png} whole or not at all; returns index.html."""
+    target = project / artifact_path("report")
+    results = load_results(params, project)
+    folder = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    for stale in target.parent.glob(f"{target.name}.tmp-*"):
+        shutil.rmtree(stale)
+    try:
+        folder.mkdir(parents=True)
+        (folder / "index.html").write_text(render(params, project, results), encoding="utf-8")
+        text = json.dumps(summary(results), indent=2, sort_keys=True, allow_nan=False)
+        (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "pareto.svg").write_text(pareto(results, "fd"), encoding="utf-8")
+        _, makers = columns(params, project, results.seeds[0])
+        sheet([maker.pictures for maker in makers], 12).save(folder / "pictures.png")
+        if target.exists():
+            shutil.rmtree(target)
+        folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return target / "index.html"
+
+
+def run(stage: Stage) -> None:
+    """report/, from every artifact of the run."""
+    write_report(stage.params, Path())
+
+
+if __name__ == "__main__":
+    main("report", run)

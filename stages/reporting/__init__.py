@@ -1,0 +1,1 @@
+"""The report: numbers (`data`), drawings (`figures`) and the page that shows them (`page`)."""

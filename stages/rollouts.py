@@ -1,0 +1,43 @@
+"""Stage rollouts: sample G token sequences for every prompt from the arm's policy, with their log-probabilities."""
+
+from rank_e.models.backbone import load_backbone
+from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.seeds import seed_for
+from stages.artifacts import ArtifactWriter, read_artifact
+from stages.runtime import Stage, main
+
+
+def run(stage: Stage) -> None:
+    """rollouts.safetensors: tokens int32 [P, G, L] and log_probs [P, G, L] under the sampled distribution."""
+    prompts = read_artifact(stage.path("prompts"), "prompts")
+    previous = read_artifact(stage.path("policy", round=stage.round - 1), "policy")
+    backbone = load_backbone(stage.params.backbone.name, stage.params.backbone.base)
+    policy = backbone.policy(previous.tensors("online"))
+    text = prompts.tensors("text")
+    settings = stage.arm_params.rollouts
+    count, group = len(text["mask"]), settings.group_size
+    # A rollout's seed names its prompt and its place in the group, so arms draw the same numbers.
+    seeds = [seed_for(stage.seed, "rollouts", stage.round, p, g) for p in range(count) for g in range(group)]
+    samples = sample(
+        policy,
+        text["embeddings"],
+        text["mask"].bool(),
+        seeds,
+        SamplingConfig(settings.guidance, settings.temperature, settings.top_k, settings.top_p),
+        batch_size=settings.batch_size,
+        repeats=group,
+        progress=lambda steps: stage.progress(steps, "sampling"),
+    )
+    inputs = {"prompts": prompts.path, "policy": previous.path}
+    with ArtifactWriter(stage.path("rollouts"), "rollouts", seed=stage.seed, inputs=inputs) as out:
+        out.tensors(
+            "rollouts",
+            {
+                "tokens": samples.tokens.int().view(count, group, -1),
+                "log_probs": samples.log_probs.view(count, group, -1),
+            },
+        )
+
+
+if __name__ == "__main__":
+    main("rollouts", run)
