@@ -1,8 +1,8 @@
 """DVC as a subprocess: several stages in one call, each seen by name, none left running.
 
-A call of DVC costs about a second, so one process takes a whole chain of stages; its output tells which one it is at.
-The process leads its own group, and the group is ended when anything goes wrong here: a stage must never outlive the
-run that started it.
+A call of DVC costs about a second, so one process takes a whole chain of stages; its output tells which one
+it is at. The process leads its own group, and the group is ended when anything goes wrong here: a stage
+must never outlive the run that started it.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ class StageError(RankEError):
 
 @dataclass(frozen=True)
 class Timing:
-    """What a stage cost: wall seconds and peak resident memory in MB of its processes (0 if it did not run)."""
+    """What a stage cost: wall seconds, and peak resident MB of its processes (0 if it did not run)."""
 
     stage: str
     label: str
@@ -80,7 +80,7 @@ class Repro:
         self._peak = 0.0
 
     def run(self, stage: Stage, on_line: Callable[[str], None]) -> Timing:
-        """Wait for `stage`, the first that is left, giving its output to `on_line`; StageError if it fails."""
+        """Wait for `stage`, the first one left; its output goes to `on_line`; StageError if it fails."""
         if not self.left or self.left[0] != stage:
             raise StageError(f"{stage.label}: its turn has not come: {[item.label for item in self.left]}")
         try:

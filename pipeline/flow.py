@@ -1,15 +1,15 @@
 """The Prefect flow: the stages of dvc.yaml by name, in lanes, with retries.
 
-DVC decides what has to run, Prefect shows it and tries again. What all arms share comes first, then each arm and seed
-as a chain in one of a few lanes, then what needs them all. No server is needed; with PREFECT_API_URL set, the run
-shows up there.
+DVC decides what has to run, Prefect shows it and tries again. What all arms share comes first, then each
+arm and seed as a chain in one of a few lanes, then what needs them all. No server is needed; with
+PREFECT_API_URL set, the run shows up there.
 """
 
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 # Read when Prefect is imported: no analytics, no promotion, and log lines as they are.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -19,8 +19,8 @@ os.environ.setdefault("PREFECT_SHOW_PROMOTIONAL_CONTENT", "false")
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import wait
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.futures import PrefectFuture, wait
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from pipeline.dvc import Repro, Timing, stopping, timings_path
 from pipeline.graph import Plan, Stage, load_graph, make_plan
@@ -83,13 +83,14 @@ def batches(level: Sequence[Stage], lanes: int) -> list[tuple[Stage, ...]]:
 
 
 def chain_jobs(plan: Plan, params: Params) -> list[tuple[str, tuple[Stage, ...]]]:
-    """The chains, long ones first (an arm that trains its decoder), seeds in order: lanes end closer together."""
+    """The chains, long ones first (an arm that trains its decoder), seeds in order: lanes end closer
+    together."""
     order = sorted(plan.chains, key=lambda chain: (not params.arm(chain[0]).decoder.train, chain[1]))
     jobs = [(f"{arm} s{seed}", plan.chains[arm, seed]) for arm, seed in order]
     return [*jobs, ("shared", plan.beside)] if plan.beside else jobs
 
 
-@flow(name="rank-e", validate_parameters=False)
+@flow(name="rank-e", flow_run_name="rank-e", validate_parameters=False)
 def rank_e_flow(project: str = ".", lanes: int = 2, retries: int = 1) -> None:
     """Reproduce all stages of the project's dvc.yaml; RunError names the chains that failed.
 
@@ -111,19 +112,28 @@ def rank_e_flow(project: str = ".", lanes: int = 2, retries: int = 1) -> None:
             for name, stages in jobs
         ]
         wait(futures)
-        failed = [name for (name, _), future in zip(jobs, futures, strict=True) if not future.state.is_completed()]
+        failed = [
+            name for (name, _), future in zip(jobs, futures, strict=True) if not future.state.is_completed()
+        ]
         if failed:
-            raise RunError(f"these chains failed: {', '.join(failed)}; mend the cause and run `rank-e run` again")
+            raise RunError(
+                f"these chains failed: {', '.join(failed)}; mend the cause and run `rank-e run` again"
+            )
+
+
+def _lanes(count: int) -> TaskRunner[PrefectFuture[Any]]:
+    return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=count))
 
 
 def run(project: Path, lanes: int, retries: int) -> None:
     """Run the flow here and now."""
-    configured = rank_e_flow.with_options(task_runner=ThreadPoolTaskRunner(max_workers=lanes))
+    configured = rank_e_flow.with_options(task_runner=_lanes(lanes))
     configured(project=str(project), lanes=lanes, retries=retries)
 
 
 def serve(project: Path, cron: str | None, lanes: int, retries: int) -> None:
-    """Offer the flow to the Prefect server at PREFECT_API_URL, on a schedule and from its page; does not return."""
-    rank_e_flow.with_options(task_runner=ThreadPoolTaskRunner(max_workers=lanes)).serve(
+    """Offer the flow to the Prefect server at PREFECT_API_URL, on a schedule and from its page; does not
+    return."""
+    rank_e_flow.with_options(task_runner=_lanes(lanes)).serve(
         name="rank-e", cron=cron, parameters={"project": str(project), "lanes": lanes, "retries": retries}
     )

@@ -1,7 +1,9 @@
-"""The stages of dvc.yaml with their matrices expanded: DVC's own names, what each is called for, what it waits for.
+"""The stages of dvc.yaml with their matrices expanded: DVC's own names, what each is called for, what it
+waits for.
 
-DVC could list the names, but not arm, seed and round behind them, and asking costs a second. Names are built by the
-rule DVC documents: `stage@a-b`, where a value stands for itself and a mapping for its key and index (`round0`).
+DVC could list the names, but not arm, seed and round behind them, and asking costs a second. Names are
+built by the rule DVC documents: `stage@a-b`, where a value stands for itself and a mapping for its key and
+index (`round0`).
 """
 
 import itertools
@@ -53,8 +55,8 @@ class Stage:
 class Plan:
     """The order of work: what chains need, then chains that may run side by side, then what needs chains.
 
-    `before` and `after` are levels: the stages of one level do not need each other. `beside` is shared work that no
-    chain needs: it may run along with them.
+    `before` and `after` are levels: the stages of one level do not need each other. `beside` is shared work
+    that no chain needs: it may run along with them.
     """
 
     before: tuple[tuple[Stage, ...], ...]
@@ -70,7 +72,7 @@ class Plan:
 
 
 def load_graph(project: Path) -> list[Stage]:
-    """Expand project/dvc.yaml with project/params.yaml; frozen stages, which DVC leaves alone, are not listed."""
+    """Expand dvc.yaml with params.yaml, without frozen stages (DVC leaves them alone)."""
     pipeline, params = (_read(project / name) for name in ("dvc.yaml", "params.yaml"))
     found = []
     for name, body in pipeline["stages"].items():
@@ -78,15 +80,14 @@ def load_graph(project: Path) -> list[Stage]:
             continue
         for key, item in _cells(name, body.get("matrix"), params):
             context = {**params, "item": item}
-            files = {
-                part: tuple(_resolve(_path(entry), context, name) for entry in body.get(part, ()))
+            deps, outs = (
+                tuple(_resolve(_path(entry), context, name) for entry in body.get(part, ()))
                 for part in ("deps", "outs")
-            }
-            coordinates = {part: item.get(part) for part in ("arm", "seed", "round")}
-            if isinstance(coordinates["round"], Mapping):
-                coordinates["round"] = coordinates["round"]["id"]
+            )
+            number = item.get("round")
+            number = number["id"] if isinstance(number, Mapping) else number
             address = f"{name}@{key}" if key else name
-            found.append(Stage(address, name, **coordinates, **files))
+            found.append(Stage(address, name, item.get("arm"), item.get("seed"), number, deps, outs))
     return found
 
 
@@ -123,9 +124,7 @@ def make_plan(stages: Sequence[Stage]) -> Plan:
     )
 
 
-def _levels(
-    ordered: Sequence[Stage], waits: Mapping[str, Sequence[Stage]]
-) -> tuple[tuple[Stage, ...], ...]:
+def _levels(ordered: Sequence[Stage], waits: Mapping[str, Sequence[Stage]]) -> tuple[tuple[Stage, ...], ...]:
     """Part sorted stages so that each level needs only earlier ones (and stages outside)."""
     depth: dict[str, int] = {}
     for stage in ordered:
@@ -160,7 +159,9 @@ def _sorted(stages: Sequence[Stage], waits: Mapping[str, Sequence[Stage]]) -> li
     while left:
         ready = next((s for s in left if all(other.address in done for other in waits[s.address])), None)
         if ready is None:
-            raise GraphError(f"dvc.yaml: these stages wait for each other: {', '.join(s.label for s in left)}")
+            raise GraphError(
+                f"dvc.yaml: these stages wait for each other: {', '.join(s.label for s in left)}"
+            )
         left.remove(ready)
         done.add(ready.address)
         found.append(ready)

@@ -1,53 +1,35 @@
-"""MLflow: a parent run for each arm and seed, a nested run for each round, copied from artifacts after the fact.
+"""MLflow: a parent run for each arm and seed, a nested run for each round, copied from the artifacts.
 
-Training never talks to MLflow: a process of its own reads what the stages wrote, so a slow or dead server costs
-nothing but curves. Every run is found by the tag `rank_e.round_key`; each stage that was copied is tagged with the
-sha256 of its manifest. Equal: nothing is written. Different: the arm's runs are deleted and written anew. While a
-stage works, its step metrics come from .rank-e/events; points carry a timestamp made from the step, so the same point
-copied again from the finished log is the same row and not a second one.
+Training never talks to MLflow: a process of its own reads what the stages wrote, so a slow or dead server
+costs nothing but curves. Every run is found by the tag `rank_e.round_key`; each stage that was copied is
+tagged with the sha256 of its manifest. Equal: nothing is written. Different: the arm's runs are deleted and
+written anew. While a stage works, its step metrics come from .rank-e/events; points carry a timestamp made
+from the step, so the same point copied again from the finished log is the same row and not a second one.
 """
 
-import json
-import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-# Read when MLflow is imported: a dead server must cost seconds, not minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+from mlflow.entities import Metric, Run
 
-import pandas as pd
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, ViewType
-from mlflow.exceptions import MlflowException
-
+from pipeline.points import curve, flatten, live_points, points
+from pipeline.store import LIVE, SHA, Store, default_uri, hashes, refusals
 from rank_e.config import Params
 from rank_e.errors import RankEError
 from stages.artifacts import MANIFEST, Artifact, manifest_sha256, read_artifact
 from stages.reporting.pictures import sheet
 from stages.runtime import artifact_path
 
-EXPERIMENT = "rank-e"
-KEY, KIND = "rank_e.round_key", "rank_e.kind"
-PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
 STAGES = ("ranking", "policy", "decoder", "evaluation")
 CURVES = ("policy", "decoder")
-EPOCH = 1_700_000_000_000
-"""Timestamp in ms of step 0. Fixed: a point's row is its key, step, value and timestamp."""
-BATCH = 1000
-
-
-class TrackingError(RankEError):
-    """MLflow cannot be reached or refused; training goes on without it."""
 
 
 @dataclass
 class Tally:
-    """What one pass did, by name of the run: created, replaced, extended by stages or live points, left alone."""
+    """What one pass did, by name of the run: created, replaced, extended by stages or live points, left
+    alone."""
 
     created: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
@@ -59,11 +41,6 @@ class Tally:
         return ", ".join(f"{count} {name}" for name, count in counts)
 
 
-def default_uri(project: Path) -> str:
-    """MLFLOW_TRACKING_URI if it is set, else the project's own sqlite store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(project / 'mlflow.db').resolve()}"
-
-
 class Tracker:
     """Copies one project's artifacts into one MLflow store; the only writer of its runs."""
 
@@ -71,21 +48,15 @@ class Tracker:
         """TrackingError if the store at `uri` cannot be opened."""
         self.project, self.params = project, params
         self.uri = uri or default_uri(project)
-        self._live: dict[str, int] = {}
-        with _refusals(self.uri):
-            self.client = MlflowClient(self.uri)
-            found = self.client.get_experiment_by_name(EXPERIMENT)
-            self.experiment = found.experiment_id if found else self._create_experiment()
-
-    def _create_experiment(self) -> str:
-        # A local store keeps pictures beside the project, wherever the command is called from; a server knows better.
-        local = None if self.uri.startswith("http") else (self.project / "mlruns").resolve().as_uri()
-        return self.client.create_experiment(EXPERIMENT, artifact_location=local)
+        self._live: dict[str, int] = {}  # lines of each event log that are copied
+        self._seen: dict[str, object] = {}  # what each arm's files were like when last copied
+        with refusals(self.uri):
+            self.store = Store(self.uri, project)
 
     def sync(self) -> Tally:
         """Copy what is new; artifacts that are not there yet are left for the next pass."""
         tally = Tally()
-        with _refusals(self.uri):
+        with refusals(self.uri):
             self._sync_base(tally)
             for arm in self.params.arms:
                 for seed in self.params.seeds:
@@ -97,17 +68,18 @@ class Tracker:
         if not (path / MANIFEST).is_file():
             return
         hashes = {"evaluation": manifest_sha256(path)}
-        run = self._find("base")
-        if run is not None and _hashes(run) != hashes:
-            self._delete([run])
+        run = self.store.find("base")
+        if run is not None and hashes(run) != hashes:
+            self.store.delete([run])
             tally.replaced.append("base")
         elif run is not None:
             tally.skipped.append("base")
             return
         else:
             tally.created.append("base")
-        run = self._create("base", "base", None, {"backbone": self.params.backbone.name})
+        run = self.store.create("base", "base", None, {"backbone": self.params.backbone.name})
         self._copy(run, "evaluation", read_artifact(path, "evaluation"), hashes["evaluation"], 0)
+        self.store.finish(run)
 
     def _sync_arm(self, arm: str, seed: int, tally: Tally) -> None:
         """The parent run and the rounds of one arm and seed."""
@@ -116,24 +88,37 @@ class Tracker:
             item.id: found for item in self.params.rounds if (found := self._written(arm, seed, item.id))
         }
         events = {item.id: self._events(arm, seed, item.id) for item in self.params.rounds}
+        seen = (rounds, [(path, path.stat().st_size) for item in events.values() for path in item.values()])
         if not rounds and not any(events.values()):
             return
+        if self._seen.get(key) == seen:
+            tally.skipped.append(key)
+            return
         settings = self.params.arm(arm).model_dump(mode="json")
-        parent = self._find(key)
-        children = self._children(parent) if parent else {}
+        parent = self.store.find(key)
+        children = self.store.children(parent) if parent else {}
         if parent and (stale := self._stale(parent, children, rounds, settings, key)):
-            self._delete([*children.values(), parent])
+            self.store.delete([*children.values(), parent])
             tally.replaced.append(f"{key} ({stale})")
-            parent, children, self._live = None, {}, {k: v for k, v in self._live.items() if not k.startswith(key)}
+            parent, children, self._live = (
+                None,
+                {},
+                {k: v for k, v in self._live.items() if not k.startswith(key)},
+            )
         elif parent is None:
             tally.created.append(key)
         if parent is None:
             flat = dict(flatten(settings)) | {"seed": seed, "arm": arm}
-            parent = self._create(key, f"{arm} s{seed}", None, flat)
+            parent = self.store.create(key, f"{arm} s{seed}", None, flat)
         for item in self.params.rounds:
             written, live = rounds.get(item.id, {}), events[item.id]
             if written or live:
-                self._sync_round(parent, children.get(f"{key}/r{item.id}"), (arm, seed, item.id), written, live, tally)
+                self._sync_round(
+                    parent, children.get(f"{key}/r{item.id}"), (arm, seed, item.id), written, live, tally
+                )
+        if all("evaluation" in rounds.get(item.id, {}) for item in self.params.rounds):
+            self.store.finish(parent)
+        self._seen[key] = seen
 
     def _sync_round(
         self, parent: Run, run: Run | None, cell: tuple[str, int, int],
@@ -141,11 +126,13 @@ class Tracker:
     ) -> None:  # fmt: skip
         arm, seed, round_id = cell
         key = f"{arm}/s{seed}/r{round_id}"
-        known = _hashes(run) if run else {}
+        known = hashes(run) if run else {}
         missing = [stage for stage in STAGES if stage in written and stage not in known]
         unfinished = {stage: path for stage, path in live.items() if stage not in written}
         if run is None:
-            run = self._create(key, f"r{round_id}", parent.info.run_id, {"arm": arm, "seed": seed, "round": round_id})
+            run = self.store.create(
+                key, f"r{round_id}", parent.info.run_id, {"arm": arm, "seed": seed, "round": round_id}
+            )
             tally.created.append(key)
         elif not missing and not unfinished:
             tally.skipped.append(key)
@@ -155,9 +142,11 @@ class Tracker:
             artifact = read_artifact(self.project / artifact_path(stage, *cell), stage)
             self._copy(run, stage, artifact, written[stage], round_id)
             if stage == "evaluation":  # the parent shows the arm's way through the rounds
-                self._log(parent.info.run_id, points("", artifact.json("metrics"), round_id))
+                self.store.log(parent.info.run_id, points("", artifact.json("metrics"), round_id))
         for stage, path in unfinished.items():
             self._copy_live(run, key, stage, path)
+        if "evaluation" in written:
+            self.store.finish(run)
 
     def _written(self, arm: str, seed: int, round_id: int) -> dict[str, str]:
         """The manifest's sha256 of each stage of a round that is there."""
@@ -171,7 +160,12 @@ class Tracker:
         return {stage: path for stage, path in paths.items() if path.is_file()}
 
     def _stale(
-        self, parent: Run, children: dict[str, Run], rounds: dict[int, dict[str, str]], settings: dict, key: str
+        self,
+        parent: Run,
+        children: dict[str, Run],
+        rounds: dict[int, dict[str, str]],
+        settings: dict,
+        key: str,
     ) -> str:
         """Why the runs of an arm do not show what lies in its artifacts, or "" if they do."""
         wanted = {name: str(value) for name, value in flatten(settings)}
@@ -179,7 +173,7 @@ class Tracker:
             return "other parameters"
         for name, run in children.items():
             round_id = int(name.rpartition("/r")[2])
-            for stage, sha in _hashes(run).items():
+            for stage, sha in hashes(run).items():
                 now = rounds.get(round_id, {}).get(stage)
                 if now is not None and now != sha:
                     return f"another {stage} in round {round_id}"
@@ -190,9 +184,11 @@ class Tracker:
                     return f"live curve of {stage} in round {round_id} began anew"
         return ""
 
-    def _live_differs(self, run: Run, stage: str, cell: tuple[str, int, int], written: dict[str, str]) -> bool:
-        """Whether points were copied live that are not in the stage's events (or, once it is there, its log)."""
-        if f"rank_e.live.{stage}" not in run.data.tags or stage in _hashes(run):
+    def _live_differs(
+        self, run: Run, stage: str, cell: tuple[str, int, int], written: dict[str, str]
+    ) -> bool:
+        """Whether points were copied live that the stage's events (or, once written, its log) lack."""
+        if f"rank_e.live.{stage}" not in run.data.tags or stage in hashes(run):
             return False
         if stage in written:
             artifact = read_artifact(self.project / artifact_path(stage, *cell), stage)
@@ -205,12 +201,12 @@ class Tracker:
         return any(_row(point) not in now for point in copied)
 
     def _copy(self, run: Run, stage: str, artifact: Artifact, sha: str, round_id: int) -> None:
-        """One stage's metrics, curve and pictures; its tag comes last, so that a broken copy is done again."""
+        """One stage's metrics, curve and pictures; its tag comes last, so a broken copy is done again."""
         run_id = run.info.run_id
         prefix = "" if stage == "evaluation" else f"{stage}/round/"
-        self._log(run_id, points(prefix, artifact.json("metrics"), round_id))
+        self.store.log(run_id, points(prefix, artifact.json("metrics"), round_id))
         if stage in CURVES:
-            self._log(run_id, curve(stage, artifact.table("log")))
+            self.store.log(run_id, curve(stage, artifact.table("log")))
         if stage == "evaluation":
             pictures = artifact.arrays("pictures")
             with tempfile.TemporaryDirectory() as folder:
@@ -228,56 +224,8 @@ class Tracker:
             return
         if tag not in run.data.tags:
             self.client.set_tag(run.info.run_id, tag, "true")
-        self._log(run.info.run_id, found)
+        self.store.log(run.info.run_id, found)
         self._live[name] = lines
-
-    def _log(self, run_id: str, found: Iterable[Metric]) -> None:
-        rows = list(found)
-        for start in range(0, len(rows), BATCH):
-            self.client.log_batch(run_id, metrics=rows[start : start + BATCH])
-
-    def _create(self, key: str, name: str, parent: str | None, params: dict[str, Any]) -> Run:
-        tags = {KEY: key, NAME: name, KIND: "round" if parent else "arm"}
-        run = self.client.create_run(self.experiment, tags=tags | ({PARENT: parent} if parent else {}))
-        given = [Param(name, str(value)) for name, value in params.items()]
-        self.client.log_batch(run.info.run_id, params=given)
-        self.client.set_terminated(run.info.run_id)
-        return self.client.get_run(run.info.run_id)
-
-    def _search(self, where: str) -> list[Run]:
-        return list(self.client.search_runs([self.experiment], where, ViewType.ACTIVE_ONLY, max_results=1000))
-
-    def _find(self, key: str) -> Run | None:
-        found = self._search(f"tags.`{KEY}` = '{key}'")
-        return found[0] if found else None
-
-    def _children(self, parent: Run) -> dict[str, Run]:
-        return {run.data.tags[KEY]: run for run in self._search(f"tags.`{PARENT}` = '{parent.info.run_id}'")}
-
-    def _delete(self, runs: Iterable[Run]) -> None:
-        for run in runs:
-            self.client.delete_run(run.info.run_id)
-
-
-class _refusals:
-    """Turns what MLflow raises into one line that says where."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, MlflowException):
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise TrackingError(f"MLflow at {self.uri}: {first}; start it, or set MLFLOW_TRACKING_URI") from error
-
-
-def _hashes(run: Run) -> dict[str, str]:
-    """What has been copied into a run: the sha256 by stage."""
-    prefix = "rank_e.sha256."
-    return {name.removeprefix(prefix): v for name, v in run.data.tags.items() if name.startswith(prefix)}
 
 
 def _cell(key: str) -> tuple[str, int, int]:
@@ -290,47 +238,14 @@ def _row(point: Metric) -> tuple[str, int, float]:
     return point.key, point.step, point.value
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested parameters as dotted names."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def points(prefix: str, metrics: dict[str, float], step: int) -> list[Metric]:
-    """Scalars as points at `step`; MLflow has no @ in names, so `fd@original` becomes `original/fd`."""
-    found = []
-    for name, value in metrics.items():
-        key, _, suffix = name.partition("@")
-        found.append(Metric(f"{prefix}{suffix}/{key}" if suffix else prefix + key, float(value), EPOCH + step, step))
-    return found
-
-
-def curve(stage: str, table: pd.DataFrame) -> list[Metric]:
-    """A stage's log (columns `step` and its metrics) as points named stage/metric."""
-    rows: list[dict[str, Any]] = table.to_dict("records")
-    return [point for row in rows for point in _step(stage, int(row["step"]), row)]
-
-
-def _step(stage: str, step: int, values: dict[str, Any]) -> list[Metric]:
-    return points(f"{stage}/", {k: v for k, v in values.items() if k != "step" and v == v}, step)
-
-
-def live_points(stage: str, path: Path, start: int) -> tuple[list[Metric], int]:
-    """The points of an event log from line `start` on, and how many whole lines it has now."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:  # the stage has just begun anew
-        return [], 0
-    lines = text.split("\n")[:-1]  # the last line may still be being written
-    events = [json.loads(line) for line in lines[start:]]
-    return [point for event in events for point in _step(stage, event["step"], event["metrics"])], len(lines)
-
-
-def follow(tracker_for: Callable[[], Tracker], stop: Callable[[float], bool], say: Callable[[str], None], every: float) -> None:
-    """Copy again and again until `stop(seconds to wait)` says so, then once more; what fails is said and tried again."""
+def follow(
+    tracker_for: Callable[[], Tracker],
+    stop: Callable[[float], bool],
+    say: Callable[[str], None],
+    every: float,
+) -> None:
+    """Copy again and again until `stop(seconds to wait)` says so, then once more; what fails is said and
+    tried again."""
     tracker: Tracker | None = None
     last = False
     while True:

@@ -61,7 +61,7 @@ def summary(results: Results) -> dict:
 
 
 def write_report(params: Params, project: Path) -> Path:
-    """Write report/{index.html, results.json, pareto.svg, pictures.png} whole or not at all; returns index.html."""
+    """Write report/ (index.html, results.json, pareto.svg, pictures.png) whole or not at all."""
     target = project / artifact_path("report")
     results = load_results(params, project)
     folder = target.with_name(f"{target.name}.tmp-{os.getpid()}")

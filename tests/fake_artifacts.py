@@ -1,4 +1,5 @@
-"""A small finished run on disk, written by hand: what readers of artifacts (report, compare, tracking) may rely on."""
+"""A small finished run on disk, written by hand: what readers of artifacts (report, compare, tracking) may
+rely on."""
 
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def write_params(project: Path, seeds: list[int], rounds: int) -> Params:
 
 
 def evaluation_metrics(arm: str, seed: int, round_id: int) -> dict[str, float]:
-    """Metrics that drift linearly with the round and differ by seed, and the same under the original decoder."""
+    """Metrics that drift with the round and differ by seed, and the same under the original decoder."""
     noise = np.random.default_rng([seed, round_id, len(arm)])
     drift = DRIFT.get(arm, dict.fromkeys(KEYS, 0.0))
     found = {k: BASE[k] + round_id * drift[k] * (1 + 0.4 * float(noise.standard_normal())) for k in KEYS}

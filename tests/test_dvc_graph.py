@@ -202,7 +202,7 @@ def test_a_change_runs_again_only_what_depends_on_it(tmp_path: Path) -> None:
     assert len(everything) == 3 + 2 + 2 + 4 * len(STAGES) + 1
     assert repro(folder) == set()
 
-    # Round 1's rollouts, ranking and policy stay, and so does the other arm; round 2 ranks the new decoder's pictures.
+    # Round 1's rollouts, ranking and policy stay, and so does the other arm; round 2 ranks the new pictures.
     params = folder / "params.yaml"
     changed = params.read_text().replace("    decoder: {}", "    decoder: {lambda_gan: 0.5}")
     params.write_text(changed)

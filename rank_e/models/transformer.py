@@ -74,8 +74,9 @@ class Attention(nn.Module):
         return weights @ F.linear(x, self.wqkv.weight[2 * x.shape[-1] :])
 
     def image(self, x: Tensor, text_value: Tensor, rotation: Tensor, bias: Tensor) -> Tensor:
-        """x [N, M, dim], text_value [N, dim], rotation [M, 2 heads, head_dim / 2], bias [N, 1, M, M + 1] ->
-        [N, M, dim].
+        """Image rows x [N, M, dim] -> [N, M, dim], before the residual.
+
+        text_value [N, dim], rotation [M, 2 heads, head_dim / 2], bias [N, 1, M, M + 1].
         """
         n, m, dim = x.shape
         qkv = self.wqkv(x).view(n, m, 3 * self.heads, -1)

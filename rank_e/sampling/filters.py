@@ -1,6 +1,4 @@
-"""What stands between a policy's logits and the distribution that is sampled: guidance, temperature, top-k,
-top-p.
-"""
+"""From a policy's logits to the distribution that is sampled: guidance, temperature, top-k, top-p."""
 
 from __future__ import annotations
 

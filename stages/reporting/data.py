@@ -1,7 +1,8 @@
 """The numbers of a finished (or running) pipeline, read from its artifacts and compared in pairs.
 
-All arms share prompts, seeds and the base, so two arms are compared seed by seed: the difference of each pair, their
-mean, and a 95 % interval of Student's t over the seeds. Nothing here selects, drops or weights a seed.
+All arms share prompts, seeds and the base, so two arms are compared seed by seed: the difference of each
+pair, their mean, and a 95 % interval of Student's t over the seeds. Nothing here selects, drops or weights
+a seed.
 """
 
 import math
@@ -50,7 +51,7 @@ class Metric:
         return (written + unit).replace("-", "−")
 
     def improves(self, difference: float) -> bool | None:
-        """Whether a difference is for the better; None when it is zero or the metric has no such direction."""
+        """Whether a difference is for the better; None when it is zero or the metric cannot tell."""
         if difference == 0 or self.better == "nearer":
             return None
         return (difference > 0) == (self.better == "higher")
@@ -98,7 +99,8 @@ Cell = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired differences of one metric: one value per seed, their mean and the 95 % t-interval (None under 2 seeds)."""
+    """Paired differences of one metric: one value per seed, their mean and the 95 % t-interval (None under 2
+    seeds)."""
 
     name: str
     metric: Metric
@@ -125,7 +127,7 @@ class Difference:
 
 @dataclass
 class Results:
-    """Everything that tables and the page show; a cell or row that is not written yet is named in `missing`."""
+    """Everything that tables and the page show; artifacts not written yet are named in `missing`."""
 
     backbone: str
     arms: list[str]
@@ -172,7 +174,8 @@ def mean(values: Mapping[int, float] | Sequence[float]) -> float | None:
 def difference(
     name: str, metric: Metric, first: Mapping[int, float], second: Mapping[int, float]
 ) -> Difference | None:
-    """`first - second` paired by seed: mean and two-sided 95 % Student interval with n - 1 degrees of freedom.
+    """`first - second` paired by seed: mean and two-sided 95 % Student interval with n - 1 degrees of
+    freedom.
 
     Seeds that only one side has are no pair and are left out; None without any pair.
     """
@@ -203,7 +206,8 @@ def between_arms(results: Results, first: str, second: str, round_id: int) -> li
 
 
 def of_decoder(results: Results, policy: str, decoder: str) -> list[Difference]:
-    """What `decoder` does to the same tokens of `policy`: its row of the factorial minus the original decoder's."""
+    """What `decoder` does to the same tokens of `policy`: its row of the factorial minus the original
+    decoder's."""
     found = []
     for metric in METRICS:
         sides = [
@@ -219,7 +223,8 @@ def of_decoder(results: Results, policy: str, decoder: str) -> list[Difference]:
 
 
 def factorial_rows(results: Results) -> list[tuple[str, str]]:
-    """The (policy, decoder) pairs of the factorial: arms in the order of params, each with the original decoder first."""
+    """The (policy, decoder) pairs of the factorial: arms in the order of params, each with the original
+    decoder first."""
     pairs = {tuple(name.split("/", 1)) for rows in results.factorial.values() for name in rows}
     order = ["original", *results.arms]
     return [(policy, decoder) for policy in results.arms for decoder in order if (policy, decoder) in pairs]
@@ -228,8 +233,8 @@ def factorial_rows(results: Results) -> list[tuple[str, str]]:
 def load_results(params: Params, project: Path, partial: bool = False) -> Results:
     """Read the metrics of every cell of the run in the folder `project`.
 
-    With `partial`, artifacts that do not exist yet are listed in `missing` (for a run in progress); otherwise the
-    first one raises ArtifactError, which names it.
+    With `partial`, artifacts that do not exist yet are listed in `missing` (for a run in progress);
+    otherwise the first one raises ArtifactError, which names it.
     """
     # The factorial's first arm is the control, its second the treatment; a single arm leaves nothing to pair.
     compared = params.factorial.arms

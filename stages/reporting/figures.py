@@ -1,7 +1,8 @@
-"""Drawings as SVG text: small functions over numbers, no library, so that the page stands alone and stays the same.
+"""Drawings as SVG text: small functions over numbers, no library, so that the page stands alone and stays the
+same.
 
-Every drawing takes the colours of its series from `colour`, draws each seed thinly and the mean strongly, and scales
-with the page. Coordinates are in the drawing's own units, about one CSS pixel on a phone.
+Every drawing takes the colours of its series from `colour`, draws each seed thinly and the mean strongly,
+and scales with the page. Coordinates are in the drawing's own units, about one CSS pixel on a phone.
 """
 
 import html
@@ -23,7 +24,8 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """One polyline: the series' name (for its colour), its points, and whether it is the mean or a single seed."""
+    """One polyline: the series' name (for its colour), its points, and whether it is the mean or a single
+    seed."""
 
     name: str
     points: Sequence[Point]
@@ -32,7 +34,7 @@ class Line:
 
 
 def colour(name: str) -> str:
-    """A series' colour: fixed for base, frozen and coevolved; for another arm one that its name always gets."""
+    """A series' colour: fixed for the usual names; for another arm one that its name always gets."""
     return NAMED.get(name) or OTHERS[sum(name.encode()) % len(OTHERS)]
 
 
@@ -92,14 +94,16 @@ def dot(x: float, y: float, radius: float, fill: str, title: str, opacity: float
 
 
 def svg(width: float, height: float, label: str, parts: Sequence[str]) -> str:
-    """The drawing with a viewBox, so that the page decides its size; `label` is read to those who cannot see it."""
+    """The drawing with a viewBox, so that the page decides its size; `label` is read to those who cannot see
+    it."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
-        f'aria-label="{html.escape(label, quote=True)}" font-family="system-ui, sans-serif">{"".join(parts)}</svg>'
+        f'aria-label="{html.escape(label, quote=True)}" font-family="system-ui, sans-serif">'
+        f"{''.join(parts)}</svg>"
     )
 
 
-def scale(low: float, high: float, start: float, end: float):  # noqa: ANN201 (a plain closure)
+def scale(low: float, high: float, start: float, end: float):
     """The linear map that takes low to start and high to end."""
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
@@ -253,7 +257,8 @@ def difference_chart(
             )
         )
     centre = to_x(mean * factor)
-    diamond = f"{centre:.1f},{middle + 5} {centre + 7:.1f},{middle + 12} {centre:.1f},{middle + 19} {centre - 7:.1f},{middle + 12}"
+    corners = ((0, 5), (7, 12), (0, 19), (-7, 12))
+    diamond = " ".join(f"{centre + across:.1f},{middle + down}" for across, down in corners)
     parts.append(f'<polygon points="{diamond}" fill="{colour(name)}" stroke="#fff" stroke-width="1"/>')
     for seed, value in shown.items():
         parts.append(dot(to_x(value), middle - 8, 4.5, colour(name), f"seed {seed}: {value:+.4g}", 0.75))
@@ -261,7 +266,8 @@ def difference_chart(
 
 
 def category_chart(rows: Sequence[tuple[str, dict[str, list[float]]]]) -> str:
-    """Accuracy by category: for each category a row, for each series its seeds (faint) and their mean (strong)."""
+    """Accuracy by category: for each category a row, for each series its seeds (faint) and their mean
+    (strong)."""
     width, left, right, top, step = 460, 128, 18, 14, 40
     height = top + step * max(len(rows), 1) + 26
     to_x = scale(0, 1, left, width - right)

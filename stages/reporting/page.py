@@ -1,10 +1,9 @@
 """The page: one HTML file that needs nothing else, neither a network nor a script.
 
-It shows every seed whichever way it falls, says for each number which way is better, and calls a difference settled
-only when its interval leaves zero out.
+It shows every seed whichever way it falls, says for each number which way is better, and calls a difference
+settled only when its interval leaves zero out.
 """
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,94 +19,10 @@ from stages.reporting.data import (
     mean,
     of_decoder,
 )
-from stages.reporting.figures import Line, category_chart, colour, difference_chart, line_chart, path_chart
+from stages.reporting.figures import Line, category_chart, difference_chart, line_chart, path_chart
 from stages.reporting.pictures import columns, grid
 from stages.reporting.style import STYLE
-
-FACTORIAL = ("clip", "accuracy", "reward", "fd", "fd_mid", "fd_patch")
-
-
-def escape(words: str) -> str:
-    """Text as HTML."""
-    return html.escape(words, quote=True)
-
-
-def seeds_text(item: Difference) -> str:
-    """Every seed's difference, in the order of the seeds."""
-    return "".join(
-        f"<span>s{seed} {item.metric.text(value, True)}</span>" for seed, value in item.values.items()
-    )
-
-
-def spread_text(metric: Metric, values: dict[int, float]) -> str:
-    """Every seed's value, in the order of the seeds; nothing for one seed, whose value is the mean."""
-    return (
-        " · ".join(metric.text(value).removesuffix(" %") for value in values.values())
-        if len(values) > 1
-        else ""
-    )
-
-
-def interval_text(item: Difference) -> str:
-    """The 95 % interval as [low, high], or that one seed has none."""
-    if item.low is None or item.high is None:
-        return "n = 1: no interval"
-    return f"[{item.metric.text(item.low, True)}, {item.metric.text(item.high, True)}]"
-
-
-def verdict_cell(item: Difference) -> str:
-    """The verdict, coloured only when the interval settles it; how many seeds went the better way beside it."""
-    kind = item.verdict if item.verdict in ("better", "worse") else "open"
-    count = (
-        ""
-        if item.metric.better == "nearer"
-        else f" <small>{item.better}/{len(item.values)} seeds better</small>"
-    )
-    return f'<td class="{kind}">{item.verdict}{count}</td>'
-
-
-def metric_head(metric: Metric) -> str:
-    """A row's head: the metric's name and direction."""
-    return f'<th scope="row">{metric.name} {metric.arrow}<small>{metric.direction}</small></th>'
-
-
-def name_key(name: str) -> str:
-    """A name behind a dot in its colour."""
-    return f'<span><i class="key" style="--c:{colour(name)}"></i>{escape(name)}</span>'
-
-
-def differences_table(items: Sequence[Difference]) -> str:
-    """Mean, interval, verdict and every seed of each metric's difference."""
-    rows = "".join(
-        f"<tr>{metric_head(item.metric)}<td>{item.metric.text(item.mean, True)}</td><td>{interval_text(item)}</td>"
-        f'{verdict_cell(item)}<td class="seeds">{seeds_text(item)}</td></tr>'
-        for item in items
-    )
-    return (
-        '<div class="scroll"><table><thead><tr><th scope="col">metric</th><th scope="col">mean</th>'
-        '<th scope="col">95 % interval</th><th scope="col">reading</th><th scope="col">each seed</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-
-
-def levels(results: Results) -> str:
-    """The values themselves: base and each arm after the last round (mean over seeds; range below)."""
-    heads = "".join(f'<th scope="col">{name_key(name)}</th>' for name in ["base", *results.arms])
-    rows = []
-    for metric in METRICS:
-        cells = [f"<td>{metric.text(results.base.get(metric.key))}</td>"]
-        for arm in results.arms:
-            values = results.by_seed(arm, results.last, metric.key)
-            spread = spread_text(metric, values)
-            cells.append(f"<td>{metric.text(mean(values))}<br><small>{spread}</small></td>")
-        for name in ("real", "reconstruction"):
-            cells.append(f"<td>{metric.text(results.reference.get(f'{name}_{metric.key}'))}</td>")
-        rows.append(f"<tr>{metric_head(metric)}{''.join(cells)}</tr>")
-    return (
-        f'<div class="scroll"><table><thead><tr><th scope="col">after round {results.last}</th>{heads}'
-        f'<th scope="col">{name_key("real")}</th><th scope="col">{name_key("reconstruction")}</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+from stages.reporting.tables import differences_table, escape, factorial_table, levels, name_key
 
 
 def section(title: str, lead: str, body: str) -> str:
@@ -151,9 +66,13 @@ def training_lines(results: Results) -> list[Line]:
     lines = []
     for arm in results.arms:
         found = {
-            seed: [(float(r), results.training[arm, seed, r]["reward_mean"]) for r in results.rounds if (arm, seed, r) in results.training]
+            seed: [
+                (float(item), results.training[arm, seed, item]["reward_mean"])
+                for item in results.rounds
+                if (arm, seed, item) in results.training
+            ]
             for seed in results.seeds
-        }  # fmt: skip
+        }
         lines += [Line(arm, points, False, f"{arm} s{seed}") for seed, points in found.items()]
         rounds = sorted({x for points in found.values() for x, _ in points})
         centre = [
@@ -176,33 +95,11 @@ def pareto(results: Results, key: str) -> str:
     return path_chart(f"CLIP score against {name}", "CLIP score", name, lines)
 
 
-def factorial_table(results: Results) -> str:
-    """{policy} x {decoder}: mean over seeds, every seed below."""
-    metrics = [METRIC[key] for key in FACTORIAL]
-    heads = "".join(f'<th scope="col">{m.name} {m.arrow}</th>' for m in metrics)
-    rows, previous = [], ""
-    for policy, decoder in factorial_rows(results):
-        name, cells = f"{policy}/{decoder}", []
-        for metric in metrics:
-            values = {
-                s: r[name][metric.key] for s, r in results.factorial.items() if metric.key in r.get(name, {})
-            }
-            spread = spread_text(metric, values)
-            cells.append(f"<td>{metric.text(mean(values))}<br><small>{spread}</small></td>")
-        start = ' class="from"' if policy != previous and previous else ""
-        head = f'<th scope="row">{name_key(policy)} tokens<small>{escape(decoder)} decoder</small></th>'
-        rows.append(f"<tr{start}>{head}{''.join(cells)}</tr>")
-        previous = policy
-    return (
-        f'<div class="scroll"><table><thead><tr><th scope="col">policy / decoder</th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
 def decoder_section(results: Results) -> str:
     """The factorial, and each trained decoder's paired effect on each arm's tokens."""
     tables = "".join(
-        f"<h3>{name_key(decoder)} decoder − original decoder, on {escape(policy)} tokens</h3>{differences_table(items)}"
+        f"<h3>{name_key(decoder)} decoder − original decoder, on {escape(policy)} tokens</h3>"
+        + differences_table(items)
         for policy, decoder in factorial_rows(results)
         if decoder != "original" and (items := of_decoder(results, policy, decoder))
     )
@@ -220,10 +117,10 @@ def headline(results: Results) -> str:
     first, second = results.pair
     items = between_arms(results, first, second, results.last)
     lead = (
-        f"{name_key(first)} minus {name_key(second)} after round {results.last}, paired by seed (the two share "
-        "prompts, sampling seeds and the base). Dots are seeds, the diamond is their mean, the bar its 95 % "
-        "t-interval over seeds. <b>“Not settled” means that the interval contains zero.</b> The metrics are read side by side: "
-        "among so many, one that settles by luck alone is not rare."
+        f"{name_key(first)} minus {name_key(second)} after round {results.last}, paired by seed (the two "
+        "share prompts, sampling seeds and the base). Dots are seeds, the diamond is their mean, the bar its "
+        "95 % t-interval over seeds. <b>“Not settled” means that the interval contains zero.</b> The metrics "
+        "are read side by side: among so many, one that settles by luck alone is not rare."
     )
     if len(results.seeds) < 2:
         lead += " This run has one seed: it cannot tell the arms apart."
@@ -235,10 +132,11 @@ def headline(results: Results) -> str:
 def against_base(results: Results) -> str:
     """What post-training did to the base, for each arm."""
     tables = "".join(
-        f"<h3>{name_key(arm)} − base</h3>{differences_table(between_arms(results, arm, 'base', results.last))}"
+        f"<h3>{name_key(arm)} − base</h3>"
+        + differences_table(between_arms(results, arm, "base", results.last))
         for arm in results.arms
     )
-    lead = "The price and the gain of post-training itself: every arm after its last round minus the base it began from."
+    lead = "The price and the gain of post-training itself: every arm after its last round minus the base."
     return section("Against the base", lead, tables)
 
 
@@ -251,7 +149,7 @@ def category_section(results: Results) -> str:
             arm: list(results.by_seed(arm, results.last, key).values()) for arm in results.arms
         }
         rows.append((category.replace("_", " "), series))
-    lead = "Share of pictures that the exact checker accepts; large dots are means over seeds, small ones the seeds."
+    lead = "Share of pictures that the exact checker accepts; large dots are means, small ones the seeds."
     chart = f'<figure style="max-width:640px">{category_chart(rows)}</figure>'
     return section("Accuracy by category", lead, legend(["base", *results.arms]) + chart)
 
@@ -284,6 +182,11 @@ def render(params: Params, project: Path, results: Results) -> str:
     ]  # fmt: skip
     charts.append(line_chart("Reward of the rollouts", "what each round trained on", training_lines(results)))
     figures = "".join(f"<figure>{chart}</figure>" for chart in charts)
+    paths = "".join(f"<figure>{pareto(results, key)}</figure>" for key in ("fd", "fd_patch"))
+    meanings = "".join(
+        f"<dt>{metric.name} {metric.arrow}</dt><dd>{escape(metric.meaning)}; {metric.direction}</dd>"
+        for metric in METRICS
+    )
     arms = ", ".join(results.arms)
     parts = [
         headline(results),
@@ -295,12 +198,11 @@ def render(params: Params, project: Path, results: Results) -> str:
         section(
             "The way through the rounds",
             "Thin lines are seeds, thick ones means; the grey dot is the base. Down and right is better.",
-            legend(["base", *results.arms])
-            + f'<div class="pair">{"".join(f"<figure>{pareto(results, key)}</figure>" for key in ("fd", "fd_patch"))}</div>',
+            f'{legend(["base", *results.arms])}<div class="pair">{paths}</div>',
         ),
         section(
             "Round by round",
-            "Token KL and token entropy show how far the policy's tokens moved from those the decoder was trained on.",
+            "Token KL and entropy show how far the tokens moved from those the decoder was trained on.",
             legend(results.arms) + f'<div class="charts">{figures}</div>',
         ),
         decoder_section(results),
@@ -310,7 +212,7 @@ def render(params: Params, project: Path, results: Results) -> str:
         section(
             "How to read the numbers",
             "Judged on held-out prompts by a network that took no part in training.",
-            f"<dl>{''.join(f'<dt>{m.name} {m.arrow}</dt><dd>{escape(m.meaning)}; {m.direction}</dd>' for m in METRICS)}</dl>",
+            f"<dl>{meanings}</dl>",
         ),
     ]
     facts = "".join(
@@ -325,8 +227,8 @@ def render(params: Params, project: Path, results: Results) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width, initial-scale=1"><title>RankE report</title>'
         f"<style>{STYLE}</style></head><body><main><header><h1>RankE report</h1>"
-        "<p>A discrete text-to-image model is post-trained with a ranked reward. One arm moves only its policy, "
-        "another its policy and its decoder in turn. Both see the same prompts and seeds.</p>"
+        "<p>A discrete text-to-image model is post-trained with a ranked reward. One arm moves only its "
+        "policy, another its policy and its decoder in turn. Both see the same prompts and seeds.</p>"
         f'<ul class="facts">{facts}</ul></header>{"".join(parts)}'
         "<footer>Written by the stage <code>report</code>; the same artifacts give this same page.</footer>"
         "</main></body></html>\n"

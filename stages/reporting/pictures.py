@@ -78,7 +78,7 @@ def data_uri(picture: np.ndarray) -> str:
 
 
 def sheet(rows: Sequence[np.ndarray], columns_shown: int, gap: int = 2) -> Image.Image:
-    """A contact sheet: each row is uint8 [K, 3, H, W]; its first `columns_shown` pictures stand side by side."""
+    """A contact sheet: of each row, uint8 [K, 3, H, W], the first `columns_shown` pictures."""
     side = rows[0].shape[-1]
     width = min(columns_shown, *(len(row) for row in rows))
     canvas = np.full((len(rows) * (side + gap) + gap, width * (side + gap) + gap, 3), 255, np.uint8)
@@ -90,7 +90,7 @@ def sheet(rows: Sequence[np.ndarray], columns_shown: int, gap: int = 2) -> Image
 
 
 def grid(prompts: Sequence[str], makers: Sequence[Column]) -> str:
-    """A table: a row for each prompt, a column for each maker; a tick or a cross where the checker was asked."""
+    """A table: a row for each prompt, a column for each maker, the checker's mark where it was asked."""
     heads = "".join(
         f'<th scope="col" class="c-{html.escape(maker.name)}" title="{html.escape(maker.note)}">'
         f"{html.escape(maker.title)}</th>"
@@ -106,9 +106,7 @@ def grid(prompts: Sequence[str], makers: Sequence[Column]) -> str:
                 mark = f'<i class="{"yes" if right else "no"}">{"✓" if right else "✗"}</i>'
             kind = " class=pixels" if maker.pictures.shape[-1] <= SMALL else ""
             words = html.escape(f"{maker.title}: {prompt}", quote=True)
-            cells.append(
-                f'<td><img{kind} src="{data_uri(maker.pictures[index])}" alt="{words}" loading="lazy">{mark}</td>'
-            )
+            cells.append(f'<td><img{kind} alt="{words}" src="{data_uri(maker.pictures[index])}">{mark}</td>')
         rows.append(f'<tr><th scope="row">{html.escape(prompt)}</th>{"".join(cells)}</tr>')
     return (
         '<div class="scroll"><table class="pictures"><thead><tr><th scope="col">prompt</th>'

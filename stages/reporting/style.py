@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (CSS, not Python)
 """The page's style sheet: light, readable on paper, on a desk and on a phone."""
 
 STYLE = """

@@ -1,0 +1,208 @@
+"""The command `rank-e`. Heavy imports wait until a command needs them."""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from rank_e.errors import RankEError
+
+PATIENCE = 90.0
+"""Seconds that the end of a run waits for the last copy to MLflow."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; each command names the function that does it."""
+    main_parser = argparse.ArgumentParser(prog="rank-e", description=__doc__, allow_abbrev=False)
+    commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, do: Callable[[argparse.Namespace], None], summary: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        command.set_defaults(do=do)
+        return command
+
+    run = add("run", do_run, "run every stage that has something to do, in lanes, then print the tables")
+    serve = add(
+        "serve", do_serve, "offer the run to a Prefect server (PREFECT_API_URL), on a schedule if wanted"
+    )
+    serve.add_argument("--cron", metavar="EXPRESSION", help='such as "0 3 * * *"')
+    for command in (run, serve):
+        command.add_argument(
+            "--lanes", type=positive, default=2, metavar="N", help="arms and seeds at a time (2)"
+        )
+        command.add_argument(
+            "--retries", type=count, default=1, metavar="N", help="tries after a failure (1)"
+        )
+    run.add_argument("--no-track", action="store_true", help="copy nothing to MLflow")
+    add("compare", do_compare, "print base, arms and seeds side by side, with paired differences")
+    track = add("track", do_track, "copy what the stages wrote to MLflow")
+    track.add_argument("--follow", action="store_true", help="go on until SIGTERM or Ctrl-C")
+    track.add_argument(
+        "--every", type=float, default=10.0, metavar="SECONDS", help="time between copies (10)"
+    )
+    add("report", do_report, "write report/index.html from the artifacts")
+    profile = add("profile", do_profile, "make profiles/NAME.yaml the params.yaml of the next run")
+    profile.add_argument("name")
+    add("validate", do_validate, "check params.yaml and dvc.yaml")
+    return main_parser
+
+
+def count(text: str) -> int:
+    """A whole number from 0 on."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def do_run(arguments: argparse.Namespace) -> None:
+    """Validate, start the copier, run the flow, stop both whatever happens, then show the result."""
+    do_validate(arguments)
+    from pipeline.dvc import ending_children
+
+    tracker = None if arguments.no_track else start_tracker()
+    try:
+        with ending_children():
+            from pipeline.flow import run
+
+            run(Path.cwd(), arguments.lanes, arguments.retries)
+    finally:
+        if tracker is not None:
+            stop_tracker(tracker)
+    do_compare(arguments)
+    print("\nWhere to look next:")
+    print("  report/index.html    the page: every seed, the pictures, the way through the rounds")
+    if tracker is not None:
+        print("  mlflow ui --backend-store-uri sqlite:///mlflow.db    the curves of every step")
+    print("  rank-e compare       these tables again; dvc repro finds nothing left to do")
+
+
+def start_tracker() -> subprocess.Popen[bytes]:
+    """`rank-e track --follow` in a process and session of its own, so that Ctrl-C here leaves it its last
+    copy."""
+    command = [sys.executable, "-m", "pipeline.cli", "track", "--follow"]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def stop_tracker(process: subprocess.Popen[bytes]) -> None:
+    """Ask for the last copy and wait for it, but not for ever."""
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        print("tracking: the last copy took too long; `rank-e track` copies the rest", file=sys.stderr)
+
+
+def do_serve(arguments: argparse.Namespace) -> None:
+    """Serve the flow; needs a Prefect server."""
+    if not os.environ.get("PREFECT_API_URL"):
+        raise RankEError(
+            "PREFECT_API_URL is not set: `prefect server start`, then set it to http://127.0.0.1:4200/api"
+        )
+    do_validate(arguments)
+    from pipeline.flow import serve
+
+    serve(Path.cwd(), arguments.cron, arguments.lanes, arguments.retries)
+
+
+def do_compare(_: argparse.Namespace) -> None:
+    """Print the tables of what has been computed so far."""
+    from rich.console import Console
+
+    from pipeline.compare import show
+    from rank_e.config import load
+    from stages.reporting.data import load_results
+
+    # A pipe has no width of its own, and a wrapped table is hard to read.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    show(load_results(load(), Path(), partial=True), console)
+
+
+def do_track(arguments: argparse.Namespace) -> None:
+    """Copy to MLflow once, or until told to stop."""
+    stopped = threading.Event()
+    if arguments.follow:
+        # Before the slow imports: a SIGTERM that comes during them must still lead to a last copy.
+        for kind in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(kind, lambda *_: stopped.set())
+        os.nice(10)  # training comes first
+    parent = os.getppid()
+    from pipeline.tracking import Tracker, follow
+    from rank_e.config import load
+
+    def say(words: str) -> None:
+        print(f"tracking: {words}", flush=True)
+
+    if arguments.follow:
+
+        def stop(seconds: float) -> bool:
+            return stopped.wait(seconds) or os.getppid() != parent
+
+        follow(lambda: Tracker(Path(), load()), stop, say, arguments.every)
+    else:
+        say(str(Tracker(Path(), load()).sync()))
+
+
+def do_report(_: argparse.Namespace) -> None:
+    """Write the page without DVC; torch stays out."""
+    from rank_e.config import load
+    from stages.report import write_report
+
+    print(write_report(load(), Path()))
+
+
+def do_profile(arguments: argparse.Namespace) -> None:
+    """Copy a profile over params.yaml once it has proved valid."""
+    from rank_e.config import load
+
+    source = Path("profiles") / f"{arguments.name}.yaml"
+    if not source.is_file():
+        known = ", ".join(sorted(path.stem for path in Path("profiles").glob("*.yaml"))) or "none here"
+        raise RankEError(f"{source} does not exist: profiles are {known}")
+    load(source)
+    shutil.copyfile(source, "params.yaml")
+    print(f"params.yaml is now {source}")
+
+
+def do_validate(_: argparse.Namespace) -> None:
+    """Check the parameters and the graph that they give."""
+    from pipeline.graph import load_graph, make_plan
+    from rank_e.config import load
+
+    params = load()
+    stages = make_plan(load_graph(Path())).stages
+    print(
+        f"params.yaml: {len(params.arms)} arms, {len(params.seeds)} seeds, {len(params.rounds)} rounds",
+        end="",
+    )
+    print(f", {len(stages)} stages")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; an error that the user can mend is printed without a traceback, with exit status 1."""
+    given = parser().parse_args(arguments)
+    try:
+        given.do(given)
+    except RankEError as error:
+        sys.exit("\n".join(f"rank-e: {line}" for line in str(error).splitlines()))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

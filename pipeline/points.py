@@ -1,0 +1,53 @@
+"""Numbers of the artifacts as MLflow's points: same artifact, same points, down to the timestamp."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.entities import Metric
+
+EPOCH = 1_700_000_000_000
+"""Timestamp in ms of step 0. Fixed: MLflow keeps a point once for each key, step, value and timestamp."""
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested parameters as dotted names."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def points(prefix: str, metrics: dict[str, float], step: int) -> list[Metric]:
+    """Scalars as points at `step`; MLflow has no @ in names, so `fd@original` becomes `original/fd`."""
+    found = []
+    for name, value in metrics.items():
+        key, _, suffix = name.partition("@")
+        found.append(
+            Metric(f"{prefix}{suffix}/{key}" if suffix else prefix + key, float(value), EPOCH + step, step)
+        )
+    return found
+
+
+def curve(stage: str, table: pd.DataFrame) -> list[Metric]:
+    """A stage's log (columns `step` and its metrics) as points named stage/metric."""
+    rows: list[dict[str, Any]] = table.to_dict("records")
+    return [point for row in rows for point in _step(stage, int(row["step"]), row)]
+
+
+def _step(stage: str, step: int, values: dict[str, Any]) -> list[Metric]:
+    return points(f"{stage}/", {k: v for k, v in values.items() if k != "step" and v == v}, step)
+
+
+def live_points(stage: str, path: Path, start: int) -> tuple[list[Metric], int]:
+    """The points of an event log from line `start` on, and how many whole lines it has now."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:  # the stage has just begun anew
+        return [], 0
+    lines = text.split("\n")[:-1]  # the last line may still be being written
+    events = [json.loads(line) for line in lines[start:]]
+    return [point for event in events for point in _step(stage, event["step"], event["metrics"])], len(lines)
