@@ -27,24 +27,16 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     run = add("run", do_run, "run every stage that has something to do, in lanes, then print the tables")
-    serve = add(
-        "serve", do_serve, "offer the run to a Prefect server (PREFECT_API_URL), on a schedule if wanted"
-    )
+    serve = add("serve", do_serve, "offer the run to a Prefect server (PREFECT_API_URL), on a schedule if wanted")
     serve.add_argument("--cron", metavar="EXPRESSION", help='such as "0 3 * * *"')
     for command in (run, serve):
-        command.add_argument(
-            "--lanes", type=positive, default=2, metavar="N", help="arms and seeds at a time (2)"
-        )
-        command.add_argument(
-            "--retries", type=count, default=1, metavar="N", help="tries after a failure (1)"
-        )
+        command.add_argument("--lanes", type=positive, default=2, metavar="N", help="arms and seeds at a time (2)")
+        command.add_argument("--retries", type=count, default=1, metavar="N", help="tries after a failure (1)")
     run.add_argument("--no-track", action="store_true", help="copy nothing to MLflow")
     add("compare", do_compare, "print base, arms and seeds side by side, with paired differences")
     track = add("track", do_track, "copy what the stages wrote to MLflow")
     track.add_argument("--follow", action="store_true", help="go on until SIGTERM or Ctrl-C")
-    track.add_argument(
-        "--every", type=float, default=10.0, metavar="SECONDS", help="time between copies (10)"
-    )
+    track.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="time between copies (10)")
     add("report", do_report, "write report/index.html from the artifacts")
     profile = add("profile", do_profile, "make profiles/NAME.yaml the params.yaml of the next run")
     profile.add_argument("name")
@@ -111,9 +103,7 @@ def stop_tracker(process: subprocess.Popen[bytes]) -> None:
 def do_serve(arguments: argparse.Namespace) -> None:
     """Serve the flow; needs a Prefect server."""
     if not os.environ.get("PREFECT_API_URL"):
-        raise RankEError(
-            "PREFECT_API_URL is not set: `prefect server start`, then set it to http://127.0.0.1:4200/api"
-        )
+        raise RankEError("PREFECT_API_URL is not set: `prefect server start`, then set it to http://127.0.0.1:4200/api")
     do_validate(arguments)
     from pipeline.flow import serve
 

@@ -35,9 +35,7 @@ def levels_table(results: Results) -> Table:
     for metric in METRICS:
         cells = [metric.text(results.base.get(metric.key))]
         for arm in results.arms:
-            cells += [
-                metric.text(results.value(arm, seed, results.last, metric.key)) for seed in results.seeds
-            ]
+            cells += [metric.text(results.value(arm, seed, results.last, metric.key)) for seed in results.seeds]
             cells.append(metric.text(mean(results.by_seed(arm, results.last, metric.key))))
         table.add_row(heading(metric), *cells)
     return table
@@ -63,9 +61,7 @@ def differences_table(title: str, items: list[Difference]) -> Table:
 def factorial_table(results: Results) -> Table:
     """{policy of each arm} x {decoder}: means over the seeds."""
     metrics = [METRIC[key] for key in ("clip", "accuracy", "reward", "fd", "fd_mid", "fd_patch")]
-    table = Table(
-        title=f"Same tokens, other decoder (means, seeds: {len(results.factorial)})", title_justify="left"
-    )
+    table = Table(title=f"Same tokens, other decoder (means, seeds: {len(results.factorial)})", title_justify="left")
     table.add_column("policy")
     table.add_column("decoder")
     for metric in metrics:
@@ -83,9 +79,7 @@ def show(results: Results, console: Console) -> None:
         console.print("No arm has been evaluated yet: `rank-e run` computes what is missing.")
         return
     console.print(levels_table(results))
-    console.print(
-        "[bright_black]↑ higher is better, ↓ lower is better, ≈ nearer to real pictures is better[/]"
-    )
+    console.print("[bright_black]↑ higher is better, ↓ lower is better, ≈ nearer to real pictures is better[/]")
     if results.pair is not None:
         first, second = results.pair
         items = between_arms(results, first, second, results.last)
@@ -102,6 +96,4 @@ def show(results: Results, console: Console) -> None:
                 console.print(differences_table(title, items))
     console.print("[bright_black]“not settled”: the 95 % t-interval over seeds contains zero[/]")
     if results.missing:
-        console.print(
-            f"[yellow]{len(results.missing)} artifacts are not written yet, first: {results.missing[0]}[/]"
-        )
+        console.print(f"[yellow]{len(results.missing)} artifacts are not written yet, first: {results.missing[0]}[/]")

@@ -70,9 +70,7 @@ def run_chain(project: Path, stages: Sequence[Stage], retries: int, count: Count
     repro = Repro(project, stages)
     try:
         for stage in stages:
-            run_stage.with_options(name=stage.label, task_run_name=stage.label, retries=retries)(
-                repro, stage, count
-            )
+            run_stage.with_options(name=stage.label, task_run_name=stage.label, retries=retries)(repro, stage, count)
     finally:
         repro.close()
 
@@ -112,13 +110,9 @@ def rank_e_flow(project: str = ".", lanes: int = 2, retries: int = 1) -> None:
             for name, stages in jobs
         ]
         wait(futures)
-        failed = [
-            name for (name, _), future in zip(jobs, futures, strict=True) if not future.state.is_completed()
-        ]
+        failed = [name for (name, _), future in zip(jobs, futures, strict=True) if not future.state.is_completed()]
         if failed:
-            raise RunError(
-                f"these chains failed: {', '.join(failed)}; mend the cause and run `rank-e run` again"
-            )
+            raise RunError(f"these chains failed: {', '.join(failed)}; mend the cause and run `rank-e run` again")
 
 
 def _lanes(count: int) -> TaskRunner[PrefectFuture[Any]]:

@@ -159,9 +159,7 @@ def _sorted(stages: Sequence[Stage], waits: Mapping[str, Sequence[Stage]]) -> li
     while left:
         ready = next((s for s in left if all(other.address in done for other in waits[s.address])), None)
         if ready is None:
-            raise GraphError(
-                f"dvc.yaml: these stages wait for each other: {', '.join(s.label for s in left)}"
-            )
+            raise GraphError(f"dvc.yaml: these stages wait for each other: {', '.join(s.label for s in left)}")
         left.remove(ready)
         done.add(ready.address)
         found.append(ready)

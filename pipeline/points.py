@@ -26,9 +26,7 @@ def points(prefix: str, metrics: dict[str, float], step: int) -> list[Metric]:
     found = []
     for name, value in metrics.items():
         key, _, suffix = name.partition("@")
-        found.append(
-            Metric(f"{prefix}{suffix}/{key}" if suffix else prefix + key, float(value), EPOCH + step, step)
-        )
+        found.append(Metric(f"{prefix}{suffix}/{key}" if suffix else prefix + key, float(value), EPOCH + step, step))
     return found
 
 

@@ -58,9 +58,7 @@ class Store:
         # A local store keeps pictures beside the project; a server knows better.
         local = None if uri.startswith("http") else (project / "mlruns").resolve().as_uri()
         self.experiment = (
-            found.experiment_id
-            if found
-            else self.client.create_experiment(EXPERIMENT, artifact_location=local)
+            found.experiment_id if found else self.client.create_experiment(EXPERIMENT, artifact_location=local)
         )
 
     def create(self, key: str, name: str, parent: str | None, params: dict[str, Any]) -> Run:

@@ -8,7 +8,7 @@ from the step, so the same point copied again from the finished log is the same 
 """
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,9 +67,9 @@ class Tracker:
         path = self.project / artifact_path("baseline")
         if not (path / MANIFEST).is_file():
             return
-        hashes = {"evaluation": manifest_sha256(path)}
+        sha = manifest_sha256(path)
         run = self.store.find("base")
-        if run is not None and hashes(run) != hashes:
+        if run is not None and hashes(run) != {"evaluation": sha}:
             self.store.delete([run])
             tally.replaced.append("base")
         elif run is not None:
@@ -78,15 +78,13 @@ class Tracker:
         else:
             tally.created.append("base")
         run = self.store.create("base", "base", None, {"backbone": self.params.backbone.name})
-        self._copy(run, "evaluation", read_artifact(path, "evaluation"), hashes["evaluation"], 0)
+        self._copy(run, "evaluation", read_artifact(path, "evaluation"), sha, 0)
         self.store.finish(run)
 
     def _sync_arm(self, arm: str, seed: int, tally: Tally) -> None:
         """The parent run and the rounds of one arm and seed."""
         key = f"{arm}/s{seed}"
-        rounds = {
-            item.id: found for item in self.params.rounds if (found := self._written(arm, seed, item.id))
-        }
+        rounds = {item.id: found for item in self.params.rounds if (found := self._written(arm, seed, item.id))}
         events = {item.id: self._events(arm, seed, item.id) for item in self.params.rounds}
         seen = (rounds, [(path, path.stat().st_size) for item in events.values() for path in item.values()])
         if not rounds and not any(events.values()):
@@ -113,9 +111,7 @@ class Tracker:
         for item in self.params.rounds:
             written, live = rounds.get(item.id, {}), events[item.id]
             if written or live:
-                self._sync_round(
-                    parent, children.get(f"{key}/r{item.id}"), (arm, seed, item.id), written, live, tally
-                )
+                self._sync_round(parent, children.get(f"{key}/r{item.id}"), (arm, seed, item.id), written, live, tally)
         if all("evaluation" in rounds.get(item.id, {}) for item in self.params.rounds):
             self.store.finish(parent)
         self._seen[key] = seen
@@ -184,11 +180,9 @@ class Tracker:
                     return f"live curve of {stage} in round {round_id} began anew"
         return ""
 
-    def _live_differs(
-        self, run: Run, stage: str, cell: tuple[str, int, int], written: dict[str, str]
-    ) -> bool:
+    def _live_differs(self, run: Run, stage: str, cell: tuple[str, int, int], written: dict[str, str]) -> bool:
         """Whether points were copied live that the stage's events (or, once written, its log) lack."""
-        if f"rank_e.live.{stage}" not in run.data.tags or stage in hashes(run):
+        if f"{LIVE}{stage}" not in run.data.tags or stage in hashes(run):
             return False
         if stage in written:
             artifact = read_artifact(self.project / artifact_path(stage, *cell), stage)
@@ -196,9 +190,7 @@ class Tracker:
         else:
             path = self._events(*cell).get(stage)
             now = {_row(point) for point in (live_points(stage, path, 0)[0] if path else [])}
-        keys = [name for name in run.data.metrics if name.startswith(f"{stage}/")]
-        copied = [m for name in keys for m in self.client.get_metric_history(run.info.run_id, name)]
-        return any(_row(point) not in now for point in copied)
+        return any(_row(point) not in now for point in self.store.history(run, f"{stage}/"))
 
     def _copy(self, run: Run, stage: str, artifact: Artifact, sha: str, round_id: int) -> None:
         """One stage's metrics, curve and pictures; its tag comes last, so a broken copy is done again."""
@@ -212,18 +204,17 @@ class Tracker:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "pictures.png"
                 sheet([pictures["pictures"], pictures["original"]], 16).save(file)
-                self.client.log_artifact(run_id, str(file))
-        self.client.set_tag(run_id, f"rank_e.sha256.{stage}", sha)
-        run.data.tags[f"rank_e.sha256.{stage}"] = sha
+                self.store.client.log_artifact(run_id, str(file))
+        self.store.tag(run, f"{SHA}{stage}", sha)
 
     def _copy_live(self, run: Run, key: str, stage: str, path: Path) -> None:
         """The points that a working stage has added since the last pass."""
-        tag, name = f"rank_e.live.{stage}", f"{key}/{stage}"
+        tag, name = f"{LIVE}{stage}", f"{key}/{stage}"
         found, lines = live_points(stage, path, self._live.get(name, 0))
         if not found:
             return
         if tag not in run.data.tags:
-            self.client.set_tag(run.info.run_id, tag, "true")
+            self.store.tag(run, tag, "true")
         self.store.log(run.info.run_id, found)
         self._live[name] = lines
 
@@ -244,8 +235,7 @@ def follow(
     say: Callable[[str], None],
     every: float,
 ) -> None:
-    """Copy again and again until `stop(seconds to wait)` says so, then once more; what fails is said and
-    tried again."""
+    """Copy until `stop(seconds to wait)` says so, then once more; what fails is said and tried again."""
     tracker: Tracker | None = None
     last = False
     while True:

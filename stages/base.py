@@ -28,10 +28,10 @@ from rank_e.shapes.base import (
 )
 from rank_e.shapes.measure import TOLERANCE, measure
 from stages.artifacts import ArtifactWriter, file_sha256, read_artifact
-from stages.progress import EventLog, clock, track
+from stages.progress import EventLog, track
 from stages.runtime import WORK, follow_parent
 
-ROOT = Path("artifacts/shapes-base")
+ROOT = Path("base/trained")
 SHIPPED = Path("assets/shapes")
 NETWORKS = (*CLIPS, "tokenizer", "policy")
 
@@ -62,7 +62,7 @@ def load_tokenizer(params: BaseParams) -> Tokenizer:
 
 
 def train(name: str, params: BaseParams) -> None:
-    """Train one network and write artifacts/shapes-base/NAME."""
+    """Train one network and write base/trained/NAME."""
     settings = getattr(params, name)
     log = Steps(name, settings.steps)
     model: torch.nn.Module
@@ -80,7 +80,7 @@ def train(name: str, params: BaseParams) -> None:
 
 
 def pack(params: BaseParams) -> None:
-    """All networks in float16 with a manifest of sizes, parameters and metrics: artifacts/shapes-base/packed."""
+    """All networks in float16 with a manifest of sizes, parameters and metrics: base/trained/packed."""
     text = clip.TextEncoder(load_clip("text"))
     tokenizer = load_tokenizer(params)
     sizes = {
@@ -142,7 +142,6 @@ def main() -> None:
             train(what, params)
     except RankEError as error:
         sys.exit(f"base: {error}")
-
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ def run(stage: Stage) -> None:
     train(stage, previous)
 
 
-def build(stage: Stage, previous: Artifact, prompts: list[str], tokens: torch.Tensor, weights: torch.Tensor) -> DecoderUpdate:
+def build(
+    stage: Stage, previous: Artifact, prompts: list[str], tokens: torch.Tensor, weights: torch.Tensor
+) -> DecoderUpdate:
     """The update as it stands at the beginning of this round."""
     settings = stage.arm_params.decoder
     backbone = load_backbone(stage.params.backbone.name, stage.params.backbone.base)
@@ -50,7 +52,10 @@ def build(stage: Stage, previous: Artifact, prompts: list[str], tokens: torch.Te
             backbone.perceptual,
         ),
         RankedPictures(
-            tokens, weights, prompts, backbone.real_pictures(prompts, seed_for(stage.seed, "reals", stage.round))
+            tokens,
+            weights,
+            prompts,
+            backbone.real_pictures(prompts, seed_for(stage.seed, "reals", stage.round)),
         ),
         settings,
         seed=stage.seed,

@@ -12,9 +12,9 @@ import torch
 from rank_e.metrics.suite import Reference, evaluate_pictures
 from rank_e.metrics.tokens import entropy_bits, token_histogram, token_kl
 from rank_e.models.backbone import Backbone, load_backbone
+from rank_e.models.tokenizer import to_unit
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
-from rank_e.training.decoder_update import to_unit
 from stages.artifacts import Artifact, ArtifactWriter, read_artifact
 from stages.runtime import Stage, main
 
@@ -52,7 +52,7 @@ def decode(backbone: Backbone, decoder: dict[str, torch.Tensor], tokens: torch.T
 
 @torch.no_grad()
 def judge(stage: Stage, backbone: Backbone, reference: Reference, pictures: torch.Tensor) -> tuple[dict, pd.DataFrame]:
-    """Metrics of pictures of the evaluation prompts, in order, and a row per picture (prompt, category, correct, clip)."""
+    """Metrics of pictures of the evaluation prompts, and a row a picture (prompt, category, correct, clip)."""
     params = stage.params.evaluation
     table = held_out_prompts(backbone, params)
     prompts = table["prompt"].tolist()
@@ -90,7 +90,10 @@ def evaluate(stage: Stage, policy: dict, decoder: dict, inputs: dict[str, Artifa
         out.tensors("tokens", {"tokens": tokens})
         out.tensors(
             "pictures",
-            {"pictures": as_bytes(pictures[: params.pictures]), "original": as_bytes(original[: params.pictures])},
+            {
+                "pictures": as_bytes(pictures[: params.pictures]),
+                "original": as_bytes(original[: params.pictures]),
+            },
         )
 
 

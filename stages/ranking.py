@@ -3,10 +3,10 @@
 import torch
 
 from rank_e.models.backbone import load_backbone
+from rank_e.models.tokenizer import to_unit
 from rank_e.objectives.anchors import temperature_at
 from rank_e.objectives.grpo import group_advantages
 from rank_e.objectives.rank_gan import keep_top, rank_weights
-from rank_e.training.decoder_update import to_unit
 from stages.artifacts import ArtifactWriter, read_artifact
 from stages.runtime import Stage, main
 

@@ -7,8 +7,8 @@ import torch
 
 from rank_e.metrics.suite import build_reference
 from rank_e.models.backbone import load_backbone
+from rank_e.models.tokenizer import to_unit
 from rank_e.seeds import seed_for
-from rank_e.training.decoder_update import to_unit
 from stages.artifacts import ArtifactWriter
 from stages.evaluation import as_bytes, held_out_prompts, judge
 from stages.runtime import Stage, main
@@ -22,19 +22,23 @@ def run(stage: Stage) -> None:
     table = held_out_prompts(backbone, params)
     prompts = table["prompt"].tolist()
     repeats = -(-params.reference_pictures // len(prompts))
-    reals = [
-        backbone.real_pictures(prompts, seed_for(params.seed, "reference", copy)) for copy in range(repeats)
-    ]
+    reals = [backbone.real_pictures(prompts, seed_for(params.seed, "reference", copy)) for copy in range(repeats)]
     tokenizer = backbone.tokenizer(backbone.decoder_weights())
     encoded = [tokenizer.encode(part * 2 - 1)[1] for real in reals for part in real.split(params.batch_size)]
     reference = build_reference(
-        backbone.evaluator, torch.cat(reals), torch.cat(encoded), tokenizer.config.codebook_size, seed=params.seed
+        backbone.evaluator,
+        torch.cat(reals),
+        torch.cat(encoded),
+        tokenizer.config.codebook_size,
+        seed=params.seed,
     )
     # A second real set of the evaluation's size: what a perfect generator would score at this sample size.
     fresh = backbone.real_pictures(prompts, seed_for(params.seed, "real", "row"))
-    recon = [to_unit(tokenizer.decode(tokenizer.encode(p * 2 - 1)[0])).clamp(0, 1) for p in fresh.split(params.batch_size)]
+    recon = [
+        to_unit(tokenizer.decode(tokenizer.encode(p * 2 - 1)[0])).clamp(0, 1) for p in fresh.split(params.batch_size)
+    ]
     reconstructions = torch.cat(recon)
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, pictures in (("real", fresh), ("reconstruction", reconstructions)):
         row, _ = judge(stage, backbone, reference, pictures)
         metrics |= {f"{name}_{key}": value for key, value in row.items()}
@@ -43,7 +47,10 @@ def run(stage: Stage) -> None:
         out.json("metrics", metrics)
         out.tensors(
             "pictures",
-            {"real": as_bytes(fresh[: params.pictures]), "reconstruction": as_bytes(reconstructions[: params.pictures])},
+            {
+                "real": as_bytes(fresh[: params.pictures]),
+                "reconstruction": as_bytes(reconstructions[: params.pictures]),
+            },
         )
         out.table("prompts", table[: params.pictures])
 

@@ -45,15 +45,11 @@ def summary(results: Results) -> dict:
         "metrics": {metric.key: asdict(metric) for metric in METRICS},
         "base": {key: results.base[key] for key in keys if key in results.base},
         "arms": {
-            arm: {
-                key: {str(s): v for s, v in results.by_seed(arm, results.last, key).items()} for key in keys
-            }
+            arm: {key: {str(s): v for s, v in results.by_seed(arm, results.last, key).items()} for key in keys}
             for arm in results.arms
         },
         "paired": {} if results.pair is None else plain(between_arms(results, *results.pair, results.last)),
-        "against_base": {
-            arm: plain(between_arms(results, arm, "base", results.last)) for arm in results.arms
-        },
+        "against_base": {arm: plain(between_arms(results, arm, "base", results.last)) for arm in results.arms},
         "decoder_on_same_tokens": {
             f"{policy}/{decoder}": plain(of_decoder(results, policy, decoder)) for policy, decoder in decoders
         },

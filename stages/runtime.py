@@ -107,14 +107,10 @@ class Stage:
 
         device = torch.device(self.params.runtime.device)
         if device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                f"params.yaml: runtime.device = {device}: there is no CUDA device here, use cpu"
-            )
+            raise ConfigError(f"params.yaml: runtime.device = {device}: there is no CUDA device here, use cpu")
         return device
 
-    def path(
-        self, kind: str, arm: str | None = None, seed: int | None = None, round: int | None = None
-    ) -> Path:
+    def path(self, kind: str, arm: str | None = None, seed: int | None = None, round: int | None = None) -> Path:
         """The folder of an artifact of this cell, or of another arm, seed or round."""
         return artifact_path(
             kind,

@@ -139,9 +139,7 @@ def write_project(project: Path, seeds: list[int] | None = None, rounds: int = 2
         for seed in params.seeds:
             for round_id in range(1, rounds + 1):
                 write_training(project, arm, seed, round_id)
-                write_evaluation(
-                    project / artifact_path("evaluation", arm, seed, round_id), arm, seed, round_id
-                )
+                write_evaluation(project / artifact_path("evaluation", arm, seed, round_id), arm, seed, round_id)
     for seed in params.seeds:
         write_factorial(project, list(params.arms), seed, rounds)
     return params

@@ -40,9 +40,7 @@ def test_same_contents_same_bytes_and_inputs_are_chained(tmp_path: Path) -> None
     first, second = write(tmp_path / "one"), write(tmp_path / "two")
     assert contents(first) == contents(second)
     child = write(tmp_path / "child", inputs={"previous": first})
-    assert json.loads((child / "manifest.json").read_text())["inputs"] == {
-        "previous": manifest_sha256(second)
-    }
+    assert json.loads((child / "manifest.json").read_text())["inputs"] == {"previous": manifest_sha256(second)}
     assert manifest_sha256(write(tmp_path / "three", 2.0)) != manifest_sha256(first)
 
 

@@ -116,7 +116,10 @@ def test_rank_weights_steer_the_decoder():
 def test_controls_keep_the_kept_and_the_mean():
     weights = torch.tensor([[3.0, 1.0, 0.0, 0.0], [0.0, 0.5, 1.5, 0.0], [1.0, 0.0, 0.0, 1.0]])
     ranked = data(weights)
-    shuffled, uniform = make(ranked, rank_weighting="shuffled").weights, make(ranked, rank_weighting="uniform").weights
+    shuffled, uniform = (
+        make(ranked, rank_weighting="shuffled").weights,
+        make(ranked, rank_weighting="uniform").weights,
+    )
     assert torch.equal(uniform, (weights > 0).float())
     assert torch.equal(shuffled > 0, weights > 0)
     assert torch.equal(shuffled.sort(1).values, weights.sort(1).values)
@@ -137,7 +140,11 @@ def test_rollouts_that_were_not_kept_are_never_drawn():
 
 def test_the_reward_reaches_the_decoders_first_layer():
     update = make(
-        lambda_gan=0.0, lambda_reconstruction=0.0, lambda_consistency=0.0, lambda_reward=1.0, adversarial_rule="adaptive"
+        lambda_gan=0.0,
+        lambda_reconstruction=0.0,
+        lambda_consistency=0.0,
+        lambda_reward=1.0,
+        adversarial_rule="adaptive",
     )
     update.step(0)
     gradient = update.nets.online.decoder.conv_in.weight.grad

@@ -87,9 +87,7 @@ def test_both_profiles_expand_to_the_whole_grid(graphs: dict[str, Repo]) -> None
         stages = pipeline(graphs[name])
         cells = 2 * seeds * rounds
         assert len(stages) == 3 + seeds * rounds + 2 * seeds + cells * len(STAGES) + seeds
-        assert set(stages.values()) <= set(
-            graphs[name].index.graph
-        )  # built: no cycle, no two outs in one place
+        assert set(stages.values()) <= set(graphs[name].index.graph)  # built: no cycle, no two outs in one place
         outs = relative(graphs[name], graphs[name].index.outs)
         for arm in ("frozen", "coevolved"):
             for stage in STAGES:

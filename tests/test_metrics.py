@@ -147,9 +147,7 @@ def test_a_token_outside_the_codebook_is_named(tokens: list[int]) -> None:
         token_histogram(torch.tensor(tokens), 4)
 
 
-def test_features_do_not_depend_on_the_batch(
-    evaluator: Evaluator, real: tuple[torch.Tensor, list[str]]
-) -> None:
+def test_features_do_not_depend_on_the_batch(evaluator: Evaluator, real: tuple[torch.Tensor, list[str]]) -> None:
     pictures = real[0][:8]
     for whole, parts in zip(
         evaluator_features(evaluator.model, pictures),
@@ -158,9 +156,7 @@ def test_features_do_not_depend_on_the_batch(
     ):
         torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
     assert patch_features(pictures, 1).shape == (8, PATCHES_PER_PICTURE, 64)
-    torch.testing.assert_close(
-        patch_features(pictures, 1), patch_features(pictures, 1, 3), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(patch_features(pictures, 1), patch_features(pictures, 1, 3), rtol=1e-4, atol=1e-5)
     assert not torch.equal(patch_features(pictures, 1), patch_features(pictures, 2))
 
 

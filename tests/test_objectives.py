@@ -27,8 +27,7 @@ CASES = json.loads((Path(__file__).parent / "golden" / "objectives.json").read_t
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
 def test_equal_to_the_reference(case: dict[str, Any]) -> None:
     given: dict[str, Any] = {
-        name: torch.tensor(value) if isinstance(value, list) else value
-        for name, value in case["inputs"].items()
+        name: torch.tensor(value) if isinstance(value, list) else value for name, value in case["inputs"].items()
     }
     expected = {name: torch.tensor(value) for name, value in case["expected"].items()}
     advantages = group_advantages(given["rewards"])
@@ -58,9 +57,7 @@ def rewards() -> Tensor:
 
 def test_advantages_rank_inside_the_group_only() -> None:
     shift = torch.tensor([[0.0], [5.0], [-3.0], [100.0]])
-    torch.testing.assert_close(
-        group_advantages(rewards() * 3 + shift), group_advantages(rewards()), atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(group_advantages(rewards() * 3 + shift), group_advantages(rewards()), atol=1e-4, rtol=0)
 
 
 def test_a_group_that_agrees_teaches_nothing_and_an_outlier_is_clamped() -> None:

@@ -30,9 +30,7 @@ def golden() -> tuple[Policy, dict[str, Tensor]]:
     hidden = config.pop("ffn_hidden")
     policy = Policy(PolicyConfig(**config))
     assert policy.config.hidden_dim == hidden
-    weights = {
-        key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")
-    }
+    weights = {key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")}
     policy.load_state_dict(weights, strict=True)
     return policy, tensors
 
@@ -82,9 +80,7 @@ def test_logits_equal_llamagen(golden: tuple[Policy, dict[str, Tensor]]) -> None
     mask = data["text_mask"].bool()
     with torch.no_grad():
         logits = policy(data["text_embeddings"], mask, data["tokens"])
-        unconditional = policy(
-            data["text_embeddings"], mask, data["tokens"], torch.ones(len(mask), dtype=torch.bool)
-        )
+        unconditional = policy(data["text_embeddings"], mask, data["tokens"], torch.ones(len(mask), dtype=torch.bool))
     torch.testing.assert_close(logits, data["logits"], atol=1e-4, rtol=0)
     torch.testing.assert_close(unconditional, data["unconditional_logits"], atol=1e-4, rtol=0)
 
@@ -92,9 +88,7 @@ def test_logits_equal_llamagen(golden: tuple[Policy, dict[str, Tensor]]) -> None
 def test_state_dict_is_llamagen_xls() -> None:
     with torch.device("meta"):
         policy = Policy(
-            PolicyConfig(
-                **LLAMAGEN["XL"], vocab_size=16384, block_size=256, cls_token_num=120, caption_dim=2048
-            )
+            PolicyConfig(**LLAMAGEN["XL"], vocab_size=16384, block_size=256, cls_token_num=120, caption_dim=2048)
         )
     official = json.loads((GOLDEN / "llamagen_xl_t2i_256_state_dict.json").read_text())
     assert {name: list(weight.shape) for name, weight in policy.state_dict().items()} == official
@@ -191,9 +185,7 @@ def test_both_kernels_of_a_step_agree() -> None:
     bias = torch.zeros(4, 1, 1, 7)
     bias[..., 0] = torch.tensor([0.0, 1.0, 2.0, 3.0])[:, None, None]
     fused = attend_fused(query[0], keys, values, bias)
-    torch.testing.assert_close(
-        attend_by_products(query[0], keys, values, bias, torch.empty_like(keys)), fused
-    )
+    torch.testing.assert_close(attend_by_products(query[0], keys, values, bias, torch.empty_like(keys)), fused)
     assert not torch.allclose(attend_fused(query[0], keys, values, 0 * bias)[1:], fused[1:], atol=1e-3)
 
 
@@ -208,9 +200,7 @@ def test_checkpointing_recomputes_blocks_and_gives_the_same_gradients() -> None:
         logits = policy(text, mask, tokens, checkpointing=checkpointing)
         F.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
         counts.append(len(calls))
-        gradients.append(
-            {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
-        )
+        gradients.append({name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None})
     assert counts == [2, 4]  # text and image rows: once, then once more in the backward pass
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():

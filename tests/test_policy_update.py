@@ -5,7 +5,7 @@ import torch
 
 from rank_e.errors import RankEError
 from rank_e.objectives.grpo import group_advantages
-from rank_e.sampling.sampler import SamplingConfig, sample, score
+from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import generator, seed_for
 from rank_e.training.policy_update import PolicyUpdate, Rollouts
 from tests.tiny_nets import moved, policy_params, snapshot, tiny_policy
@@ -114,9 +114,7 @@ def test_ema_reference_is_the_average():
 def test_equal_rewards_teach_nothing_but_the_anchor():
     online = tiny_policy()
     data = rollouts(online)
-    flat = Rollouts(
-        data.text, data.mask, data.tokens, data.log_probs, torch.zeros_like(data.advantages), data.rewards
-    )
+    flat = Rollouts(data.text, data.mask, data.tokens, data.log_probs, torch.zeros_like(data.advantages), data.rewards)
     update = make(policy_params(kl_coefficient=0.0, weight_decay=0.0), data=flat)
     before = snapshot(update.online)
     update.prepare()

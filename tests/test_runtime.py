@@ -66,9 +66,7 @@ def test_a_stage_knows_its_cell(project: Path) -> None:
         ("frozen", 0, 4, "round 4 is not in params.yaml: it has 1 to 3"),
     ],
 )
-def test_a_cell_outside_the_grid_is_an_error(
-    project: Path, arm: str, seed: int, round_id: int, message: str
-) -> None:
+def test_a_cell_outside_the_grid_is_an_error(project: Path, arm: str, seed: int, round_id: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_stage("policy", load(), arm=arm, seed=seed, round=round_id)
 

@@ -33,9 +33,7 @@ def golden() -> tuple[Policy, dict[str, Tensor]]:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     config.pop("ffn_hidden")
     policy = Policy(PolicyConfig(**config))
-    weights = {
-        key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")
-    }
+    weights = {key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")}
     policy.load_state_dict(weights, strict=True)
     tensors["text_mask"] = tensors["text_mask"].bool()
     return policy, tensors
@@ -70,9 +68,7 @@ def seeds(count: int = PROMPTS * GROUP) -> list[int]:
 def test_greedy_tokens_equal_llamagen(golden: tuple[Policy, dict[str, Tensor]], guidance: int) -> None:
     policy, data = golden
     config = SamplingConfig(guidance=guidance)
-    found = sample(
-        policy, data["text_embeddings"], data["text_mask"], [0] * 3, config, batch_size=2, greedy=True
-    )
+    found = sample(policy, data["text_embeddings"], data["text_mask"], [0] * 3, config, batch_size=2, greedy=True)
     assert torch.equal(found.tokens, data[f"greedy_tokens_cfg{guidance}"])
 
 
@@ -84,9 +80,7 @@ def test_scores_equal_llamagen(golden: tuple[Policy, dict[str, Tensor]]) -> None
 
 
 @pytest.mark.parametrize("config", SETTINGS, ids=str)
-def test_what_is_sampled_is_what_is_scored(
-    world: tuple[Policy, Tensor, Tensor], config: SamplingConfig
-) -> None:
+def test_what_is_sampled_is_what_is_scored(world: tuple[Policy, Tensor, Tensor], config: SamplingConfig) -> None:
     policy, text, mask = world
     samples = sample(policy, text, mask, seeds(), config, batch_size=5, repeats=GROUP)
     owners = torch.arange(PROMPTS).repeat_interleave(GROUP)
@@ -148,9 +142,7 @@ def test_scores_move_both_branches(world: tuple[Policy, Tensor, Tensor]) -> None
     gradients = []
     for guidance in (1.0, 3.0):
         policy.zero_grad()
-        score(
-            policy, text, mask, tokens, SamplingConfig(guidance=guidance), checkpointing=True
-        ).sum().backward()
+        score(policy, text, mask, tokens, SamplingConfig(guidance=guidance), checkpointing=True).sum().backward()
         gradients.append(policy.cls_embedding.uncond_embedding.grad)
     assert gradients[0] is None
     assert gradients[1] is not None and gradients[1].abs().sum() > 0

@@ -48,9 +48,7 @@ def test_reading_a_scene_gives_back_its_objects(real: tuple) -> None:
 
 @pytest.mark.parametrize("degrees", [-10, -5, 5, 10])
 def test_turned_pictures_stay_right(real: tuple, degrees: float) -> None:
-    turned = [
-        ndimage.rotate(p.numpy(), degrees, (2, 1), reshape=False, order=1, mode="nearest") for p in real[2]
-    ]
+    turned = [ndimage.rotate(p.numpy(), degrees, (2, 1), reshape=False, order=1, mode="nearest") for p in real[2]]
     verdicts = [check(picture, prompt.composition) for picture, prompt in zip(turned, real[1], strict=True)]
     assert np.mean(verdicts) >= 0.99
 
@@ -98,16 +96,12 @@ def test_an_additional_object_is_rejected() -> None:
         Object("circle", "red", 10, 36, 6),
         Object("circle", "red", 36, 24, 6),
     ]
-    assert check(draw(*three), parse("three red circles")) and not check(
-        draw(*three), parse("two red circles")
-    )
+    assert check(draw(*three), parse("three red circles")) and not check(draw(*three), parse("two red circles"))
     assert check(draw(*three[:2]), parse("two red circles"))
     assert not check(draw(*three[:2]), parse("three red circles"))
 
 
-@pytest.mark.parametrize(
-    "row, col, true", [(24, 8, "left"), (24, 40, "right"), (8, 24, "above"), (40, 24, "below")]
-)
+@pytest.mark.parametrize("row, col, true", [(24, 8, "left"), (24, 40, "right"), (8, 24, "above"), (40, 24, "below")])
 def test_only_the_direction_that_holds_is_accepted(row: int, col: int, true: str) -> None:
     words = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
     places = {"left": "left", "right": "right", "above": "top", "below": "bottom"}
@@ -126,9 +120,7 @@ def test_only_the_direction_that_holds_is_accepted(row: int, col: int, true: str
 def test_an_object_in_the_middle_is_at_no_side() -> None:
     picture = draw(Object("circle", "red", 24, 26, 6))
     assert check(picture, parse("a circle"))
-    assert not any(
-        check(picture, parse(f"a circle at the {place}")) for place in ("left", "right", "top", "bottom")
-    )
+    assert not any(check(picture, parse(f"a circle at the {place}")) for place in ("left", "right", "top", "bottom"))
 
 
 def test_colours_belong_to_their_objects() -> None:
@@ -153,9 +145,7 @@ def _true_of(text: str, scene: Scene) -> bool:
     if len(wanted) != len(scene.objects):
         return False
     for order in permutations(scene.objects):
-        looks = all(
-            o.shape == i.shape and i.colour in ("", o.colour) for o, i in zip(order, wanted, strict=True)
-        )
+        looks = all(o.shape == i.shape and i.colour in ("", o.colour) for o, i in zip(order, wanted, strict=True))
         row, col = (order[1].row, order[1].col) if len(order) > 1 else (24.0, 24.0)
         down, right = order[0].row - row, order[0].col - col
         where = {

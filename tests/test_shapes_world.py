@@ -176,9 +176,7 @@ def test_an_object_covers_its_area_in_its_colour_and_leaves_the_rest_alone() -> 
         red = (drawn[..., 0] - drawn[..., 2]) > 60
         assert red.sum() == pytest.approx(AREA[shape] * inradius**2, rel=0.06)
         rows, cols = np.nonzero(red)
-        assert rows.mean() + 0.5 == pytest.approx(20, abs=0.3) and cols.mean() + 0.5 == pytest.approx(
-            30, abs=0.3
-        )
+        assert rows.mean() + 0.5 == pytest.approx(20, abs=0.3) and cols.mean() + 0.5 == pytest.approx(30, abs=0.3)
         rows, cols = np.nonzero(changed)
         assert np.hypot(rows + 0.5 - 20, cols + 0.5 - 30).max() <= inradius * CIRCUMRADIUS[shape] + 1.5
         rim, middle = drawn[rows.min() + 1 : rows.max()][red[rows.min() + 1 : rows.max()]], drawn[20, 30]

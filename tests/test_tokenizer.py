@@ -40,9 +40,7 @@ def golden() -> tuple[Tokenizer, dict[str, Tensor]]:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     config["l2_norm"] = config.pop("codebook_l2_norm")
     tokenizer = Tokenizer(TokenizerConfig(**config))
-    weights = {
-        key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")
-    }
+    weights = {key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")}
     tokenizer.load_state_dict(weights, strict=True)
     return tokenizer, tensors
 
@@ -54,9 +52,7 @@ def test_tokens_and_pictures_equal_llamagen(golden: tuple[Tokenizer, dict[str, T
     assert torch.equal(indices, data["indices"])
     torch.testing.assert_close(quantized, data["quantized"], atol=1e-5, rtol=0)
     torch.testing.assert_close(tokenizer.decode(quantized), data["reconstructions"], atol=1e-4, rtol=0)
-    torch.testing.assert_close(
-        tokenizer.decode_tokens(data["tokens"]), data["decoded_tokens"], atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(tokenizer.decode_tokens(data["tokens"]), data["decoded_tokens"], atol=1e-4, rtol=0)
 
 
 def test_state_dict_is_llamagen_vq16s() -> None:

@@ -77,9 +77,7 @@ def random_patches(pictures: Tensor, seed: int, count: int = PATCHES_PER_PICTURE
     """
     n, channels, height, width = pictures.shape
     if min(height, width) < PATCH:
-        raise RankEError(
-            f"random_patches: pictures of {height} x {width} pixels; they need {PATCH} x {PATCH} at least"
-        )
+        raise RankEError(f"random_patches: pictures of {height} x {width} pixels; they need {PATCH} x {PATCH} at least")
     draw = generator(seed, "patch places")
     tops = torch.randint(height - PATCH + 1, (n, count), generator=draw)
     lefts = torch.randint(width - PATCH + 1, (n, count), generator=draw)

@@ -59,9 +59,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     differ.
     """
     if a.mean.shape != b.mean.shape:
-        raise RankEError(
-            f"frechet_distance: {len(a.mean)} against {len(b.mean)} features; use one feature network"
-        )
+        raise RankEError(f"frechet_distance: {len(a.mean)} against {len(b.mean)} features; use one feature network")
     root = matrix_root(a.cov)
     return _distance(a, b.mean, b.cov.trace(), root @ b.cov @ root)
 

@@ -45,9 +45,7 @@ class Reference:
         """Raises RankEError naming tensors that are missing."""
         needed = {f"{name}.{part}" for name in DISTANCES for part in ("mean", "cov", "n")} | {"tokens"}
         if missing := sorted(needed - tensors.keys()):
-            raise RankEError(
-                f"reference: no tensor {', '.join(missing)}; make it again with `dvc repro reference`"
-            )
+            raise RankEError(f"reference: no tensor {', '.join(missing)}; make it again with `dvc repro reference`")
         moments = {
             name: Moments(tensors[f"{name}.mean"], tensors[f"{name}.cov"], int(tensors[f"{name}.n"]))
             for name in DISTANCES
@@ -67,9 +65,7 @@ def picture_features(evaluator: Evaluator, pictures: Tensor, seed: int) -> dict[
     }
 
 
-def build_reference(
-    evaluator: Evaluator, pictures: Tensor, tokens: Tensor, vocab_size: int, seed: int
-) -> Reference:
+def build_reference(evaluator: Evaluator, pictures: Tensor, tokens: Tensor, vocab_size: int, seed: int) -> Reference:
     """Statistics of real pictures [N, 3, H, W] in [0, 1] and of their tokens (integers of any shape).
 
     The real set must have the prompt mix of the pictures to be judged: another mix alone moves a Frechet

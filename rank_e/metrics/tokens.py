@@ -10,9 +10,7 @@ from torch import Tensor
 
 from rank_e.errors import RankEError
 
-SMOOTHING = (
-    0.5  # pseudo-counts a code (Jeffreys): a code that real pictures never use costs much, not infinity
-)
+SMOOTHING = 0.5  # pseudo-counts a code (Jeffreys): a code that real pictures never use costs much, not infinity
 
 
 def token_histogram(tokens: Tensor, vocab_size: int) -> Tensor:
@@ -38,9 +36,7 @@ def token_kl(p: Tensor, q: Tensor, smoothing: float = SMOOTHING) -> float:
     sizes differ.
     """
     if p.shape != q.shape or p.ndim != 1:
-        raise RankEError(
-            f"token_kl: histograms {list(p.shape)} and {list(q.shape)}; use one tokenizer for both"
-        )
+        raise RankEError(f"token_kl: histograms {list(p.shape)} and {list(q.shape)}; use one tokenizer for both")
     a, b = p.double() + smoothing, q.double() + smoothing
     a, b = a / a.sum(), b / b.sum()
     return float(torch.special.xlogy(a, a / b).sum().clamp(min=0))
@@ -49,6 +45,4 @@ def token_kl(p: Tensor, q: Tensor, smoothing: float = SMOOTHING) -> float:
 def entropy_bits(histogram: Tensor) -> float:
     """Entropy of a histogram (counts or shares), in bits, in [0, log2 V]; unsmoothed."""
     shares = histogram.double() / histogram.double().sum()
-    return float(
-        -torch.special.xlogy(shares, shares).sum().clamp(max=0) / torch.log(torch.tensor(2.0)).double()
-    )
+    return float(-torch.special.xlogy(shares, shares).sum().clamp(max=0) / torch.log(torch.tensor(2.0)).double())

@@ -79,9 +79,7 @@ class Level(nn.Module):
         resample: Downsample | Upsample | None,
     ) -> None:
         super().__init__()
-        self.res = nn.ModuleList(
-            ResidualBlock(outputs if i else inputs, outputs, groups) for i in range(blocks)
-        )
+        self.res = nn.ModuleList(ResidualBlock(outputs if i else inputs, outputs, groups) for i in range(blocks))
         self.attn = nn.ModuleList(AttentionBlock(outputs, groups) for _ in range(blocks if attention else 0))
         self.resample = type(resample).__name__.lower() if resample else ""  # the name in the checkpoints
         if resample:

@@ -29,12 +29,7 @@ class PatchGAN(nn.Module):
         norm: Literal["batch", "group"] = "group",
     ) -> None:
         super().__init__()
-        if (
-            norm not in ("batch", "group")
-            or layers < 1
-            or channels < 1
-            or (norm == "group" and channels % GROUPS)
-        ):
+        if norm not in ("batch", "group") or layers < 1 or channels < 1 or (norm == "group" and channels % GROUPS):
             raise RankEError(
                 f"PatchGAN: channels {channels}, layers {layers}, norm {norm!r}; "
                 f"allowed are layers >= 1, norm batch or group, channels a multiple of {GROUPS} with group"

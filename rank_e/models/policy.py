@@ -46,13 +46,9 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         if self.dim % (4 * self.n_head):
-            raise RankEError(
-                f"PolicyConfig: dim {self.dim} must be a multiple of 4 * n_head = {4 * self.n_head}"
-            )
+            raise RankEError(f"PolicyConfig: dim {self.dim} must be a multiple of 4 * n_head = {4 * self.n_head}")
         if isqrt(self.block_size) ** 2 != self.block_size:
-            raise RankEError(
-                f"PolicyConfig: block_size {self.block_size} must be a square (2D rotary positions)"
-            )
+            raise RankEError(f"PolicyConfig: block_size {self.block_size} must be a square (2D rotary positions)")
 
     @property
     def hidden_dim(self) -> int:

@@ -51,9 +51,7 @@ class TokenizerConfig:
                 f"multiples of {self.norm_groups} (norm_groups)"
             )
         if self.image_size % self.downsampling:
-            raise RankEError(
-                f"TokenizerConfig: image_size {self.image_size} must be a multiple of {self.downsampling}"
-            )
+            raise RankEError(f"TokenizerConfig: image_size {self.image_size} must be a multiple of {self.downsampling}")
 
     @property
     def downsampling(self) -> int:
@@ -229,8 +227,7 @@ class Tokenizer(nn.Module):
         wrong = sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name))
         if wrong:
             raise RankEError(
-                f"decoder state: {len(wrong)} names or shapes differ, first {wrong[0]}; "
-                "use a decoder of this tokenizer"
+                f"decoder state: {len(wrong)} names or shapes differ, first {wrong[0]}; use a decoder of this tokenizer"
             )
         for name, weight in own.items():
             weight.copy_(state[name])
@@ -244,3 +241,8 @@ def codebook_losses(z: Tensor, quantized: Tensor, beta: float = 0.25) -> Codeboo
 def straight_through(z: Tensor, quantized: Tensor) -> Tensor:
     """The value of `quantized` with the gradient of z."""
     return z + (quantized - z).detach()
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """The tokenizer's [-1, 1] to pictures in [0, 1]; not clamped, so that gradients reach saturated pixels."""
+    return (images + 1) / 2

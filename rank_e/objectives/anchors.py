@@ -19,9 +19,7 @@ def adaptive_weight(loss_reconstruction: Tensor, loss_adversarial: Tensor, last_
     return (reconstruction.norm() / (adversarial.norm() + 1e-4)).clamp(0.0, 1e4).detach()
 
 
-def output_gradient_weight(
-    gradient_reconstruction: Tensor, gradient_adversarial: Tensor, rho: float
-) -> Tensor:
+def output_gradient_weight(gradient_reconstruction: Tensor, gradient_adversarial: Tensor, rho: float) -> Tensor:
     """The weight w with |w g_adv| = rho |g_rec| at the decoder's output (rho >= 0); 0 if g_adv is 0.
 
     The adversarial term keeps its share however strong or weak the discriminator is. Carries no gradient.

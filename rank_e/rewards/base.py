@@ -56,13 +56,10 @@ def check_pairs(name: str, images: Tensor, prompts: list[str]) -> None:
     """Raise RewardError unless `images` is a float [N, 3, H, W] with one prompt for each picture, N > 0."""
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise RewardError(
-            f"reward {name}: pictures are {images.dtype} {list(images.shape)}; "
-            "give float [N, 3, H, W] in [0, 1]"
+            f"reward {name}: pictures are {images.dtype} {list(images.shape)}; give float [N, 3, H, W] in [0, 1]"
         )
     if len(images) != len(prompts) or not prompts:
-        raise RewardError(
-            f"reward {name}: {len(images)} pictures for {len(prompts)} prompts; give one for each"
-        )
+        raise RewardError(f"reward {name}: {len(images)} pictures for {len(prompts)} prompts; give one for each")
 
 
 def check_scores(name: str, scores: Tensor) -> Tensor:
@@ -70,7 +67,5 @@ def check_scores(name: str, scores: Tensor) -> Tensor:
     finite = torch.isfinite(scores.detach())
     if not bool(finite.all()):
         index = int((~finite).nonzero()[0])
-        raise RewardError(
-            f"reward {name}: score of picture {index} is {scores[index].item()}; check its pixels"
-        )
+        raise RewardError(f"reward {name}: score of picture {index} is {scores[index].item()}; check its pixels")
     return scores

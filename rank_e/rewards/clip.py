@@ -42,9 +42,7 @@ def clip_inputs(model: ClipModel, images: Tensor) -> Tensor:
     size = visual.image_size
     if not isinstance(size, int):
         if size[0] != size[1]:
-            raise RewardError(
-                f"CLIP model: its input of {size} is not square; use a model of square pictures"
-            )
+            raise RewardError(f"CLIP model: its input of {size} is not square; use a model of square pictures")
         size = size[0]
     return preprocess(images, size, visual.image_mean, visual.image_std)
 

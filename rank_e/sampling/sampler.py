@@ -31,9 +31,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if not (self.guidance >= 0 and self.temperature > 0 and self.top_k >= 0 and 0 < self.top_p <= 1):
-            raise RankEError(
-                f"{self}: guidance >= 0, temperature > 0, top_k >= 0 and 0 < top_p <= 1 are allowed"
-            )
+            raise RankEError(f"{self}: guidance >= 0, temperature > 0, top_k >= 0 and 0 < top_p <= 1 are allowed")
 
     @property
     def branches(self) -> int:
@@ -140,10 +138,7 @@ def _sample_batch(policy: Policy, prefix: Prefix, uniforms: Tensor | None, confi
     log_probs = torch.empty(n, length, device=logits.device)
     for position in range(length):
         distribution = _log_distribution(logits, config)
-        if uniforms is None:
-            token = distribution.argmax(-1)
-        else:
-            token = _inverse_cdf(distribution, uniforms[:, position, None])
+        token = distribution.argmax(-1) if uniforms is None else _inverse_cdf(distribution, uniforms[:, position, None])
         tokens[:, position] = token
         log_probs[:, position] = _pick(distribution, token)
         if position + 1 < length:

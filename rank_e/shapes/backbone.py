@@ -25,7 +25,9 @@ class ShapesBackbone:
         self.folder = folder
         manifest = folder / "base.json"
         if not manifest.is_file():
-            raise RankEError(f"backbone.base: {manifest} does not exist; train a base with `make base` or check it out again")
+            raise RankEError(
+                f"backbone.base: {manifest} does not exist; train a base with `make base` or check it out again"
+            )
         self.manifest = json.loads(manifest.read_text())
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
@@ -102,5 +104,3 @@ class ShapesBackbone:
 
     def _parsed(self, prompts: list[str]) -> list[dataset.Prompt]:
         return [dataset.Prompt.from_text(index, text) for index, text in enumerate(prompts)]
-
-

@@ -80,17 +80,28 @@ def real_set(split: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
 def train_base_clip(name: str, params: TrainingParams, log: Log) -> nn.Module:
     """Contrastive training of the CLIP called `name` ("text", "reward" or "evaluator").
 
-    The evaluator alone also sees held-out compositions: it must know what it judges, as a published CLIP does.
+    Text encoder and evaluator also see held-out compositions, as their published counterparts know all words'
+    combinations: the one must encode them, the other must judge them. Reward and policy never do.
     """
-    if name == "evaluator":
+    if name != "reward":
         unseen = params.pictures * 2 // 9
-        sets = real_set("train", params.pictures - unseen, params.seed), real_set("held_out", unseen, params.seed)
+        sets = (
+            real_set("train", params.pictures - unseen, params.seed),
+            real_set("held_out", unseen, params.seed),
+        )
         pictures, captions = torch.cat([sets[0][0], sets[1][0]]), sets[0][1] + sets[1][1]
     else:
         pictures, captions = real_set("train", params.pictures, params.seed)
     model = clip.build(CLIPS[name], seed=params.seed)
     clip.train_clip(
-        model, pictures, captions, steps=params.steps, batch=params.batch, lr=params.learning_rate, seed=params.seed, log=log
+        model,
+        pictures,
+        captions,
+        steps=params.steps,
+        batch=params.batch,
+        lr=params.learning_rate,
+        seed=params.seed,
+        log=log,
     )
     return model
 
@@ -100,7 +111,13 @@ def train_base_tokenizer(params: TrainingParams, size: TokenizerSize, log: Log) 
     pictures, _ = real_set("train", params.pictures, params.seed)
     tokenizer = Tokenizer(TokenizerConfig(**size.model_dump())).initialise(generator(params.seed, "tok"))
     train_tokenizer(
-        tokenizer, pictures, steps=params.steps, batch=params.batch, learning_rate=params.learning_rate, seed=params.seed, log=log
+        tokenizer,
+        pictures,
+        steps=params.steps,
+        batch=params.batch,
+        learning_rate=params.learning_rate,
+        seed=params.seed,
+        log=log,
     )
     return tokenizer
 

@@ -106,9 +106,7 @@ def _recognise(blob: NDArray[np.bool_], area: int, colour: str, top: int, left: 
         iou = overlap / (area + int(template.sum()) - overlap)
         if iou > best_iou:
             best, best_iou = shape, iou
-    return Seen(
-        best, colour, row + top - _PAD + 0.5, col + left - _PAD + 0.5, area, best_iou if best else 0.0
-    )
+    return Seen(best, colour, row + top - _PAD + 0.5, col + left - _PAD + 0.5, area, best_iou if best else 0.0)
 
 
 def _as_float(picture: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -43,27 +43,17 @@ def _text(width: int, layers: int) -> dict[str, Any]:
     }
 
 
-TEXT = ClipSize(
-    48, {"image_size": 48, "patch_size": 8, "width": 64, "layers": 3, "head_width": 16}, _text(64, 3)
-)
-REWARD = ClipSize(
-    64, {"image_size": 48, "patch_size": 6, "width": 96, "layers": 4, "head_width": 24}, _text(64, 2)
-)
-EVALUATOR = ClipSize(
-    64, {"image_size": 64, "layers": (1, 1, 1, 1), "width": 10, "head_width": 64}, _text(48, 2)
-)
+TEXT = ClipSize(48, {"image_size": 48, "patch_size": 8, "width": 64, "layers": 3, "head_width": 16}, _text(64, 3))
+REWARD = ClipSize(64, {"image_size": 48, "patch_size": 6, "width": 96, "layers": 4, "head_width": 24}, _text(64, 2))
+EVALUATOR = ClipSize(64, {"image_size": 64, "layers": (1, 1, 1, 1), "width": 10, "head_width": 64}, _text(48, 2))
 
 
 def build(size: ClipSize, seed: int = 0) -> ClipModel:
     """A fresh open_clip CLIP of this size; its initial weights are a function of the seed."""
     with torch.random.fork_rng(devices=[]):  # open_clip initialises from the global generator
         torch.manual_seed(seed_for(seed, "clip"))
-        model: ClipModel = import_open_clip().CLIP(
-            embed_dim=size.embed_dim, vision_cfg=size.vision, text_cfg=size.text
-        )
-    model.visual.image_mean = model.visual.image_std = (
-        0.5,
-    ) * 3  # open_clip's names for a tower's statistics
+        model: ClipModel = import_open_clip().CLIP(embed_dim=size.embed_dim, vision_cfg=size.vision, text_cfg=size.text)
+    model.visual.image_mean = model.visual.image_std = (0.5,) * 3  # open_clip's names for a tower's statistics
     return model
 
 
@@ -110,12 +100,9 @@ def normalise(clip: ClipModel, pictures: Tensor) -> Tensor:
     visual = clip.visual
     size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
     if pictures.shape[-1] != size:
-        pictures = F.interpolate(
-            pictures, size=(size, size), mode="bicubic", antialias=True, align_corners=False
-        )
+        pictures = F.interpolate(pictures, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
     mean, std = (
-        torch.tensor(values, dtype=pictures.dtype).view(3, 1, 1)
-        for values in (visual.image_mean, visual.image_std)
+        torch.tensor(values, dtype=pictures.dtype).view(3, 1, 1) for values in (visual.image_mean, visual.image_std)
     )
     return (pictures - mean) / std
 
@@ -154,7 +141,7 @@ def train_clip(
         image, text, scale = clip(normalise(clip, pictures[rows].float() / 255), ids[rows])
         same = (ids[rows][:, None] == ids[rows][None]).all(-1)
         loss = contrastive_loss(image, text, scale, same)
-        descend(optimizer, parameters, loss, cosine_learning_rate(step, steps, lr, 50))
+        descend([optimizer], parameters, loss, cosine_learning_rate(step, steps, lr, 50))
         with torch.no_grad():
             clip.logit_scale.clamp_(max=4.6052)
         log(step, {"loss": loss.item(), "scale": scale.item()})

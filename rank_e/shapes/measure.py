@@ -1,6 +1,7 @@
 """What a base is worth: reconstruction, held-out likelihood, checked accuracy of its samples, and its CLIPs' recall."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -29,7 +30,7 @@ TOLERANCE = {
 
 
 @torch.no_grad()
-def recall(model: torch.nn.Module, pictures: torch.Tensor, captions: list[str]) -> float:
+def recall(model: Any, pictures: torch.Tensor, captions: list[str]) -> float:
     """Share of pictures whose caption is among the five nearest of all the world's captions (many fit a picture)."""
     known = list(COMPOSITIONS)
     image = F.normalize(model.encode_image(clip.normalise(model, pictures)), dim=-1)
@@ -50,11 +51,14 @@ def measure(folder: Path) -> dict[str, float]:
     policy = backbone.policy(backbone.policy_weights())
     tokens = encode_pictures(tokenizer, pictures)
     text, mask = backbone.encode_text(captions)
-    logits = torch.cat([policy(*part) for part in zip(text.split(128), mask.split(128), tokens.split(128), strict=True)])
+    logits = torch.cat(
+        [policy(*part) for part in zip(text.split(128), mask.split(128), tokens.split(128), strict=True)]
+    )
     seeds = [seed_for(SEED, "measure", index) for index in range(PICTURES)]
     drawn = sample(policy, text, mask, seeds, SamplingConfig(guidance=GUIDANCE), batch_size=256).tokens
     decoded, restored = (
-        torch.cat([(tokenizer.decode_tokens(part) + 1) / 2 for part in batch.split(128)]).clamp(0, 1) for batch in (drawn, tokens)
+        torch.cat([(tokenizer.decode_tokens(part) + 1) / 2 for part in batch.split(128)]).clamp(0, 1)
+        for batch in (drawn, tokens)
     )
     return {
         "reconstruction_accuracy": dataset.check_pictures(restored, prompts).float().mean().item(),

@@ -1,7 +1,9 @@
 """The embedded world's perceptual distance: early tokens of the reward CLIP's vision transformer, as in LPIPS."""
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 LAYERS = 2  # after the patch embedding and each of the first LAYERS - 1 blocks: local structure, not meaning
@@ -14,7 +16,7 @@ class Perceptual:
     network takes no part, so what is optimised here is not what is judged there.
     """
 
-    def __init__(self, clip: nn.Module) -> None:
+    def __init__(self, clip: Any) -> None:
         self.visual = clip.visual
         self.mean = torch.tensor(self.visual.image_mean).view(3, 1, 1)
         self.std = torch.tensor(self.visual.image_std).view(3, 1, 1)

@@ -18,9 +18,7 @@ PALETTE: dict[str, tuple[float, float, float]] = {
     "yellow": (0.97, 0.79, 0.10),
 }
 # Warm grey, cool grey, sand and slate.
-_TINTS = np.array(
-    [(0.84, 0.82, 0.80), (0.78, 0.81, 0.85), (0.87, 0.85, 0.79), (0.62, 0.65, 0.69)], dtype=np.float32
-)
+_TINTS = np.array([(0.84, 0.82, 0.80), (0.78, 0.81, 0.85), (0.87, 0.85, 0.79), (0.62, 0.65, 0.69)], dtype=np.float32)
 _STRIPE_PERIOD = 8.0
 _STRIPE_DEPTH = 0.05
 _LIGHT_DEPTH = 0.07

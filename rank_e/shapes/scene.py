@@ -71,9 +71,7 @@ class Scene:
     id: int
 
 
-def points(
-    direction: str, rows: NDArray[np.float64], cols: NDArray[np.float64], lead: float
-) -> NDArray[np.bool_]:
+def points(direction: str, rows: NDArray[np.float64], cols: NDArray[np.float64], lead: float) -> NDArray[np.bool_]:
     """Whether the offsets (rows, cols) point in `direction`, `lead` times as far as along the other axis.
 
     With lead 1 exactly one of the four directions holds for an offset (none on the diagonals).

@@ -7,13 +7,14 @@ Encoder and codebook are never touched: tokens keep their meaning, only what the
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rank_e.config import DecoderParams
 from rank_e.models.discriminator import PatchGAN
-from rank_e.models.tokenizer import Tokenizer
+from rank_e.models.tokenizer import Tokenizer, to_unit
 from rank_e.objectives.anchors import adaptive_weight, consistency, output_gradient_weight
 from rank_e.objectives.rank_gan import hinge_discriminator_loss, lecam, rank_gan_loss, reward_loss
 from rank_e.seeds import generator
@@ -48,16 +49,17 @@ class Nets:
     perceptual: Perceptual
 
 
-def to_unit(images: Tensor) -> Tensor:
-    """The tokenizer's [-1, 1] to pictures in [0, 1]; not clamped, so that gradients reach saturated pixels."""
-    return (images + 1) / 2
-
-
 class DecoderUpdate:
     """Alternates one discriminator and one decoder step; every draw is a function of (seed, round, step)."""
 
     def __init__(
-        self, nets: Nets, data: RankedPictures, params: DecoderParams, seed: int, round_id: int, steps_before: int
+        self,
+        nets: Nets,
+        data: RankedPictures,
+        params: DecoderParams,
+        seed: int,
+        round_id: int,
+        steps_before: int,
     ) -> None:
         """steps_before counts the decoder steps of earlier rounds: discriminator_start is measured from there."""
         self.nets, self.data, self.params = nets, data, params
@@ -69,7 +71,8 @@ class DecoderUpdate:
             parameter.requires_grad_(False)
         for parameter in self.parameters:
             parameter.requires_grad_(True)
-        options = {"betas": params.betas, "weight_decay": params.weight_decay}
+        beta1, beta2 = params.betas
+        options: dict[str, Any] = {"betas": (beta1, beta2), "weight_decay": params.weight_decay}
         self.optimizer = torch.optim.AdamW(self.parameters, lr=params.learning_rate, **options)
         self.judge_optimizer = torch.optim.AdamW(
             nets.discriminator.parameters(), lr=params.discriminator_learning_rate, **options
@@ -96,7 +99,12 @@ class DecoderUpdate:
         prompt, rollout = pick.unbind(1)
         real = torch.randint(len(self.data.reals), (self.params.reals_per_step,), generator=draw)
         prompts = [self.data.prompts[p] for p in prompt.tolist()]
-        return self.data.tokens[prompt, rollout], self.weights[prompt, rollout], prompts, self.data.reals[real]
+        return (
+            self.data.tokens[prompt, rollout],
+            self.weights[prompt, rollout],
+            prompts,
+            self.data.reals[real],
+        )
 
     def _noisy(self, pictures: Tensor, draw: torch.Generator) -> Tensor:
         """Instance noise on every discriminator input, real and fake: without it the judge keys on decoder texture."""
@@ -172,14 +180,18 @@ class DecoderUpdate:
         norm = nn.utils.clip_grad_norm_(self.parameters, params.gradient_clip, error_if_nonfinite=True)
         self.optimizer.step()
         ema_update(dict(nets.average.decoder_parameters()), dict(self.named), params.ema_decay)
-        return metrics | applied | {
-            "loss": total.item(),
-            "l1": l1.item(),
-            "perceptual": perceptual.item(),
-            "consistency": consist.item(),
-            "reward": scores.mean().item(),
-            "grad_norm": norm.item(),
-        }
+        return (
+            metrics
+            | applied
+            | {
+                "loss": total.item(),
+                "l1": l1.item(),
+                "perceptual": perceptual.item(),
+                "consistency": consist.item(),
+                "reward": scores.mean().item(),
+                "grad_norm": norm.item(),
+            }
+        )
 
     def _combine(
         self,

@@ -66,9 +66,12 @@ class PolicyUpdate:
         decayed = [p for _, p in self.named if p.ndim >= 2]
         plain = [p for _, p in self.named if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": params.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            [
+                {"params": decayed, "weight_decay": params.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
             lr=params.learning_rate,
-            betas=params.betas,
+            betas=(params.betas[0], params.betas[1]),
         )
         self.minibatches = [
             rows

@@ -45,9 +45,7 @@ class Metric:
             return "–"
         scaled = value * 100 if self.percent else value
         written = f"{scaled:+.{self.decimals}f}" if signed else f"{scaled:.{self.decimals}f}"
-        unit = (
-            (" pp" if signed else " %") if self.percent else ""
-        )  # a difference of shares is in percentage points
+        unit = (" pp" if signed else " %") if self.percent else ""  # a difference of shares is in percentage points
         return (written + unit).replace("-", "−")
 
     def improves(self, difference: float) -> bool | None:
@@ -171,9 +169,7 @@ def mean(values: Mapping[int, float] | Sequence[float]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def difference(
-    name: str, metric: Metric, first: Mapping[int, float], second: Mapping[int, float]
-) -> Difference | None:
+def difference(name: str, metric: Metric, first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
     """`first - second` paired by seed: mean and two-sided 95 % Student interval with n - 1 degrees of
     freedom.
 

@@ -117,9 +117,7 @@ def path(points: Sequence[Point], stroke: str, width: float, opacity: float) -> 
     )
 
 
-def line_chart(
-    title: str, note: str, lines: Sequence[Line], x_label: str = "round", percent: bool = False
-) -> str:
+def line_chart(title: str, note: str, lines: Sequence[Line], x_label: str = "round", percent: bool = False) -> str:
     """Values over rounds: seeds thin, means thick. `note` says which way is better."""
     width, height, left, right, top, bottom = 360, 232, 52, 14, 46, 36
     lines = [line for line in lines if line.points]
@@ -151,9 +149,7 @@ def line_chart(
         parts.append(path(points, colour(line.name), 2.6 if line.strong else 1.1, 1 if line.strong else 0.42))
         for (x, y), (round_id, value) in zip(points, line.points, strict=True):
             words = f"{line.label}, {x_label} {round_id:g}: {value:.5g}"
-            parts.append(
-                dot(x, y, 3.4 if line.strong else 2, colour(line.name), words, 1 if line.strong else 0.5)
-            )
+            parts.append(dot(x, y, 3.4 if line.strong else 2, colour(line.name), words, 1 if line.strong else 0.5))
     return svg(width, height, f"{title} by {x_label}; {note}", parts)
 
 
@@ -181,12 +177,8 @@ def path_chart(title: str, x_label: str, y_label: str, lines: Sequence[Line]) ->
                 parts += [text(left - 6, to_y(mark) + 4, number(mark, spacing), size=11, anchor="end")]
             else:
                 parts += [rule((to_x(mark), top), (to_x(mark), height - bottom))]
-                parts += [
-                    text(to_x(mark), height - bottom + 16, number(mark, spacing), size=11, anchor="middle")
-                ]
-    parts.append(
-        text((left + width - right) / 2, height - 8, f"{x_label} →  better", size=12, anchor="middle")
-    )
+                parts += [text(to_x(mark), height - bottom + 16, number(mark, spacing), size=11, anchor="middle")]
+    parts.append(text((left + width - right) / 2, height - 8, f"{x_label} →  better", size=12, anchor="middle"))
     parts.append(
         f'<g transform="translate(13 {(top + height - bottom) / 2:.1f}) rotate(-90)">'
         f"{text(0, 0, f'better  ← {y_label}', size=12, anchor='middle')}</g>"

@@ -55,9 +55,7 @@ def by_round(results: Results, metric: Metric) -> list[Line]:
             points = [(float(item), value) for item, value in values if value is not None]
             lines.append(Line(arm, points, False, f"{arm} s{seed}"))
         means = [(item, mean(results.by_seed(arm, item, metric.key))) for item in rounds]
-        lines.append(
-            Line(arm, [(float(item), v) for item, v in means if v is not None], True, f"{arm}, mean")
-        )
+        lines.append(Line(arm, [(float(item), v) for item, v in means if v is not None], True, f"{arm}, mean"))
     return lines
 
 
@@ -75,12 +73,8 @@ def training_lines(results: Results) -> list[Line]:
         }
         lines += [Line(arm, points, False, f"{arm} s{seed}") for seed, points in found.items()]
         rounds = sorted({x for points in found.values() for x, _ in points})
-        centre = [
-            (x, mean([dict(points)[x] for points in found.values() if x in dict(points)])) for x in rounds
-        ]
-        lines.append(
-            Line(arm, [(x, value) for x, value in centre if value is not None], True, f"{arm}, mean")
-        )
+        centre = [(x, mean([dict(points)[x] for points in found.values() if x in dict(points)])) for x in rounds]
+        lines.append(Line(arm, [(x, value) for x, value in centre if value is not None], True, f"{arm}, mean"))
     return lines
 
 
@@ -124,16 +118,13 @@ def headline(results: Results) -> str:
     )
     if len(results.seeds) < 2:
         lead += " This run has one seed: it cannot tell the arms apart."
-    return section(
-        f"{first} against {second}", lead, difference_figures(items, first) + differences_table(items)
-    )
+    return section(f"{first} against {second}", lead, difference_figures(items, first) + differences_table(items))
 
 
 def against_base(results: Results) -> str:
     """What post-training did to the base, for each arm."""
     tables = "".join(
-        f"<h3>{name_key(arm)} − base</h3>"
-        + differences_table(between_arms(results, arm, "base", results.last))
+        f"<h3>{name_key(arm)} − base</h3>" + differences_table(between_arms(results, arm, "base", results.last))
         for arm in results.arms
     )
     lead = "The price and the gain of post-training itself: every arm after its last round minus the base."
@@ -164,9 +155,7 @@ def picture_section(params: Params, project: Path, results: Results) -> str:
     blocks = []
     for index, seed in enumerate(results.seeds):
         table = grid(*columns(params, project, seed))
-        blocks.append(
-            f"<details{' open' if index == 0 else ''}><summary>seed {seed}</summary>{table}</details>"
-        )
+        blocks.append(f"<details{' open' if index == 0 else ''}><summary>seed {seed}</summary>{table}</details>")
     lead = (
         "The first held-out prompts, not chosen by eye. ✓ and ✗ are the exact checker's. The column after a "
         "trained decoder shows the same tokens through the original one."

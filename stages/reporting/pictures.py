@@ -49,19 +49,13 @@ def columns(params: Params, project: Path, seed: int) -> tuple[list[str], list[C
         ),
     ]
     for arm in params.arms:
-        artifact = read_artifact(
-            project / artifact_path("evaluation", arm, seed, params.last_round), "evaluation"
-        )
+        artifact = read_artifact(project / artifact_path("evaluation", arm, seed, params.last_round), "evaluation")
         table, tensors = artifact.table("samples"), artifact.arrays("pictures")
         found.append(
-            Column(
-                arm, arm, "its policy and its decoder", tensors["pictures"], list(table["correct"][:shown])
-            )
+            Column(arm, arm, "its policy and its decoder", tensors["pictures"], list(table["correct"][:shown]))
         )
         if params.arm(arm).decoder.train:
-            found.append(
-                Column(arm, "its tokens, original decoder", f"the tokens of {arm}", tensors["original"])
-            )
+            found.append(Column(arm, "its tokens, original decoder", f"the tokens of {arm}", tensors["original"]))
     return prompts, found
 
 

@@ -17,18 +17,12 @@ def escape(words: str) -> str:
 
 def seeds_text(item: Difference) -> str:
     """Every seed's difference, in the order of the seeds."""
-    return "".join(
-        f"<span>s{seed} {item.metric.text(value, True)}</span>" for seed, value in item.values.items()
-    )
+    return "".join(f"<span>s{seed} {item.metric.text(value, True)}</span>" for seed, value in item.values.items())
 
 
 def spread_text(metric: Metric, values: dict[int, float]) -> str:
     """Every seed's value, in the order of the seeds; nothing for one seed, whose value is the mean."""
-    return (
-        " · ".join(metric.text(value).removesuffix(" %") for value in values.values())
-        if len(values) > 1
-        else ""
-    )
+    return " · ".join(metric.text(value).removesuffix(" %") for value in values.values()) if len(values) > 1 else ""
 
 
 def interval_text(item: Difference) -> str:
@@ -41,11 +35,7 @@ def interval_text(item: Difference) -> str:
 def verdict_cell(item: Difference) -> str:
     """The verdict, coloured only when the interval settles it, and how many seeds went the better way."""
     kind = item.verdict if item.verdict in ("better", "worse") else "open"
-    count = (
-        ""
-        if item.metric.better == "nearer"
-        else f" <small>{item.better}/{len(item.values)} seeds better</small>"
-    )
+    count = "" if item.metric.better == "nearer" else f" <small>{item.better}/{len(item.values)} seeds better</small>"
     return f'<td class="{kind}">{item.verdict}{count}</td>'
 
 
@@ -104,9 +94,7 @@ def factorial_table(results: Results) -> str:
     for policy, decoder in factorial_rows(results):
         name, cells = f"{policy}/{decoder}", []
         for metric in metrics:
-            values = {
-                s: r[name][metric.key] for s, r in results.factorial.items() if metric.key in r.get(name, {})
-            }
+            values = {s: r[name][metric.key] for s, r in results.factorial.items() if metric.key in r.get(name, {})}
             spread = spread_text(metric, values)
             cells.append(f"<td>{metric.text(mean(values))}<br><small>{spread}</small></td>")
         start = ' class="from"' if policy != previous and previous else ""

@@ -1,0 +1,260 @@
+"""The graph of dvc.yaml, DVC as a subprocess, and the flow, on a toy pipeline that takes no time to compute."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.dvc import Repro, StageError, ending_children, record, stop_all, stopping, timings_path
+from pipeline.graph import GraphError, Stage, dependencies, load_graph, make_plan
+
+ROOT = Path(__file__).parents[1]
+WORK = """
+import os, pathlib, sys, time
+name, out, *deps = sys.argv[1:]
+for dep in deps:
+    assert pathlib.Path(dep).exists(), dep
+print("hello from", name, flush=True)
+block = b"x" * 80_000_000
+if pathlib.Path("slow-" + name).exists():
+    pathlib.Path("pid").write_text(str(os.getpid()))
+    time.sleep(60)
+time.sleep(0.3)
+if pathlib.Path("fail-" + name).exists():
+    pathlib.Path("fail-" + name).unlink()
+    sys.exit("boom in " + name)
+pathlib.Path(out).mkdir(parents=True)
+(pathlib.Path(out) / "f.txt").write_text(name)
+"""
+PIPELINE = """
+stages:
+  reference: {cmd: python work.py reference artifacts/reference, deps: [work.py], outs: [artifacts/reference]}
+  prompts:
+    matrix: {seed: "${seeds}"}
+    cmd: python work.py prompts artifacts/prompts/s${item.seed}
+    deps: [work.py]
+    outs: ["artifacts/prompts/s${item.seed}"]
+  start:
+    matrix: {arm: "${arms}", seed: "${seeds}"}
+    cmd: python work.py start-${item.arm} artifacts/${item.arm}/s${item.seed}/r0
+    deps: [work.py]
+    outs: ["artifacts/${item.arm}/s${item.seed}/r0"]
+  policy:
+    matrix: {arm: "${arms}", seed: "${seeds}", round: "${rounds}"}
+    cmd: >-
+      python work.py policy-${item.arm}-${item.round.id} artifacts/${item.arm}/s${item.seed}/r${item.round.id}
+      artifacts/prompts/s${item.seed} artifacts/${item.arm}/s${item.seed}/r${item.round.prev}
+    deps:
+      - work.py
+      - artifacts/prompts/s${item.seed}
+      - artifacts/${item.arm}/s${item.seed}/r${item.round.prev}
+    outs: ["artifacts/${item.arm}/s${item.seed}/r${item.round.id}"]
+  table:
+    cmd: python work.py table artifacts/table artifacts/${factorial.arms[1]}/s${seeds[0]}/r${factorial.round}
+    deps: [work.py, "artifacts/${factorial.arms[1]}/s${seeds[0]}/r${factorial.round}"]
+    outs: [artifacts/table: {persist: false}]
+  report: {cmd: python work.py report report artifacts, deps: [work.py, artifacts], outs: [report]}
+  old: {cmd: python work.py old artifacts/old, outs: [artifacts/old], frozen: true}
+"""
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "work.py").write_text(WORK)
+    (folder / "dvc.yaml").write_text(PIPELINE)
+    lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines(keepends=True)
+    text = "".join(line for line in lines if "{id: 3" not in line)
+    text = text.replace("seeds: [0, 1, 2]", "seeds: [0]").replace("  round: 3", "  round: 2")
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def toy(tmp_path: Path, template: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "toy"))
+
+
+def stages(folder: Path, *labels: str) -> list[Stage]:
+    found = {stage.label: stage for stage in load_graph(folder)}
+    return [found[label] for label in labels]
+
+
+def lines_of(repro: Repro, stage: Stage) -> list[str]:
+    lines: list[str] = []
+    repro.run(stage, lines.append)
+    return lines
+
+
+@pytest.mark.parametrize("folder", [ROOT, None], ids=["project", "toy"])
+def test_addresses_are_those_of_dvc(folder: Path | None, toy: Path) -> None:
+    folder = folder or toy
+    command = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
+    listed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.split()
+    assert {stage.address for stage in load_graph(folder)} == set(listed) - {"old"}
+
+
+def test_the_plan_parts_shared_chains_and_final_stages(toy: Path) -> None:
+    plan = make_plan(load_graph(toy))
+    assert [[stage.label for stage in level] for level in plan.before] == [["prompts s0"]]
+    assert [stage.label for stage in plan.beside] == ["reference"]
+    assert [[stage.label for stage in level] for level in plan.after] == [["table"], ["report"]]
+    for arm in ("frozen", "coevolved"):
+        labels = [stage.label for stage in plan.chains[arm, 0]]
+        assert labels == [f"start {arm} s0", f"policy {arm} s0 r1", f"policy {arm} s0 r2"]
+
+
+def test_the_projects_plan_respects_every_dependency() -> None:
+    found = load_graph(ROOT)
+    plan, waits = make_plan(found), dependencies(found)
+    place = {stage.address: index for index, stage in enumerate(plan.stages)}
+    assert len(place) == len(found)
+    for stage in found:
+        assert all(place[other.address] < place[stage.address] for other in waits[stage.address])
+    assert plan.after[-1][-1].name == "report"
+    first = [stage.name for stage in plan.chains["coevolved", 0]]
+    assert first[:6] == ["start", "rollouts", "ranking", "policy", "decoder", "evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("${item.round.prev}\n    outs", "${item.round.nothing}\n    outs", "stage policy: .*no 'nothing'"),
+        (
+            "[work.py, artifacts], outs",
+            "[work.py, report], outs: [x]}\n  y: {cmd: a, deps: [x], outs",
+            "each other",
+        ),
+        ("- artifacts/prompts/s${item.seed}\n", "- artifacts/frozen/s0/r2\n", "another arm|each other"),
+    ],
+)
+def test_a_wrong_graph_is_named(toy: Path, old: str, new: str, message: str) -> None:
+    assert old in PIPELINE
+    (toy / "dvc.yaml").write_text(PIPELINE.replace(old, new))
+    with pytest.raises(GraphError, match=message):
+        make_plan(load_graph(toy))
+
+
+def test_one_process_runs_a_chain_stage_by_stage_and_measures_it(toy: Path) -> None:
+    chain = stages(toy, "prompts s0", "start frozen s0", "policy frozen s0 r1")
+    repro = Repro(toy, chain)
+    for stage, name in zip(chain, ("prompts", "start-frozen", "policy-frozen-1"), strict=True):
+        lines = lines_of(repro, stage)
+        assert f"hello from {name}" in lines
+        assert sum("hello from" in line for line in lines) == 1
+    rows = [json.loads(line) for line in timings_path(toy).read_text().splitlines()]
+    assert [row["label"] for row in rows] == [stage.label for stage in chain]
+    assert all(row["outcome"] == "ran" and 0.3 < row["seconds"] < 10 for row in rows)
+    assert all(80 < row["peak_rss_mb"] < 300 for row in rows)
+    again = Repro(toy, chain)
+    assert not any("hello" in line for stage in chain for line in lines_of(again, stage))
+    rows = [json.loads(line) for line in timings_path(toy).read_text().splitlines()][3:]
+    assert {row["outcome"] for row in rows} == {"unchanged"}
+
+
+def test_a_failed_stage_says_why_and_is_tried_again_with_what_is_left(toy: Path) -> None:
+    (toy / "fail-start-frozen").touch()
+    chain = stages(toy, "prompts s0", "start frozen s0", "policy frozen s0 r1")
+    repro = Repro(toy, chain)
+    lines_of(repro, chain[0])
+    with pytest.raises(StageError, match=r"start frozen s0 failed[\s\S]*boom in start-frozen"):
+        lines_of(repro, chain[1])
+    assert "hello from start-frozen" in lines_of(repro, chain[1])
+    assert "hello from policy-frozen-1" in lines_of(repro, chain[2])
+
+
+def test_stopping_ends_the_stage_itself_and_nothing_starts_after(toy: Path) -> None:
+    (toy / "slow-prompts").touch()
+    chain = stages(toy, "prompts s0", "start frozen s0")
+    repro = Repro(toy, chain)
+    errors: list[Exception] = []
+
+    def lane() -> None:
+        try:
+            lines_of(repro, chain[0])
+        except StageError as error:
+            errors.append(error)
+
+    with ending_children():
+        thread = threading.Thread(target=lane)
+        thread.start()
+        pid = wait_for_pid(toy)
+        stop_all()
+        thread.join(20)
+        assert stopping() and not thread.is_alive() and len(errors) == 1
+        assert not alive(pid)
+        with pytest.raises(StageError, match="was stopped"):
+            lines_of(repro, chain[0])
+    assert not stopping()
+
+
+def wait_for_pid(folder: Path) -> int:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if (folder / "pid").exists() and (text := (folder / "pid").read_text()):
+            return int(text)
+        time.sleep(0.05)
+    raise AssertionError("the stage did not start")
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def command_line(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline.cli", *arguments]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Its own Prefect home, so that nobody's settings or database are touched."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(folder / ".prefect")}
+
+
+@pytest.mark.slow
+def test_the_command_runs_everything_by_name_and_tries_again(toy: Path) -> None:
+    (toy / "fail-policy-frozen-1").touch()
+    done = subprocess.run(
+        command_line("run", "--no-track"), cwd=toy, env=environment(toy), capture_output=True, text=True
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-3000:]
+    for stage in load_graph(toy):
+        assert f"Task run '{stage.label}'" in output
+    assert "boom in policy-frozen-1" in output and "Retry 1/1" in output
+    assert "Where to look next" in output and (toy / "report" / "f.txt").exists()
+    status = subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=toy, capture_output=True, text=True)
+    assert "up to date" in status.stdout
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_no_process_behind(toy: Path) -> None:
+    (toy / "slow-policy-coevolved-1").touch()
+    process = subprocess.Popen(
+        command_line("run", "--no-track"),
+        cwd=toy,
+        env=environment(toy),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    pid = wait_for_pid(toy)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) != 0
+    assert not alive(pid)
+
+
+def test_timings_are_appended(tmp_path: Path) -> None:
+    from pipeline.dvc import Timing
+
+    for number in range(2):
+        record(tmp_path, Timing(f"a@{number}", f"a {number}", "ran", 1.5, 20.0))
+    rows = [json.loads(line) for line in timings_path(tmp_path).read_text().splitlines()]
+    assert [row["stage"] for row in rows] == ["a@0", "a@1"]

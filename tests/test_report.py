@@ -1,0 +1,177 @@
+"""The report: right statistics, every seed, every direction, honest readings, one file that stands alone."""
+
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from pipeline.compare import show
+from rank_e.config import Params
+from stages.artifacts import ArtifactError
+from stages.report import write_report
+from stages.reporting.data import (
+    METRIC,
+    METRICS,
+    between_arms,
+    difference,
+    factorial_rows,
+    load_results,
+    of_decoder,
+)
+from stages.reporting.figures import ticks
+from stages.runtime import artifact_path
+from tests.fake_artifacts import PROMPTS, evaluation_metrics, write_project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
+    folder = tmp_path_factory.mktemp("run")
+    return folder, write_project(folder)
+
+
+def test_the_interval_is_the_paired_t_interval_of_scipy() -> None:
+    first, second = {0: 1.0, 1: 2.5, 2: 2.0, 5: 4.0}, {0: 0.5, 1: 0.5, 2: 2.5, 5: 1.0}
+    item = difference("a − b", METRIC["clip"], first, second)
+    assert item is not None and item.low is not None and item.high is not None
+    expected = stats.ttest_rel(list(first.values()), list(second.values())).confidence_interval(0.95)
+    assert (item.low, item.high) == pytest.approx((expected.low, expected.high))
+    assert item.mean == pytest.approx(1.25)
+    assert item.values == pytest.approx({0: 0.5, 1: 2.0, 2: -0.5, 5: 3.0})
+
+
+def test_pairs_need_both_sides_and_one_seed_has_no_interval() -> None:
+    item = difference("a − b", METRIC["fd"], {0: 1.0, 1: 9.0}, {0: 2.0})
+    assert item is not None and item.values == {0: -1.0}
+    assert (item.low, item.high, item.verdict) == (None, None, "one seed")
+    assert difference("a − b", METRIC["fd"], {0: 1.0}, {1: 2.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "verdict", "better"),
+    [
+        ("fd", {0: -1.0, 1: -1.1, 2: -0.9}, "better", 3),
+        ("fd", {0: 1.0, 1: 1.1, 2: 0.9}, "worse", 0),
+        ("clip", {0: -1.0, 1: -1.1, 2: -0.9}, "worse", 0),
+        ("clip", {0: 1.0, 1: -0.9, 2: 1.1}, "not settled", 2),
+        ("token_entropy", {0: 1.0, 1: 1.1, 2: 0.9}, "differs", 0),
+        ("accuracy", {0: 0.0, 1: 0.0, 2: 0.0}, "not settled", 0),
+    ],
+)
+def test_a_verdict_needs_the_interval_and_the_direction(key: str, values: dict, verdict: str, better: int) -> None:
+    item = difference("x", METRIC[key], values, dict.fromkeys(values, 0.0))
+    assert item is not None and (item.verdict, item.better) == (verdict, better)
+
+
+def test_shares_differ_in_points_and_minus_signs_are_real() -> None:
+    assert METRIC["accuracy"].text(0.4216) == "42.2 %"
+    assert METRIC["accuracy"].text(-0.013, True) == "−1.3 pp"
+    assert METRIC["fd"].text(None) == METRIC["fd"].text(math.nan) == "–"
+
+
+def test_results_pair_arms_by_seed_and_rows_by_policy(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    results = load_results(params, folder)
+    assert (results.pair, results.last, results.missing) == (("coevolved", "frozen"), 2, [])
+    found = {item.metric.key: item for item in between_arms(results, "coevolved", "frozen", 2)}
+    assert set(found) == set(METRIC)
+    for seed in params.seeds:
+        expected = evaluation_metrics("coevolved", seed, 2)["fd"] - evaluation_metrics("frozen", seed, 2)["fd"]
+        assert found["fd"].values[seed] == pytest.approx(expected)
+    order = [
+        ("frozen", "original"),
+        ("frozen", "coevolved"),
+        ("coevolved", "original"),
+        ("coevolved", "coevolved"),
+    ]
+    assert factorial_rows(results) == order
+    effect = {item.metric.key: item for item in of_decoder(results, "frozen", "coevolved")}
+    assert effect["fd"].values == pytest.approx({0: -0.05, 1: -0.10, 2: -0.15})
+
+
+class Page(HTMLParser):
+    """Collects what a page would load and all its words; counts open tags to find one left open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.words = ""
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loads += [str(value) for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_stands_alone_and_shows_every_seed_with_directions(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    text = write_report(params, folder).read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.loads and all(address.startswith("data:image/png;base64,") for address in page.loads)
+    assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)|<script|@import|url\(", text)
+    for metric in METRICS:
+        assert f"{metric.name} {metric.arrow}" in page.words and metric.direction in page.words
+    for item in between_arms(load_results(params, folder), "coevolved", "frozen", 2):
+        assert item.verdict in page.words
+        for seed, value in item.values.items():
+            assert f"s{seed} {item.metric.text(value, True)}" in page.words
+    for prompt in PROMPTS:
+        assert prompt in page.words
+    # 4 prompts x (real, reconstruction, base, frozen, coevolved, its tokens through the original) x 3 seeds
+    assert len(page.loads) == 4 * 6 * 3
+
+
+def test_the_same_artifacts_give_the_same_bytes(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    first = {path.name: path.read_bytes() for path in write_report(params, folder).parent.iterdir()}
+    second = {path.name: path.read_bytes() for path in write_report(params, folder).parent.iterdir()}
+    assert first == second and set(first) == {"index.html", "results.json", "pareto.svg", "pictures.png"}
+    numbers = json.loads(first["results.json"])
+    assert numbers["paired"]["fd"]["n"] == 3 and numbers["paired"]["fd"]["better"] == "lower"
+
+
+def test_prompts_cannot_break_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.fake_artifacts.PROMPTS", ('<script>"&', *PROMPTS[1:]))
+    params = write_project(tmp_path, seeds=[0], rounds=1)
+    text = write_report(params, tmp_path).read_text(encoding="utf-8")
+    assert "<script>" not in text and "&lt;script&gt;" in text
+    assert "cannot tell the arms apart" in text and "n = 1: no interval" in text
+
+
+def test_a_missing_artifact_stops_the_report_and_is_named_by_compare(tmp_path: Path) -> None:
+    params = write_project(tmp_path, seeds=[0, 1], rounds=1)
+    path = artifact_path("evaluation", "coevolved", 1, 1)
+    (tmp_path / path).rename(tmp_path / "away")
+    with pytest.raises(ArtifactError, match=str(path)):
+        write_report(params, tmp_path)
+    assert not list(tmp_path.glob("report*"))
+    results = load_results(params, tmp_path, partial=True)
+    console = Console(width=200, file=io.StringIO(), record=True)
+    show(results, console)
+    words = console.export_text()
+    assert f"1 artifacts are not written yet, first: {path}" in words
+    assert "seeds: 2" in words and "one seed" in words and "CLIP score ↑" in words
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    for low, high in ((2.05, 2.87), (-0.06, 0.05), (68, 73), (0.0012, 0.0013)):
+        marks = ticks(low, high)
+        assert 3 <= len(marks) <= 9 and low - 1e-9 <= marks[0] and marks[-1] <= high + 1e-9
