@@ -86,7 +86,12 @@ def start_tracker() -> subprocess.Popen[bytes]:
     """`rank-e track --follow` in a process and session of its own, so that Ctrl-C here leaves it its last
     copy."""
     command = [sys.executable, "-m", "pipeline.cli", "track", "--follow"]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    # Born with SIGTERM held back: one that comes before the child can listen is delivered when it does.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def stop_tracker(process: subprocess.Popen[bytes]) -> None:
@@ -130,6 +135,7 @@ def do_track(arguments: argparse.Namespace) -> None:
         # Before the slow imports: a SIGTERM that comes during them must still lead to a last copy.
         for kind in (signal.SIGTERM, signal.SIGINT):
             signal.signal(kind, lambda *_: stopped.set())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.nice(10)  # training comes first
     parent = os.getppid()
     from pipeline.tracking import Tracker, follow

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import psutil
 
@@ -31,11 +33,14 @@ GRACE = 10.0
 """Seconds that a process group gets to end by itself."""
 TAIL = 12
 """Lines of output that an error shows."""
+NOISE = ("Updating lock file", "Generating lock file", "Use `dvc push`", "To track the changes with git")
+"""What DVC says after every stage."""
 WAYS = {":": "ran", " didn't change": "unchanged", " is cached": "restored"}
 
 _running: set["Repro"] = set()
 _lock = threading.Lock()
 _stopping = threading.Event()
+_depth = 0
 
 
 class StageError(RankEError):
@@ -114,7 +119,7 @@ class Repro:
             elif head and head.group(2) in following:
                 self._held = (moment, line)
                 break
-            if line.strip():
+            if line.strip() and not line.startswith(NOISE):
                 tail.append(line)
                 on_line(line)
         peak = self._peak if outcome == "ran" else 0.0
@@ -213,21 +218,32 @@ def stop_all() -> None:
 
 @contextlib.contextmanager
 def ending_children() -> Iterator[None]:
-    """While the block runs, SIGTERM acts like Ctrl-C, and both leave no DVC process behind."""
+    """While the block runs, SIGTERM and Ctrl-C end every DVC process before anything else; so does its end.
 
-    def interrupt(*_: object) -> None:
+    Blocks nest: Prefect sets a handler of its own when a flow begins, so the flow opens a second one inside it.
+    """
+    previous: dict[int, Any] = {}
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
         stop_all()
+        if callable(previous[number]):
+            previous[number](number, frame)
         raise KeyboardInterrupt
 
-    _stopping.clear()
-    previous = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGTERM, signal.SIGINT)}
+    global _depth
+    _depth += 1
+    if threading.current_thread() is threading.main_thread():  # only there are signals handled
+        for kind in (signal.SIGTERM, signal.SIGINT):
+            previous[kind] = signal.signal(kind, interrupt)
     try:
         yield
     finally:
         stop_all()
-        _stopping.clear()
         for kind, handler in previous.items():
             signal.signal(kind, handler)
+        _depth -= 1
+        if _depth == 0:
+            _stopping.clear()
 
 
 def timings_path(project: Path) -> Path:

@@ -22,7 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from pipeline.dvc import Repro, Timing, stopping, timings_path
+from pipeline.dvc import Repro, Timing, ending_children, stopping, timings_path
 from pipeline.graph import Plan, Stage, load_graph, make_plan
 from rank_e.config import Params, load
 from rank_e.errors import RankEError
@@ -104,15 +104,21 @@ def rank_e_flow(project: str = ".", lanes: int = 2, retries: int = 1) -> None:
         chain_jobs(plan, params),
         *([("final", batch) for batch in batches(level, lanes)] for level in plan.after),
     ]
-    for jobs in phases:
-        futures = [
-            run_chain.with_options(name=name, task_run_name=name).submit(folder, stages, retries, count)
-            for name, stages in jobs
-        ]
-        wait(futures)
-        failed = [name for (name, _), future in zip(jobs, futures, strict=True) if not future.state.is_completed()]
-        if failed:
-            raise RunError(f"these chains failed: {', '.join(failed)}; mend the cause and run `rank-e run` again")
+    with ending_children():
+        for jobs in phases:
+            _run_phase(folder, jobs, retries, count)
+
+
+def _run_phase(folder: Path, jobs: Sequence[tuple[str, tuple[Stage, ...]]], retries: int, count: Count) -> None:
+    """Run jobs side by side and wait for all of them; RunError names those that failed."""
+    futures = [
+        run_chain.with_options(name=name, task_run_name=name).submit(folder, stages, retries, count)
+        for name, stages in jobs
+    ]
+    wait(futures)
+    failed = [name for (name, _), future in zip(jobs, futures, strict=True) if not future.state.is_completed()]
+    if failed:
+        raise RunError(f"these chains failed: {', '.join(failed)}; mend the cause and `rank-e run` again")
 
 
 def _lanes(count: int) -> TaskRunner[PrefectFuture[Any]]:

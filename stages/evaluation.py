@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from rank_e.metrics.bootstrap import bootstrap_interval
 from rank_e.metrics.suite import Reference, evaluate_pictures
 from rank_e.metrics.tokens import entropy_bits, token_histogram, token_kl
 from rank_e.models.backbone import Backbone, load_backbone
@@ -51,17 +52,23 @@ def decode(backbone: Backbone, decoder: dict[str, torch.Tensor], tokens: torch.T
 
 
 @torch.no_grad()
-def judge(stage: Stage, backbone: Backbone, reference: Reference, pictures: torch.Tensor) -> tuple[dict, pd.DataFrame]:
+def judge(
+    stage: Stage, backbone: Backbone, reference: Reference, pictures: torch.Tensor, bootstrap: int
+) -> tuple[dict, pd.DataFrame]:
     """Metrics of pictures of the evaluation prompts, and a row a picture (prompt, category, correct, clip)."""
     params = stage.params.evaluation
     table = held_out_prompts(backbone, params)
     prompts = table["prompt"].tolist()
     metrics, scores = evaluate_pictures(
-        pictures, prompts, backbone.evaluator, reference, seed=params.seed, bootstrap=params.bootstrap
+        pictures, prompts, backbone.evaluator, reference, seed=params.seed, bootstrap=bootstrap
     )
     table["correct"] = backbone.check(pictures, prompts).numpy()
     table["clip"] = scores.numpy()
     metrics["accuracy"] = float(table["correct"].mean())
+    if bootstrap:
+        draw = seed_for(params.seed, "metrics", "bootstrap")
+        correct = torch.from_numpy(table["correct"].to_numpy(copy=True)).float()
+        metrics["accuracy_low"], metrics["accuracy_high"] = bootstrap_interval(correct, bootstrap, draw)
     for category, rows in table.groupby("category"):
         metrics[f"accuracy_{str(category).replace(' ', '_')}"] = float(rows["correct"].mean())
     reward = backbone.reward(stage.params.ranking.reward)
@@ -78,9 +85,13 @@ def evaluate(stage: Stage, policy: dict, decoder: dict, inputs: dict[str, Artifa
     reference = Reference.from_tensors(inputs["reference"].tensors("reference"))
     tokens = held_out_tokens(stage, backbone, policy)
     pictures = decode(backbone, decoder, tokens, params.batch_size)
-    original = decode(backbone, backbone.decoder_weights(), tokens, params.batch_size)
-    metrics, table = judge(stage, backbone, reference, pictures)
-    metrics |= {f"{k}@original": v for k, v in judge(stage, backbone, reference, original)[0].items()}
+    metrics, table = judge(stage, backbone, reference, pictures, params.bootstrap)
+    base = backbone.decoder_weights()
+    original, unchanged = pictures, metrics
+    if any(not torch.equal(base[name], decoder[name]) for name in base):
+        original = decode(backbone, base, tokens, params.batch_size)
+        unchanged, _ = judge(stage, backbone, reference, original, params.bootstrap)
+    metrics = metrics | {f"{key}@original": value for key, value in unchanged.items()}
     histogram = token_histogram(tokens, len(reference.tokens))
     metrics |= {"token_kl": token_kl(histogram, reference.tokens), "token_entropy": entropy_bits(histogram)}
     paths = {name: artifact.path for name, artifact in inputs.items()}

@@ -40,7 +40,7 @@ def run(stage: Stage) -> None:
     reconstructions = torch.cat(recon)
     metrics: dict[str, float] = {}
     for name, pictures in (("real", fresh), ("reconstruction", reconstructions)):
-        row, _ = judge(stage, backbone, reference, pictures)
+        row, _ = judge(stage, backbone, reference, pictures, params.bootstrap)
         metrics |= {f"{name}_{key}": value for key, value in row.items()}
     with ArtifactWriter(stage.path("reference"), "reference", seed=params.seed, inputs={}) as out:
         out.tensors("reference", reference.to_tensors())

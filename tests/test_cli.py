@@ -110,7 +110,9 @@ def test_serve_needs_a_server(project: Path, monkeypatch: pytest.MonkeyPatch) ->
         cli.main(["serve"])
 
 
-def test_a_stopped_follower_still_makes_its_last_copy(project: Path) -> None:
+def test_a_follower_stopped_at_once_still_makes_its_last_copy(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     process = cli.start_tracker()
     cli.stop_tracker(process)
     assert process.returncode == 0

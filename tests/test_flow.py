@@ -1,4 +1,4 @@
-"""The graph of dvc.yaml, DVC as a subprocess, and the flow, on a toy pipeline that takes no time to compute."""
+"""The graph of dvc.yaml, DVC as a subprocess, and the flow, on a toy pipeline that computes nothing."""
 
 import json
 import os
@@ -36,33 +36,33 @@ pathlib.Path(out).mkdir(parents=True)
 """
 PIPELINE = """
 stages:
-  reference: {cmd: python work.py reference artifacts/reference, deps: [work.py], outs: [artifacts/reference]}
+  reference: {cmd: python work.py reference out/reference, deps: [work.py], outs: [out/reference]}
   prompts:
     matrix: {seed: "${seeds}"}
-    cmd: python work.py prompts artifacts/prompts/s${item.seed}
+    cmd: python work.py prompts out/prompts/s${item.seed}
     deps: [work.py]
-    outs: ["artifacts/prompts/s${item.seed}"]
+    outs: ["out/prompts/s${item.seed}"]
   start:
     matrix: {arm: "${arms}", seed: "${seeds}"}
-    cmd: python work.py start-${item.arm} artifacts/${item.arm}/s${item.seed}/r0
+    cmd: python work.py start-${item.arm} out/${item.arm}/s${item.seed}/r0
     deps: [work.py]
-    outs: ["artifacts/${item.arm}/s${item.seed}/r0"]
+    outs: ["out/${item.arm}/s${item.seed}/r0"]
   policy:
     matrix: {arm: "${arms}", seed: "${seeds}", round: "${rounds}"}
     cmd: >-
-      python work.py policy-${item.arm}-${item.round.id} artifacts/${item.arm}/s${item.seed}/r${item.round.id}
-      artifacts/prompts/s${item.seed} artifacts/${item.arm}/s${item.seed}/r${item.round.prev}
+      python work.py policy-${item.arm}-${item.round.id} out/${item.arm}/s${item.seed}/r${item.round.id}
+      out/prompts/s${item.seed} out/${item.arm}/s${item.seed}/r${item.round.prev}
     deps:
       - work.py
-      - artifacts/prompts/s${item.seed}
-      - artifacts/${item.arm}/s${item.seed}/r${item.round.prev}
-    outs: ["artifacts/${item.arm}/s${item.seed}/r${item.round.id}"]
+      - out/prompts/s${item.seed}
+      - out/${item.arm}/s${item.seed}/r${item.round.prev}
+    outs: ["out/${item.arm}/s${item.seed}/r${item.round.id}"]
   table:
-    cmd: python work.py table artifacts/table artifacts/${factorial.arms[1]}/s${seeds[0]}/r${factorial.round}
-    deps: [work.py, "artifacts/${factorial.arms[1]}/s${seeds[0]}/r${factorial.round}"]
-    outs: [artifacts/table: {persist: false}]
-  report: {cmd: python work.py report report artifacts, deps: [work.py, artifacts], outs: [report]}
-  old: {cmd: python work.py old artifacts/old, outs: [artifacts/old], frozen: true}
+    cmd: python work.py table out/table out/${factorial.arms[1]}/s${seeds[0]}/r${factorial.round}
+    deps: [work.py, "out/${factorial.arms[1]}/s${seeds[0]}/r${factorial.round}"]
+    outs: [out/table: {persist: false}]
+  report: {cmd: python work.py report report out, deps: [work.py, out], outs: [report]}
+  old: {cmd: python work.py old out/old, outs: [out/old], frozen: true}
 """
 
 
@@ -130,11 +130,11 @@ def test_the_projects_plan_respects_every_dependency() -> None:
     [
         ("${item.round.prev}\n    outs", "${item.round.nothing}\n    outs", "stage policy: .*no 'nothing'"),
         (
-            "[work.py, artifacts], outs",
+            "[work.py, out], outs",
             "[work.py, report], outs: [x]}\n  y: {cmd: a, deps: [x], outs",
             "each other",
         ),
-        ("- artifacts/prompts/s${item.seed}\n", "- artifacts/frozen/s0/r2\n", "another arm|each other"),
+        ("- out/prompts/s${item.seed}\n", "- out/frozen/s0/r2\n", "another arm|each other"),
     ],
 )
 def test_a_wrong_graph_is_named(toy: Path, old: str, new: str, message: str) -> None:
