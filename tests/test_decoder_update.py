@@ -97,7 +97,7 @@ def test_the_judge_never_leaks_the_decoders_gradient_into_itself():
 def test_what_the_discriminator_sees(kind):
     update = make(discriminator_inputs=kind)
     rollouts, reconstructions = torch.zeros(6, 3, 8, 8), torch.ones(4, 3, 8, 8)
-    fakes = update._fakes(rollouts, reconstructions)
+    fakes = update._fakes({"rollouts": rollouts, "reconstructions": reconstructions})
     expected = {"rollouts": (6, 0.0), "reconstructions": (4, 1.0), "both": (10, 0.4)}[kind]
     assert (len(fakes), round(fakes.mean().item(), 4)) == expected
 
@@ -133,9 +133,9 @@ def test_rollouts_that_were_not_kept_are_never_drawn():
     ranked = data(weights)
     update = make(ranked)
     for step in range(5):
-        tokens, drawn, _, _ = update._batch(generator(0, step))
-        assert bool((drawn == 1).all())
-        assert all(any(torch.equal(row, ranked.tokens[p, 2]) for p in range(PROMPTS)) for row in tokens)
+        batch = update._batch(generator(0, step))
+        assert bool((batch.weights == 1).all())
+        assert all(any(torch.equal(row, ranked.tokens[p, 2]) for p in range(PROMPTS)) for row in batch.tokens)
 
 
 def test_the_reward_reaches_the_decoders_first_layer():

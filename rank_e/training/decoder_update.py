@@ -21,6 +21,7 @@ from rank_e.seeds import generator
 from rank_e.training.ema import ema_update, load_optimizer_tensors, optimizer_tensors
 
 LECAM_DECAY = 0.95
+FAKES = ("rollouts", "reconstructions")
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of pictures in [0, 1] -> scalar
 Reward = Callable[[Tensor, list[str]], Tensor]  # pictures in [0, 1], prompts -> scores [N]
 
@@ -47,6 +48,17 @@ class Nets:
     discriminator: PatchGAN
     reward: Reward
     perceptual: Perceptual
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's draw: rollouts (tokens [n, L], weights [n], prompts) and real pictures with their codes [m, L]."""
+
+    tokens: Tensor
+    weights: Tensor
+    prompts: list[str]
+    reals: Tensor
+    real_codes: Tensor
 
 
 class DecoderUpdate:
@@ -79,6 +91,8 @@ class DecoderUpdate:
         )
         self.lecam_real, self.lecam_fake = torch.zeros(()), torch.zeros(())
         self.weights = self._weights()
+        with torch.no_grad():  # the encoder is frozen: one pass over the round's real pictures serves all steps
+            self.real_codes = torch.cat([nets.online.encode(part * 2 - 1)[1] for part in data.reals.split(64)])
         self.kept = (data.weights > 0).nonzero()
 
     def _weights(self) -> Tensor:
@@ -94,30 +108,32 @@ class DecoderUpdate:
             return torch.zeros_like(weights).scatter(1, place, weights.gather(1, order))
         return weights
 
-    def _batch(self, draw: torch.Generator) -> tuple[Tensor, Tensor, list[str], Tensor]:
+    def _batch(self, draw: torch.Generator) -> Batch:
         pick = self.kept[torch.randint(len(self.kept), (self.params.rollouts_per_step,), generator=draw)]
         prompt, rollout = pick.unbind(1)
         real = torch.randint(len(self.data.reals), (self.params.reals_per_step,), generator=draw)
         prompts = [self.data.prompts[p] for p in prompt.tolist()]
-        return (
-            self.data.tokens[prompt, rollout],
-            self.weights[prompt, rollout],
-            prompts,
-            self.data.reals[real],
-        )
+        tokens, weights = self.data.tokens[prompt, rollout], self.weights[prompt, rollout]
+        return Batch(tokens, weights, prompts, self.data.reals[real], self.real_codes[real])
 
     def _noisy(self, pictures: Tensor, draw: torch.Generator) -> Tensor:
         """Instance noise on every discriminator input, real and fake: without it the judge keys on decoder texture."""
         noise = torch.randn(pictures.shape, generator=draw).to(pictures)
         return pictures + self.params.instance_noise * noise
 
-    def _fakes(self, rollouts: Tensor, reconstructions: Tensor) -> Tensor:
-        kinds = {
-            "rollouts": [rollouts],
-            "reconstructions": [reconstructions],
-            "both": [rollouts, reconstructions],
-        }
-        return torch.cat(kinds[self.params.discriminator_inputs])
+    def _decode(self, batch: Batch, kinds: tuple[str, ...] = FAKES) -> dict[str, Tensor]:
+        """Fakes by kind: decoded rollouts, decoded codes of real pictures."""
+        codes = {"rollouts": batch.tokens, "reconstructions": batch.real_codes}
+        return {kind: to_unit(self.nets.online.decode_tokens(codes[kind])) for kind in kinds}
+
+    @property
+    def _seen(self) -> tuple[str, ...]:
+        """The kinds of fakes that the discriminator is shown."""
+        kind = self.params.discriminator_inputs
+        return FAKES if kind == "both" else (kind,)
+
+    def _fakes(self, decoded: dict[str, Tensor]) -> Tensor:
+        return torch.cat([decoded[kind] for kind in self._seen])
 
     def _judge_step(self, reals: Tensor, fakes: Tensor, draw: torch.Generator) -> dict[str, float]:
         """One hinge step of the discriminator on detached pictures, with LeCAM regularisation."""
@@ -144,31 +160,30 @@ class DecoderUpdate:
     def warm_up(self, index: int) -> dict[str, float]:
         """Discriminator-only step: real against decodings, the decoder unmoved."""
         draw = generator(self.seed, "decoder", self.round_id, "warmup", index)
-        tokens, _, _, reals = self._batch(draw)
+        batch = self._batch(draw)
         with torch.no_grad():
-            rollouts = to_unit(self.nets.online.decode_tokens(tokens))
-            reconstructions = to_unit(self.nets.online.decode(self.nets.online.encode(reals * 2 - 1)[0]))
-        return self._judge_step(reals, self._fakes(rollouts, reconstructions), draw)
+            fakes = self._fakes(self._decode(batch, self._seen))
+        return self._judge_step(batch.reals, fakes, draw)
 
     def step(self, index: int) -> dict[str, float]:
         """Step `index` of this round: discriminator, then decoder, then EMA."""
         params, nets = self.params, self.nets
         draw = generator(self.seed, "decoder", self.round_id, index)
-        tokens, weights, prompts, reals = self._batch(draw)
+        batch = self._batch(draw)
+        reals, weights = batch.reals, batch.weights
         with torch.no_grad():
-            quantized, _ = nets.online.encode(reals * 2 - 1)
-            anchor = to_unit(nets.average.decode_tokens(tokens))
-        rollouts = to_unit(nets.online.decode_tokens(tokens))
-        reconstructions = to_unit(nets.online.decode(quantized))
+            anchor = to_unit(nets.average.decode_tokens(batch.tokens))
+        decoded = self._decode(batch)
+        rollouts, reconstructions = decoded["rollouts"], decoded["reconstructions"]
         adversarial = self.steps_before + index >= params.discriminator_start
         metrics: dict[str, float] = {}
         if adversarial:
-            metrics |= self._judge_step(reals, self._fakes(rollouts, reconstructions), draw)
+            metrics |= self._judge_step(reals, self._fakes(decoded), draw)
         l1 = (reconstructions - reals).abs().mean()
         perceptual = nets.perceptual(reconstructions, reals)
         reconstruction = params.l1_weight * l1 + params.perceptual_weight * perceptual
         consist = consistency(nets.perceptual, rollouts, anchor)
-        scores = nets.reward(rollouts, prompts)
+        scores = nets.reward(rollouts, batch.prompts)
         align = reward_loss(scores, weights)
         losses = {"reward": align}
         if adversarial:
