@@ -196,9 +196,12 @@ def end_group(process: subprocess.Popen) -> None:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:
             continue
-        # The leader is gone; a stage that ignored SIGTERM is not, and gets no second asking.
+        # The leader is gone; a stage that is not gets no second asking: it can be killed at any instant.
+        deadline = time.monotonic() + 1.0
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            while time.monotonic() < deadline:
+                os.killpg(process.pid, signal.SIGKILL)
+                time.sleep(0.01)
         return
 
 
@@ -239,8 +242,8 @@ def ending_children() -> Iterator[None]:
         yield
     finally:
         stop_all()
-        for kind, handler in previous.items():
-            signal.signal(kind, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         _depth -= 1
         if _depth == 0:
             _stopping.clear()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline import cli
 from tests.fake_artifacts import write_project
@@ -87,9 +88,11 @@ def test_profile_replaces_params_only_by_a_valid_one(project: Path, capsys: pyte
 
 
 def test_validate_reports_every_problem_on_its_own_line(project: Path) -> None:
-    text = (project / "params.yaml").read_text(encoding="utf-8")
-    broken = text.replace("per_round: 128", "per_round: 0").replace("group_size: 8", "group_size: one")
-    (project / "params.yaml").write_text(broken, encoding="utf-8")
+    yaml = YAML(typ="safe", pure=True)
+    data = yaml.load((project / "params.yaml").read_text(encoding="utf-8"))
+    data["prompts"]["per_round"], data["rollouts"]["group_size"] = 0, "one"
+    with (project / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(data, file)
     with pytest.raises(SystemExit) as end:
         cli.main(["validate"])
     lines = str(end.value.code).splitlines()
