@@ -134,11 +134,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--lanes", default="2")
     parser.add_argument("--no-track", action="store_true")
+    parser.add_argument("--keep", type=Path, help="run in this new folder and leave it there")
     given = parser.parse_args()
     arguments = ["--lanes", given.lanes, *(["--no-track"] if given.no_track else [])]
-    with tempfile.TemporaryDirectory(prefix="rank-e-demo-") as folder:
-        copy_project(Path(folder))
-        result = measure(Path(folder), given.profile, arguments)
+    with tempfile.TemporaryDirectory(prefix="rank-e-demo-") as temporary:
+        folder = Path(temporary) if given.keep is None else given.keep.resolve()
+        folder.mkdir(parents=True, exist_ok=given.keep is None)
+        copy_project(folder)
+        result = measure(folder, given.profile, arguments)
     moment = datetime.now(UTC)
     result = {"date": moment.isoformat(timespec="seconds"), "machine": machine(), **result}
     given.output.mkdir(parents=True, exist_ok=True)
