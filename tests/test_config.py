@@ -104,7 +104,7 @@ def test_an_arm_that_keeps_more_than_its_group_has_is_named() -> None:
 
 
 def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
-    text = (ROOT / "profiles/shapes.yaml").read_text().replace("learning_rate: 1.0e-4", "learning_rate: 1e-4")
+    text = (ROOT / "profiles/tiny.yaml").read_text().replace("learning_rate: 1.0e-4", "learning_rate: 1e-4")
     (tmp_path / "params.yaml").write_text(text)
     assert load(tmp_path / "params.yaml").policy.learning_rate == 1e-4
 
