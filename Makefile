@@ -20,7 +20,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install
 	$(BIN)/rank-e run
 
-# The same pipeline at its smallest, in about a minute.
+# The same pipeline at its smallest, in about a minute and a half.
 tiny: install
 	$(BIN)/rank-e profile tiny
 	$(BIN)/rank-e run
@@ -33,7 +33,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 
-# The embedded world's base from nothing (half an hour), compared with the one in assets/shapes.
+# The embedded world's base from nothing (about an hour), compared with the one in assets/shapes.
 base: install
 	$(BIN)/dvc repro base/dvc.yaml
 	$(BIN)/python -m stages.base compare
