@@ -212,3 +212,23 @@ def test_resuming_between_steps_gives_the_same_bits():
     left, right = state_of(whole), state_of(second)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_consistency_anchor_holds_the_decoder_near_its_average():
+    distances = []
+    for weight in (0.0, 1000.0):
+        update = make(
+            lambda_gan=0.0,
+            lambda_reconstruction=0.0,
+            lambda_consistency=weight,
+            lambda_reward=1.0,
+            adversarial_rule="adaptive",
+            discriminator_start=100,
+            ema_decay=0.999,
+        )
+        tokens = update.data.tokens.flatten(0, 1)
+        before = update.nets.online.decode_tokens(tokens).detach()
+        for index in range(12):
+            update.step(index)
+        distances.append((update.nets.online.decode_tokens(tokens) - before).square().mean().item())
+    assert distances[1] < distances[0] / 4

@@ -87,6 +87,16 @@ def test_arms_are_paired(workspace: Path) -> None:
     assert rollouts[0] == rollouts[1]
 
 
+def test_ranking_orders_each_group_as_its_rewards_do(workspace: Path) -> None:
+    ranking = load_file(workspace / "artifacts" / "coevolved" / "s0" / "r1" / "ranking" / "ranking.safetensors")
+    rewards = ranking["rewards"]
+    assert bool((rewards.std(dim=1) > 0).all())
+    centred = rewards - rewards.mean(1, keepdim=True)
+    torch.testing.assert_close(ranking["advantages"], (centred / rewards.std(1, keepdim=True)).clamp(-5, 5))
+    torch.testing.assert_close(ranking["rank_weights"].mean(1), torch.ones(len(rewards)))
+    assert torch.equal(ranking["rank_weights"].argsort(1), rewards.argsort(1))
+
+
 def test_nothing_is_left_to_do(workspace: Path) -> None:
     assert "Data and pipelines are up to date" in dvc(workspace, "status")
 
