@@ -1,9 +1,10 @@
 """Measure the whole pipeline: `rank-e run` in a fresh copy of the project, seconds and peak memory of every
 stage.
 
-Nothing is reused: the copy has no artifacts, no cache and no MLflow store. The peak of a stage is sampled
-five times a second over its processes; the total's peak is that of everything the command started, DVC,
-Prefect and the copier to MLflow included. Writes benchmarks/results/demo-<date>.json.
+Nothing is reused: the copy has no artifacts, no cache and no MLflow store. The peak of a stage is its process's
+own (resident, so libraries shared with others count); the total's peak is sampled twice a second over everything
+the command started, DVC, Prefect and the copier to MLflow included, shared pages counted once. Writes
+benchmarks/results/demo-<date>.json.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.dvc import end_group, memory_below, timings_path
+from pipeline.dvc import end_group, timings_path
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLING = 0.5
@@ -60,8 +61,22 @@ def machine() -> dict[str, Any]:
     }
 
 
+def memory_of(pid: int) -> float:
+    """Proportional set size in MB of a process and all below it, together; who ends while we look is gone."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += member.memory_full_info().pss
+    return total / 1e6
+
+
 class Peak:
-    """The peak resident memory in MB of a process and everything below it, sampled while the block runs."""
+    """The peak memory in MB of a process and everything below it, sampled while the block runs.
+
+    Proportional set sizes: a page that several processes share is counted once.
+    """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -71,10 +86,7 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._end.wait(SAMPLING):
-            own = 0.0
-            with contextlib.suppress(psutil.NoSuchProcess):
-                own = psutil.Process(self.pid).memory_info().rss / 1e6
-            self.value = max(self.value, own + memory_below(self.pid))
+            self.value = max(self.value, memory_of(self.pid))
 
     def __enter__(self) -> "Peak":
         self._thread.start()
@@ -94,7 +106,7 @@ def by_stage(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
         entry["count"] += 1
         entry["seconds"] = round(entry["seconds"] + row["seconds"], 3)
         entry["longest_seconds"] = max(entry["longest_seconds"], row["seconds"])
-        entry["peak_rss_mb"] = max(entry["peak_rss_mb"], row["peak_rss_mb"])
+        entry["peak_rss_mb"] = max(entry["peak_rss_mb"], row["peak_rss_mb"] or 0.0)
     return found
 
 

@@ -21,14 +21,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
-
 from pipeline.graph import Stage
 from rank_e.errors import RankEError
 
 HEAD = re.compile(r"^(Running stage|Stage) '([^']+)'(:| didn't change| is cached)")
-SAMPLING = 0.2
-"""Seconds between two looks at the memory of the stage's processes."""
 GRACE = 10.0
 """Seconds that a process group gets to end by itself."""
 TAIL = 12
@@ -49,13 +45,16 @@ class StageError(RankEError):
 
 @dataclass(frozen=True)
 class Timing:
-    """What a stage cost: wall seconds, and peak resident MB of its processes (0 if it did not run)."""
+    """What a stage cost: wall seconds, and peak resident MB of its process.
+
+    The peak is None if it did not run, or if it is not one of this project's stages, which write it down.
+    """
 
     stage: str
     label: str
     outcome: str
     seconds: float
-    peak_rss_mb: float
+    peak_rss_mb: float | None
 
 
 def environment() -> dict[str, str]:
@@ -82,7 +81,6 @@ class Repro:
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[tuple[float, str | None]] = queue.Queue()
         self._held: tuple[float, str | None] | None = None
-        self._peak = 0.0
 
     def run(self, stage: Stage, on_line: Callable[[str], None]) -> Timing:
         """Wait for `stage`, the first one left; its output goes to `on_line`; StageError if it fails."""
@@ -103,7 +101,6 @@ class Repro:
         process = self._process or self._start()
         following = {item.address for item in self.left[1:]}
         began, outcome, tail = time.monotonic(), "", [""]
-        self._peak = 0.0
         while True:
             moment, line = self._next()
             if line is None:
@@ -115,15 +112,14 @@ class Repro:
             head = HEAD.match(line)
             if head and head.group(2) == stage.address:
                 began, outcome = moment, WAYS[head.group(3)]
-                self._peak = 0.0
             elif head and head.group(2) in following:
                 self._held = (moment, line)
                 break
             if line.strip() and not line.startswith(NOISE):
                 tail.append(line)
                 on_line(line)
-        peak = self._peak if outcome == "ran" else 0.0
-        return Timing(stage.address, stage.label, outcome, round(moment - began, 3), round(peak, 1))
+        peak = peak_memory(self.project, stage) if outcome == "ran" else None
+        return Timing(stage.address, stage.label, outcome, round(moment - began, 3), peak)
 
     def _next(self) -> tuple[float, str | None]:
         if self._held is not None:
@@ -149,8 +145,7 @@ class Repro:
         self._process = process
         with _lock:
             _running.add(self)
-        for work in (self._read, self._watch):
-            threading.Thread(target=work, args=(process, self._lines), daemon=True).start()
+        threading.Thread(target=self._read, args=(process, self._lines), daemon=True).start()
         return process
 
     def _read(self, process: subprocess.Popen[str], lines: queue.Queue) -> None:
@@ -160,12 +155,6 @@ class Repro:
             for line in process.stdout:
                 lines.put((time.monotonic(), line.rstrip()))
         lines.put((time.monotonic(), None))
-
-    def _watch(self, process: subprocess.Popen[str], _: queue.Queue) -> None:
-        """Keep the peak of the memory below DVC; a process that ends while we look is simply gone."""
-        while process.poll() is None:
-            self._peak = max(self._peak, memory_below(process.pid))
-            time.sleep(SAMPLING)
 
     def close(self) -> None:
         """End the process group, if it still runs: ask first, then insist."""
@@ -177,14 +166,10 @@ class Repro:
         end_group(process)
 
 
-def memory_below(pid: int) -> float:
-    """Resident memory in MB of all descendants of a process, together."""
-    total = 0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += child.memory_info().rss
-    return total / 1e6
+def peak_memory(project: Path, stage: Stage) -> float | None:
+    """The peak resident memory in MB that the stage's process wrote down when it ended; None if it does not."""
+    path = project / ".rank-e" / "usage" / f"{stage.label.replace(' ', '-')}.json"
+    return float(json.loads(path.read_text(encoding="utf-8"))["peak_rss_mb"]) if path.exists() else None
 
 
 def end_group(process: subprocess.Popen) -> None:

@@ -24,6 +24,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from pipeline.dvc import Repro, Timing, ending_children, stopping, timings_path
 from pipeline.graph import Plan, Stage, load_graph, make_plan
+from pipeline.warm import warm_stages
 from rank_e.config import Params, load
 from rank_e.errors import RankEError
 
@@ -47,8 +48,9 @@ class Count:
         """One line for a stage that has ended."""
         self.done += 1
         spent = time.monotonic() - self.began
-        cost = f"{timing.seconds:.1f} s, peak {timing.peak_rss_mb:.0f} MB" if timing.outcome == "ran" else ""
-        words = ", ".join(part for part in (timing.outcome, cost) if part)
+        seconds = f"{timing.seconds:.1f} s" if timing.outcome == "ran" else ""
+        peak = "" if timing.peak_rss_mb is None else f"peak {timing.peak_rss_mb:.0f} MB"
+        words = ", ".join(part for part in (timing.outcome, seconds, peak) if part)
         return f"{timing.label}: {words} [{self.done}/{self.total}, {spent:.0f} s]"
 
 
@@ -104,7 +106,7 @@ def rank_e_flow(project: str = ".", lanes: int = 2, retries: int = 1) -> None:
         chain_jobs(plan, params),
         *([("final", batch) for batch in batches(level, lanes)] for level in plan.after),
     ]
-    with ending_children():
+    with ending_children(), warm_stages(folder):
         for jobs in phases:
             _run_phase(folder, jobs, retries, count)
 

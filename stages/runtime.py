@@ -5,12 +5,11 @@ its life to its parent's, takes the stage's lock, and fixes threads and determin
 """
 
 import argparse
-import ctypes
 import fcntl
 import hashlib
 import json
 import os
-import signal
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 from rank_e.config import ArmParams, ConfigError, Params, load
 from rank_e.errors import RankEError
 from stages.artifacts import manifest_sha256
+from stages.process import follow_parent
 from stages.progress import EventLog, track
 from stages.state import StageState, source_sha256
 
@@ -144,6 +144,7 @@ class Stage:
 
 def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = None) -> None:
     """Run a stage from the command line; exits with 1 and one line for an error that the user can mend."""
+    began = time.monotonic()
     follow_parent()
     stage_arguments = parse_arguments(name, arguments)
     try:
@@ -151,6 +152,7 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
         with Hold(WORK / "locks" / f"{stage.key}.lock", LOCK_PATIENCE):
             configure_torch(stage.params)
             run(stage)
+            record_usage(stage, began)
     except RankEError as error:
         sys.exit("\n".join(f"{name}: {line}" for line in str(error).splitlines()))
     except KeyboardInterrupt:
@@ -188,19 +190,22 @@ def configure_torch(params: Params) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def follow_parent() -> None:
-    """Die with the parent: a killed `dvc` would leave a writer behind that the next run collides with."""
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-    if ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    # The parent may have died before the kernel was asked, even before Python came this far: init adopts.
-    under_dvc = "DVC_STAGE" in os.environ
-    adopted = under_dvc and os.getppid() == 1 and b"dvc" not in Path("/proc/1/cmdline").read_bytes()
-    if os.getppid() != parent or adopted:
-        sys.exit(1)
+def record_usage(stage: Stage, began: float) -> None:
+    """.rank-e/usage/<cell>.json: seconds of this process, peak resident MB, and peak MB of the GPU if one was used."""
+    import torch
+
+    usage = {"seconds": round(time.monotonic() - began, 3), "peak_rss_mb": round(resource_peak_mb(), 1)}
+    if torch.cuda.is_initialized():
+        usage["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    path = WORK / "usage" / f"{stage.key}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(usage))
+
+
+def resource_peak_mb() -> float:
+    """The most memory that this process has held, in MB; Linux counts it in KiB, macOS in bytes."""
+    unit = 1024 if sys.platform == "linux" else 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 class Hold:

@@ -24,7 +24,6 @@ name, out, *deps = sys.argv[1:]
 for dep in deps:
     assert pathlib.Path(dep).exists(), dep
 print("hello from", name, flush=True)
-block = b"x" * 80_000_000
 if pathlib.Path("slow-" + name).exists():
     pathlib.Path("pid").write_text(str(os.getpid()))
     time.sleep(60)
@@ -144,6 +143,9 @@ def test_a_wrong_graph_is_named(toy: Path, old: str, new: str, message: str) -> 
 
 def test_one_process_runs_a_chain_stage_by_stage_and_measures_it(toy: Path) -> None:
     chain = stages(toy, "prompts s0", "start frozen s0", "policy frozen s0 r1")
+    usage = toy / ".rank-e" / "usage" / "prompts-s0.json"  # as a stage of this project writes it
+    usage.parent.mkdir(parents=True)
+    usage.write_text('{"seconds": 0.3, "peak_rss_mb": 123.4}')
     repro = Repro(toy, chain)
     for stage, name in zip(chain, ("prompts", "start-frozen", "policy-frozen-1"), strict=True):
         lines = lines_of(repro, stage)
@@ -152,7 +154,7 @@ def test_one_process_runs_a_chain_stage_by_stage_and_measures_it(toy: Path) -> N
     rows = [json.loads(line) for line in timings_path(toy).read_text().splitlines()]
     assert [row["label"] for row in rows] == [stage.label for stage in chain]
     assert all(row["outcome"] == "ran" and 0.3 < row["seconds"] < 10 for row in rows)
-    assert all(80 < row["peak_rss_mb"] < 300 for row in rows)
+    assert [row["peak_rss_mb"] for row in rows] == [123.4, None, None]
     again = Repro(toy, chain)
     assert not any("hello" in line for stage in chain for line in lines_of(again, stage))
     rows = [json.loads(line) for line in timings_path(toy).read_text().splitlines()][3:]

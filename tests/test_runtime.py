@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from rank_e.errors import RankEError
 from stages import progress
 from stages.artifacts import ArtifactWriter
 from stages.progress import EventLog, clock, track
-from stages.runtime import ARGUMENTS, Hold, artifact_path, make_stage, parse_arguments
+from stages.runtime import ARGUMENTS, Hold, artifact_path, make_stage, parse_arguments, record_usage
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,7 +108,7 @@ def test_a_stage_runs_deterministically_on_its_threads(project: Path) -> None:
 def test_a_stage_dies_with_its_parent(project: Path) -> None:
     # A parent in between, as dvc is: killed without a chance to pass the signal on.
     (project / "entry.py").write_text(
-        "import time\nfrom stages.runtime import follow_parent\nfollow_parent()\n"
+        "import time\nfrom stages.process import follow_parent\nfollow_parent()\n"
         "print('ready', flush=True)\ntime.sleep(20)\n"
     )
     (project / "parent.py").write_text(
@@ -202,3 +203,13 @@ def test_progress_prints_few_plain_lines_without_a_terminal(
     assert len(lines) == 5
     assert list(track([], "nothing to do")) == [] and capsys.readouterr().err == ""
     assert (clock(0.2), clock(61)) == ("0:01", "1:01")
+
+
+def test_a_stage_writes_down_what_it_used(project: Path) -> None:
+    stage = make_stage("rollouts", load(ROOT / "params.yaml"), arm="frozen", seed=0, round=1)
+    block = np.ones(60_000_000)  # 480 MB
+    record_usage(stage, time.monotonic() - 2.0)
+    usage = json.loads((project / ".rank-e" / "usage" / "rollouts-frozen-s0-r1.json").read_text())
+    assert 2.0 <= usage["seconds"] < 3.0
+    assert usage["peak_rss_mb"] > block.nbytes / 1e6
+    assert usage.keys() == {"seconds", "peak_rss_mb"}  # no GPU was used
