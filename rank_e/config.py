@@ -32,7 +32,7 @@ from rank_e.config_schema import (
 )
 from rank_e.errors import RankEError
 
-RESERVED_ARMS = ("base", "reference", "prompts", "factorial", "original")
+RESERVED_ARMS = ("base", "reference", "prompts", "factorial", "original", "affine")
 """Names that mean something else in the artifact folders or in the factorial's table."""
 
 

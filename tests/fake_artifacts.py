@@ -125,6 +125,7 @@ def write_factorial(project: Path, arms: list[str], seed: int, round_id: int) ->
     for arm in arms:
         metrics = evaluation_metrics(arm, seed, round_id)
         cells[f"{arm}/original"] = {key: metrics[key] for key in keys}
+        cells[f"{arm}/affine"] = {key: metrics[key] - 0.01 for key in keys}
         cells[f"{arm}/coevolved"] = {key: metrics[key] - 0.05 * (seed + 1) for key in keys}
     with ArtifactWriter(project / artifact_path("factorial", seed=seed), "factorial", seed=seed) as out:
         out.json("metrics", cells)

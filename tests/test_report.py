@@ -85,8 +85,10 @@ def test_results_pair_arms_by_seed_and_rows_by_policy(project: tuple[Path, Param
         assert found["fd"].values[seed] == pytest.approx(expected)
     order = [
         ("frozen", "original"),
+        ("frozen", "affine"),
         ("frozen", "coevolved"),
         ("coevolved", "original"),
+        ("coevolved", "affine"),
         ("coevolved", "coevolved"),
     ]
     assert factorial_rows(results) == order

@@ -102,6 +102,7 @@ def train_base_clip(name: str, params: TrainingParams, log: Log) -> nn.Module:
         lr=params.learning_rate,
         seed=params.seed,
         log=log,
+        recall_words=name == "text",
     )
     return model
 
@@ -140,11 +141,21 @@ def policy_config(size: PolicySize, text: clip.TextEncoder, tokenizer: Tokenizer
     )
 
 
+def real_tokens(tokenizer: Tokenizer, split: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
+    """Tokens int64 [count, L] of real pictures of a split and their captions, drawn part by part to save memory."""
+    prompts = dataset.prompts(split, count, seed)
+    parts = []
+    for start in range(0, count, 1000):
+        pictures = dataset.pictures([dataset.scene_for(prompt, seed) for prompt in prompts[start : start + 1000]])
+        parts.append(encode_pictures(tokenizer, pictures.mul(255).round().to(torch.uint8)))
+    return torch.cat(parts), [prompt.text for prompt in prompts]
+
+
 def train_base_policy(
     params: TrainingParams, size: PolicySize, text: clip.TextEncoder, tokenizer: Tokenizer, log: Log
 ) -> Policy:
     """Next-token training of the policy on the tokenizer's codes of real pictures."""
-    pictures, captions = real_set("train", params.pictures, params.seed)
+    tokens, captions = real_tokens(tokenizer, "train", params.pictures, params.seed)
     distinct = sorted(set(captions))
     with torch.no_grad():
         features, mask = text(distinct)
@@ -155,7 +166,7 @@ def train_base_policy(
         features,
         mask,
         torch.tensor([place[caption] for caption in captions]),
-        encode_pictures(tokenizer, pictures),
+        tokens,
         steps=params.steps,
         batch=params.batch,
         learning_rate=params.learning_rate,
@@ -169,9 +180,9 @@ def train_base_policy(
 
 @torch.no_grad()
 def _held_out(seed: int, text: clip.TextEncoder, tokenizer: Tokenizer) -> tuple[Tensor, Tensor, Tensor]:
-    pictures, captions = real_set("held_out", 512, seed)
+    tokens, captions = real_tokens(tokenizer, "held_out", 512, seed)
     features, mask = text(captions)
-    return features, mask, encode_pictures(tokenizer, pictures)
+    return features, mask, tokens
 
 
 def load_params(path: str | Path) -> BaseParams:

@@ -9,13 +9,13 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rank_e.errors import RankEError
 from rank_e.rewards.clip import ClipModel
 from rank_e.seeds import generator, seed_for
-from rank_e.shapes.captions import COMPOSITIONS, VOCABULARY
+from rank_e.shapes.captions import CATEGORIES, COMPOSITIONS, VOCABULARY
 from rank_e.torchvision_ops import import_open_clip
 
 PAD, START = 0, 1
@@ -77,6 +77,30 @@ def tokenize(prompts: list[str]) -> Tensor:
     return torch.tensor([_ids(prompt) for prompt in prompts])
 
 
+def hidden_states(clip: ClipModel, ids: Tensor) -> Tensor:
+    """The text tower's last hidden states [N, CONTEXT, C] of word ids [N, CONTEXT]."""
+    x = clip.token_embedding(ids) + clip.positional_embedding
+    states: Tensor = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))
+    return states
+
+
+class WordRecall(nn.Module):
+    """How well hidden states tell words: a linear guess of each state's own word, and of all words from the last."""
+
+    def __init__(self, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.randn(width, END + 1, generator=generator) * width**-0.5)
+        self.all = nn.Parameter(torch.randn(width, CONTEXT * (END + 1), generator=generator) * width**-0.5)
+
+    def forward(self, states: Tensor, ids: Tensor) -> Tensor:
+        """states [N, CONTEXT, C] of word ids [N, CONTEXT] -> the sum of the two cross-entropies."""
+        last = states[torch.arange(len(ids)), ids.argmax(1)]
+        valid = ids != PAD
+        own = F.cross_entropy((states @ self.own)[valid], ids[valid])
+        every = (last @ self.all).view(len(ids), CONTEXT, END + 1)
+        return own + F.cross_entropy(every.flatten(0, 1), ids.flatten())
+
+
 class TextEncoder:
     """The text tower's last hidden states as conditioning for the policy."""
 
@@ -85,9 +109,8 @@ class TextEncoder:
 
     def __call__(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Prompts -> (features float32 [N, CONTEXT, C], left-padded with zeros; mask bool [N, CONTEXT])."""
-        ids, clip = tokenize(prompts), self.clip
-        x = clip.token_embedding(ids) + clip.positional_embedding
-        x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))
+        ids = tokenize(prompts)
+        x = hidden_states(self.clip, ids)
         valid = ids != PAD
         # Right-padded inside CLIP; the policy wants the padding in front.
         places = (torch.arange(CONTEXT) - (CONTEXT - valid.sum(1, keepdim=True))) % CONTEXT
@@ -126,21 +149,36 @@ def train_clip(
     lr: float,
     seed: int,
     log: Callable[[int, dict[str, float]], None],
+    recall_words: bool = False,
 ) -> None:
     """Train in place on uint8 pictures [N, 3, H, W] and their captions: AdamW, warm-up and cosine,
     temperature learned.
+
+    Every second batch is of one category: among captions of all kinds a direction or the owner of a colour hardly
+    ever decides which caption fits, so it would hardly be learned. `recall_words` adds a loss on the text tower
+    alone: every hidden state must name its own word, and the last one all words in order. What the pictures do not
+    teach about a caption is then still there for a policy to read, as it is in a language model's features.
     """
     from rank_e.shapes.training import cosine_learning_rate, descend
 
     ids = tokenize(captions)
-    parameters = list(clip.parameters())
+    everything = torch.arange(len(captions))
+    category = torch.tensor([CATEGORIES.index(COMPOSITIONS[caption].category) for caption in captions])
+    pools = [rows for number in range(len(CATEGORIES)) if len(rows := everything[category == number])]
+    width = clip.ln_final.weight.shape[0]
+    words = WordRecall(width, generator(seed, "words")) if recall_words else None
+    parameters = [*clip.parameters(), *([] if words is None else words.parameters())]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.05)
     clip.train()
     for step in range(steps):
-        rows = torch.randint(len(pictures), (batch,), generator=generator(seed, "clip", step))
+        draw = generator(seed, "clip", step)
+        pool = everything if step % 2 else pools[step // 2 % len(pools)]
+        rows = pool[torch.randint(len(pool), (batch,), generator=draw)]
         image, text, scale = clip(normalise(clip, pictures[rows].float() / 255), ids[rows])
         same = (ids[rows][:, None] == ids[rows][None]).all(-1)
         loss = contrastive_loss(image, text, scale, same)
+        if words is not None:
+            loss = loss + words(hidden_states(clip, ids[rows]), ids[rows])
         descend([optimizer], parameters, loss, cosine_learning_rate(step, steps, lr, 50))
         with torch.no_grad():
             clip.logit_scale.clamp_(max=4.6052)

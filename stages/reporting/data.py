@@ -219,10 +219,10 @@ def of_decoder(results: Results, policy: str, decoder: str) -> list[Difference]:
 
 
 def factorial_rows(results: Results) -> list[tuple[str, str]]:
-    """The (policy, decoder) pairs of the factorial: arms in the order of params, each with the original
-    decoder first."""
+    """The (policy, decoder) pairs of the factorial: arms in the order of params, each with the original decoder
+    and its affine control first."""
     pairs = {tuple(name.split("/", 1)) for rows in results.factorial.values() for name in rows}
-    order = ["original", *results.arms]
+    order = ["original", "affine", *results.arms]
     return [(policy, decoder) for policy in results.arms for decoder in order if (policy, decoder) in pairs]
 
 

@@ -98,7 +98,8 @@ def decoder_section(results: Results) -> str:
         if decoder != "original" and (items := of_decoder(results, policy, decoder))
     )
     lead = (
-        "Rows of one policy share their tokens: whatever differs between them is the decoder's doing. "
+        "Rows of one policy share their tokens: whatever differs between them is the decoder's doing. The affine rows "
+        "are a control: the original decoder's pictures with brightness and contrast matched to real ones. "
         "Mean over seeds, every seed below in the order of the seeds."
     )
     return section("What the decoder does to the same tokens", lead, factorial_table(results) + tables)
