@@ -40,6 +40,14 @@ def parser() -> argparse.ArgumentParser:
     add("report", do_report, "write report/index.html from the artifacts")
     profile = add("profile", do_profile, "make profiles/NAME.yaml the params.yaml of the next run")
     profile.add_argument("name")
+    convert = add("convert", do_convert, "turn official checkpoints into a base folder of safetensors, once")
+    convert.add_argument(
+        "source", nargs="+", type=Path, help="a Hugging Face Janus folder, or LlamaGen's policy file and VQ file"
+    )
+    convert.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a folder that does not exist yet")
+    convert.add_argument("--text", type=Path, metavar="FOLDER", help="LlamaGen: the local folder of flan-t5-xl")
+    convert.add_argument("--image-size", type=positive, metavar="PIXELS", help="LlamaGen: where no file tells it")
+    convert.add_argument("--heads", type=positive, metavar="N", help="LlamaGen: for a policy of no official size")
     add("validate", do_validate, "check params.yaml and dvc.yaml")
     return main_parser
 
@@ -173,6 +181,27 @@ def do_profile(arguments: argparse.Namespace) -> None:
     load(source)
     shutil.copyfile(source, "params.yaml")
     print(f"params.yaml is now {source}")
+
+
+def do_convert(arguments: argparse.Namespace) -> None:
+    """Convert, then say what lies there now."""
+    source, options = arguments.source, (arguments.text, arguments.image_size, arguments.heads)
+    if len(source) == 1:
+        if any(option is not None for option in options):
+            raise RankEError("convert: --text, --image-size and --heads are for LlamaGen's two files; leave them out")
+        from rank_e.convert.janus import convert_janus
+
+        manifest = convert_janus(source[0], arguments.to)
+    elif len(source) == 2:
+        from rank_e.convert.llamagen import convert
+
+        (policy, tokenizer), (text, image_size, heads) = source, options
+        manifest = convert(policy, tokenizer, arguments.to, image_size, text, heads)
+    else:
+        raise RankEError(
+            f"convert: {len(source)} sources; give one Hugging Face Janus folder, or LlamaGen's policy and VQ files"
+        )
+    print(f"{arguments.to}: {manifest['format']}, from {', '.join(manifest['source'])}")
 
 
 def do_validate(_: argparse.Namespace) -> None:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rank_e.errors import RankEError
-from rank_e.models.policy import Policy, Prefix
+from rank_e.models.protocol import PolicyModel, PrefixRows
 from rank_e.sampling.filters import filter_logits, guide
 
 
@@ -47,7 +48,7 @@ class Samples(NamedTuple):
 
 @torch.no_grad()
 def sample(
-    policy: Policy,
+    policy: PolicyModel,
     text: Tensor,
     mask: Tensor,
     seeds: Sequence[int],
@@ -59,7 +60,7 @@ def sample(
 ) -> Samples:
     """Draw `repeats` samples for each prompt.
 
-    text [P, T, C] left-padded and mask bool [P, T]; seeds: P * repeats ints, prompt-major (sample i belongs
+    text [P, T, C] or [P, T] left-padded and mask bool [P, T]; seeds: P * repeats ints, prompt-major (sample i belongs
     to prompt i // repeats). `batch_size` samples run at once (with guidance, twice as many rows). `greedy`
     takes the likeliest token instead and ignores the seeds' values. `progress` wraps the loop over batches.
     The result lies on the policy's device.
@@ -69,7 +70,7 @@ def sample(
             f"sample: {len(seeds)} seeds for {len(text)} prompts x {repeats}, batch_size {batch_size}; "
             "give one seed for each sample and a batch_size >= 1"
         )
-    device, length = policy.output.weight.device, policy.config.block_size
+    device, length = policy.device, policy.length
     text, mask = text.to(device), mask.to(device).bool()
     batches = []
     for start in progress(range(0, len(seeds), batch_size)):
@@ -86,7 +87,7 @@ def sample(
 
 
 def score(
-    policy: Policy,
+    policy: PolicyModel,
     text: Tensor,
     mask: Tensor,
     tokens: Tensor,
@@ -101,24 +102,26 @@ def score(
     branches, one forward of 2 N rows. Otherwise the conditional softmax at the config's temperature, without
     guidance or filters. Filters follow the current logits, but the scored token always belongs to their
     support: equal to sampling before an update, finite after it. `owners` (int64 [N]): the prompt of each row
-    of tokens, so that each prompt's text runs once; without it row i belongs to prompt i.
+    of tokens, so that each prompt's text runs once; without it row i belongs to prompt i. Inputs may lie on any
+    device; the result lies on the policy's.
     """
     settings = config if guided else SamplingConfig(temperature=config.temperature)
-    if owners is None:
-        owners = torch.arange(len(tokens), device=tokens.device)
-    prefix = _branches(policy, text, mask.bool(), owners, settings, checkpointing)
+    device = policy.device
+    owners = torch.arange(len(tokens), device=device) if owners is None else owners.to(device)
+    text, mask, tokens = text.to(device), mask.to(device).bool(), tokens.to(device)
+    prefix = _branches(policy, text, mask, owners, settings, checkpointing)
     logits = policy.decode(prefix, tokens.repeat(settings.branches, 1), checkpointing)
     return _pick(_log_distribution(logits, settings, tokens), tokens)
 
 
 def _branches(
-    policy: Policy,
+    policy: PolicyModel,
     text: Tensor,
     mask: Tensor,
     owners: Tensor,
     config: SamplingConfig,
     checkpointing: bool = False,
-) -> Prefix:
+) -> PrefixRows:
     """Prefix rows of N samples (then of their N unconditional twins), each different text computed once."""
     if config.branches == 1:
         return policy.prefix(text, mask, None, checkpointing).rows(owners)
@@ -130,9 +133,9 @@ def _branches(
     return prefix.rows(torch.cat([owners, len(text) + which[owners]]))
 
 
-def _sample_batch(policy: Policy, prefix: Prefix, uniforms: Tensor | None, config: SamplingConfig) -> Samples:
+def _sample_batch(policy: PolicyModel, prefix: PrefixRows, uniforms: Tensor | None, config: SamplingConfig) -> Samples:
     """Sample all rows of one batch together; uniforms float64 [n, L], or None for greedy."""
-    n, length = len(prefix.hidden) // config.branches, policy.config.block_size
+    n, length = len(prefix.hidden) // config.branches, policy.length
     cache, logits = policy.cache(prefix), policy.logits(prefix.hidden)
     tokens = torch.empty(n, length, dtype=torch.int64, device=logits.device)
     log_probs = torch.empty(n, length, device=logits.device)
@@ -156,9 +159,19 @@ def _log_distribution(logits: Tensor, config: SamplingConfig, always: Tensor | N
 
 def _inverse_cdf(distribution: Tensor, uniform: Tensor) -> Tensor:
     """The first token (int64 [n]) whose cumulative probability in vocabulary order exceeds uniform [n, 1]."""
-    cumulative = distribution.double().exp_().cumsum_(-1)
+    mass = distribution.double().exp_()
+    cumulative = mass.cumsum_(-1) if mass.device.type == "cpu" else cumulative_by_products(mass)
     # The total is 1 only up to rounding; scaled by it, no uniform reaches excluded tokens at the end.
     return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(-1)
+
+
+def cumulative_by_products(values: Tensor, block: int = 128) -> Tensor:
+    """Cumulative sums of values [n, V] along V by triangular matrices: CUDA's own are not deterministic."""
+    blocks = F.pad(values, (0, -values.shape[1] % block)).unflatten(1, (-1, block))
+    inside = blocks @ values.new_ones(block, block).triu()
+    count = blocks.shape[1]
+    before = inside[..., -1] @ values.new_ones(count, count).triu(1)
+    return (inside + before[..., None]).flatten(1)[:, : values.shape[1]].contiguous()
 
 
 def _pick(distribution: Tensor, tokens: Tensor) -> Tensor:

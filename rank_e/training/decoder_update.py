@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from rank_e.config import DecoderParams
 from rank_e.models.discriminator import PatchGAN
-from rank_e.models.tokenizer import Tokenizer, to_unit
+from rank_e.models.protocol import TokenizerModel
+from rank_e.models.tokenizer import to_unit
 from rank_e.objectives.anchors import adaptive_weight, consistency, output_gradient_weight
 from rank_e.objectives.rank_gan import hinge_discriminator_loss, lecam, rank_gan_loss, reward_loss
 from rank_e.seeds import generator
@@ -43,8 +44,8 @@ class RankedPictures:
 class Nets:
     """The networks of stage 2: two tokenizers that share encoder and codebook, one discriminator, two frozen judges."""
 
-    online: Tokenizer
-    average: Tokenizer
+    online: TokenizerModel
+    average: TokenizerModel
     discriminator: PatchGAN
     reward: Reward
     perceptual: Perceptual
@@ -78,6 +79,7 @@ class DecoderUpdate:
         self.seed, self.round_id, self.steps_before = seed, round_id, steps_before
         self.named = nets.online.decoder_parameters()
         self.parameters = [p for _, p in self.named]
+        self.device = self.parameters[0].device
         self.judges = [(f"discriminator.{n}", p) for n, p in nets.discriminator.named_parameters()]
         for parameter in nets.online.parameters():
             parameter.requires_grad_(False)
@@ -89,11 +91,16 @@ class DecoderUpdate:
         self.judge_optimizer = torch.optim.AdamW(
             nets.discriminator.parameters(), lr=params.discriminator_learning_rate, **options
         )
-        self.lecam_real, self.lecam_fake = torch.zeros(()), torch.zeros(())
+        self.lecam_real, self.lecam_fake = (torch.zeros((), device=self.device) for _ in range(2))
         self.weights = self._weights()
         with torch.no_grad():  # the encoder is frozen: one pass over the round's real pictures serves all steps
-            self.real_codes = torch.cat([nets.online.encode(part * 2 - 1)[1] for part in data.reals.split(64)])
+            self.real_codes = torch.cat([self._encode(part) for part in data.reals.split(64)])
         self.kept = (data.weights > 0).nonzero()
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        """Tokens int64 [n, L] of pictures in [0, 1], which may lie elsewhere and be of a wider type."""
+        like = self.parameters[0]
+        return self.nets.online.encode((pictures * 2 - 1).to(like))[1].to(pictures.device)
 
     def _weights(self) -> Tensor:
         """The round's rank weights, or a control: all equal, or the same weights dealt out at random in each group."""
@@ -114,7 +121,9 @@ class DecoderUpdate:
         real = torch.randint(len(self.data.reals), (self.params.reals_per_step,), generator=draw)
         prompts = [self.data.prompts[p] for p in prompt.tolist()]
         tokens, weights = self.data.tokens[prompt, rollout], self.weights[prompt, rollout]
-        return Batch(tokens, weights, prompts, self.data.reals[real], self.real_codes[real])
+        tensors = (tokens, weights, self.data.reals[real], self.real_codes[real])
+        tokens, weights, reals, codes = (tensor.to(self.device) for tensor in tensors)
+        return Batch(tokens, weights, prompts, reals, codes)
 
     def _noisy(self, pictures: Tensor, draw: torch.Generator) -> Tensor:
         """Instance noise on every discriminator input, real and fake: without it the judge keys on decoder texture."""
@@ -124,7 +133,7 @@ class DecoderUpdate:
     def _decode(self, batch: Batch, kinds: tuple[str, ...] = FAKES) -> dict[str, Tensor]:
         """Fakes by kind: decoded rollouts, decoded codes of real pictures."""
         codes = {"rollouts": batch.tokens, "reconstructions": batch.real_codes}
-        return {kind: to_unit(self.nets.online.decode_tokens(codes[kind])) for kind in kinds}
+        return {kind: to_unit(self.nets.online.decode_tokens(codes[kind]).float()) for kind in kinds}
 
     @property
     def _seen(self) -> tuple[str, ...]:
@@ -172,7 +181,7 @@ class DecoderUpdate:
         batch = self._batch(draw)
         reals, weights = batch.reals, batch.weights
         with torch.no_grad():
-            anchor = to_unit(nets.average.decode_tokens(batch.tokens))
+            anchor = to_unit(nets.average.decode_tokens(batch.tokens).float())
         decoded = self._decode(batch)
         rollouts, reconstructions = decoded["rollouts"], decoded["reconstructions"]
         adversarial = self.steps_before + index >= params.discriminator_start
@@ -255,4 +264,6 @@ class DecoderUpdate:
         load_optimizer_tensors(self.optimizer, self.named, tensors)
         if any(name.startswith("discriminator.") for name in tensors):  # Adam has no moments before its first step
             load_optimizer_tensors(self.judge_optimizer, self.judges, tensors)
-        self.lecam_real, self.lecam_fake = tensors["lecam.real"].clone(), tensors["lecam.fake"].clone()
+        self.lecam_real, self.lecam_fake = (
+            tensors[f"lecam.{kind}"].to(self.device).clone() for kind in ("real", "fake")
+        )

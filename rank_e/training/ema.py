@@ -27,4 +27,6 @@ def load_optimizer_tensors(
     """The inverse of `optimizer_tensors`; a parameter without moments raises KeyError with its name."""
     for name, parameter in named:
         for key in ("step", "exp_avg", "exp_avg_sq"):
-            optimizer.state[parameter][key] = tensors[f"{name}.{key}"].clone()
+            # AdamW keeps its step count on the CPU; the moments lie with the parameter.
+            place = "cpu" if key == "step" else parameter.device
+            optimizer.state[parameter][key] = tensors[f"{name}.{key}"].to(place, copy=True)
