@@ -8,7 +8,6 @@ from torch import Tensor
 
 from rank_e.errors import RankEError
 from rank_e.metrics.clip_score import Evaluator
-from rank_e.rewards import base
 from rank_e.rewards.base import RewardError
 from rank_e.rewards.clip import ClipModel, ClipReward, clip_inputs, preprocess
 from rank_e.shapes import clip
@@ -89,12 +88,3 @@ def test_what_cannot_be_scored_is_named(model: ClipModel, pictures: Tensor) -> N
         reward((pictures * 255).to(torch.uint8), PROMPTS)
     with pytest.raises(RankEError, match="'purple'"):
         reward(pictures[:1], ["a purple circle"])
-
-
-def test_rewards_are_found_by_name(model: ClipModel, pictures: Tensor) -> None:
-    reward = base.create("clip", model, clip.tokenize)
-    assert torch.equal(reward(pictures, PROMPTS), ClipReward(model, clip.tokenize)(pictures, PROMPTS))
-    with pytest.raises(RewardError, match="unknown reward 'beauty'; known: clip"):
-        base.create("beauty")
-    with pytest.raises(RewardError, match="registered twice"):
-        base.register("clip")(ClipReward)

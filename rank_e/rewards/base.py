@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -12,7 +11,7 @@ from rank_e.errors import RankEError
 
 
 class RewardError(RankEError):
-    """A reward that cannot be used: unknown, given the wrong pictures, or not finite."""
+    """A reward that cannot be used: unknown, not loadable, given the wrong pictures, or not finite."""
 
 
 class Reward(Protocol):
@@ -24,32 +23,6 @@ class Reward(Protocol):
     """
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor: ...
-
-
-_FACTORIES: dict[str, Callable[..., Reward]] = {}
-
-
-def register(name: str) -> Callable[[Callable[..., Reward]], Callable[..., Reward]]:
-    """Class decorator: make a reward available to `create` as `name`. Raises RewardError for a name in
-    use.
-    """
-
-    def add(factory: Callable[..., Reward]) -> Callable[..., Reward]:
-        if name in _FACTORIES:
-            raise RewardError(f"reward {name!r} is registered twice: choose another name")
-        _FACTORIES[name] = factory
-        return factory
-
-    return add
-
-
-def create(name: str, *args: object, **options: object) -> Reward:
-    """The reward registered as `name`, built with the arguments given. Raises RewardError for an unknown
-    name.
-    """
-    if name not in _FACTORIES:
-        raise RewardError(f"ranking.reward: unknown reward {name!r}; known: {', '.join(sorted(_FACTORIES))}")
-    return _FACTORIES[name](*args, **options)
 
 
 def check_pairs(name: str, images: Tensor, prompts: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The CLIP reward: 100 times the cosine of picture and prompt, differentiable from the pixels.
- It serves any open_clip model: the network's own size and normalisation constants are read from its visual
+
+It serves any open_clip model: the network's own size and normalisation constants are read from its visual
 tower.
 """
 
@@ -12,53 +13,56 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rank_e.rewards.base import RewardError, check_pairs, check_scores, register
+from rank_e.rewards.base import RewardError, check_pairs, check_scores
+from rank_e.rewards.preprocessing import normalise, shorter_side
 
 Tokenize = Callable[[list[str]], Tensor]
 ClipModel = Any  # an open_clip.CLIP: open_clip ships no types
+Protocol = Callable[[Tensor, int, Sequence[float], Sequence[float]], Tensor]  # images, size, mean, std -> inputs
 
 
 def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Pictures [N, 3, H, W] in [0, 1] -> [N, 3, size, size] as CLIP was trained on, differentiable.
 
     The shorter side is resized to `size` (bicubic, antialiased), the centre is cut out, then (x - mean) /
-    std. A picture of the right size is not resampled. Overshoots of the resize are kept: clamping would cut
-    the gradient.
+    std. A picture of the right size is not resampled. Overshoots of the resize are kept; published checkpoints
+    are judged with `preprocessing.clip_protocol`, which cuts them off as Pillow does.
     """
-    height, width = images.shape[-2:]
-    if min(height, width) != size:
-        scale = size / min(height, width)
-        target = (round(height * scale), round(width * scale))
-        images = F.interpolate(images, target, mode="bicubic", antialias=True, align_corners=False)
-        height, width = target
-    top, left = (height - size) // 2, (width - size) // 2
-    images = images[..., top : top + size, left : left + size]
-    return (images - images.new_tensor(mean).view(3, 1, 1)) / images.new_tensor(std).view(3, 1, 1)
+    return normalise(shorter_side(images, size), mean, std)
 
 
-def clip_inputs(model: ClipModel, images: Tensor) -> Tensor:
-    """`preprocess` with the size and the normalisation constants of an open_clip model's visual tower."""
+def clip_inputs(model: ClipModel, images: Tensor, protocol: Protocol = preprocess) -> Tensor:
+    """`protocol` with the size and the normalisation constants of an open_clip model's visual tower."""
     visual = model.visual
     size = visual.image_size
     if not isinstance(size, int):
         if size[0] != size[1]:
             raise RewardError(f"CLIP model: its input of {size} is not square; use a model of square pictures")
         size = size[0]
-    return preprocess(images, size, visual.image_mean, visual.image_std)
+    return protocol(images, size, visual.image_mean, visual.image_std)
 
 
-@register("clip")
 class ClipReward:
-    """100 * cos(image embedding, text embedding) of an open_clip model, in [-100, 100].
+    """`scale` * cos(image embedding, text embedding) of an open_clip model, in [-scale, scale].
 
     The model is used as it is given: put it in eval mode, without gradients of its own weights. Each distinct
-    prompt is encoded once and without gradient.
+    prompt is encoded once and without gradient. Hessel et al. (2021) cut the score off at zero; this does not, since
+    a cut-off has no gradient. HPSv2 (Wu et al., 2023) is the same with `scale` 1, other weights and its own protocol.
     """
 
-    def __init__(self, model: ClipModel, tokenize: Tokenize, name: str = "clip") -> None:
+    def __init__(
+        self,
+        model: ClipModel,
+        tokenize: Tokenize,
+        name: str = "clip",
+        scale: float = 100.0,
+        protocol: Protocol = preprocess,
+    ) -> None:
         self.model = model
         self.tokenize = tokenize
         self.name = name
+        self.scale = scale
+        self.protocol = protocol
 
     def text_features(self, prompts: list[str]) -> Tensor:
         """Unit-norm text embeddings [N, D]."""
@@ -72,6 +76,7 @@ class ClipReward:
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Scores float32 [N] of `images` [N, 3, H, W] in [0, 1]; RewardError if one is not finite."""
         check_pairs(self.name, images, prompts)
-        pictures = F.normalize(self.model.encode_image(clip_inputs(self.model, images)), dim=-1)
-        scores = 100 * (pictures * self.text_features(prompts)).sum(-1)
+        inputs = clip_inputs(self.model, images, self.protocol)
+        pictures = F.normalize(self.model.encode_image(inputs), dim=-1)
+        scores = self.scale * (pictures * self.text_features(prompts)).sum(-1)
         return check_scores(self.name, scores.float())

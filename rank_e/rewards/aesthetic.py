@@ -1,0 +1,84 @@
+"""The LAION aesthetic predictors: a published head on CLIP's normalised picture embedding; prompts are not read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rank_e.rewards.base import RewardError, check_pairs, check_scores
+from rank_e.rewards.clip import ClipModel, Protocol, clip_inputs
+from rank_e.rewards.preprocessing import clip_protocol
+from rank_e.rewards.weights import check_keys, read_weights
+
+MLP_WIDTHS = (1024, 128, 64, 16, 1)
+# Places of the Linear layers in the published nn.Sequential: dropouts (and, in one of the files, ReLUs) lie between.
+MLP_LAYOUTS = {(0, 2, 4, 6, 7): False, (0, 3, 6, 9, 11): True}  # -> whether a ReLU follows each but the last
+
+
+def build_head(what: str, tensors: Mapping[str, Tensor]) -> nn.Sequential:
+    """The head whose layout the keys tell: linear (`weight`, `bias`) or MLP (`layers.N.weight`, ...).
+
+    The linear one is LAION-AI's `sa_0_4_vit_*_linear`; the MLP is christophschuhmann's improved predictor
+    (`sac+logos+ava1-l14-linearMSE`, no activation between its layers; `ava+logos-l14-reluMSE` has ReLUs). Dropouts
+    are left out: heads are used in eval mode. Raises RewardError for any other layout, naming `what`.
+    """
+    if tensors.keys() == {"weight", "bias"}:
+        linears, relu, widths = [""], False, [tensors["weight"].shape[-1], 1]
+    else:
+        numbers = {key.split(".")[1] for key in tensors if key.startswith("layers.") and key.count(".") == 2}
+        places = tuple(sorted(int(number) for number in numbers if number.isdecimal()))
+        if places not in MLP_LAYOUTS:
+            raise RewardError(
+                f"{what} is no published aesthetic head (keys {', '.join(sorted(tensors)[:4])}, ...); "
+                "give the linear or the MLP file of the LAION aesthetic predictor"
+            )
+        linears, relu = [f"layers.{place}." for place in places], MLP_LAYOUTS[places]
+        widths = [tensors["layers.0.weight"].shape[-1] if "layers.0.weight" in tensors else 0, *MLP_WIDTHS]
+    layers = [nn.Linear(widths[i], widths[i + 1]) for i in range(len(linears))]
+    wanted = {
+        f"{prefix}{key}": value
+        for prefix, layer in zip(linears, layers, strict=True)
+        for key, value in layer.state_dict().items()
+    }
+    check_keys(what, tensors, wanted)
+    head = nn.Sequential()
+    for prefix, layer in zip(linears, layers, strict=True):
+        layer.load_state_dict({key: tensors[prefix + key] for key in ("weight", "bias")}, strict=True)
+        head.append(layer)
+        if relu and layer is not layers[-1]:
+            head.append(nn.ReLU())
+    return head.eval().requires_grad_(False)
+
+
+class AestheticReward:
+    """head(unit-norm CLIP picture embedding): about 1 to 10, the mean rating that people would give."""
+
+    def __init__(
+        self, model: ClipModel, head: nn.Sequential, name: str = "aesthetic", protocol: Protocol = clip_protocol
+    ) -> None:
+        self.model = model
+        self.head = head.to(model.logit_scale.device)
+        self.name = name
+        self.protocol = protocol
+
+    def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Scores float32 [N] of `images` [N, 3, H, W] in [0, 1]; RewardError if one is not finite."""
+        check_pairs(self.name, images, prompts)
+        embedding = self.model.encode_image(clip_inputs(self.model, images, self.protocol))
+        return check_scores(self.name, self.head(F.normalize(embedding, dim=-1)).squeeze(-1).float())
+
+
+def load_aesthetic(file: str | Path, model: ClipModel, name: str = "aesthetic") -> AestheticReward:
+    """The predictor with the head of `file` on the CLIP `model`; RewardError if their widths differ."""
+    tensors = read_weights(file)
+    head = build_head(str(file), tensors)
+    width = int(model.text_projection.shape[-1])  # pictures and prompts share one embedding width
+    if head[0].in_features != width:
+        raise RewardError(
+            f"{file} reads embeddings of {head[0].in_features}, the CLIP gives {width}; use the CLIP that it was "
+            "trained on (ViT-L-14-quickgelu for the l14 heads)"
+        )
+    return AestheticReward(model, head, name)

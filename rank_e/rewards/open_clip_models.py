@@ -1,0 +1,66 @@
+"""open_clip models from local files: the network of a name, its weights, its tokenizer; nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rank_e.rewards.base import RewardError
+from rank_e.rewards.clip import ClipModel, Tokenize
+from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD
+from rank_e.rewards.weights import assign, read_weights
+from rank_e.torchvision_ops import import_open_clip
+
+
+def model_config(model: str) -> dict[str, Any]:
+    """Sizes of an open_clip model: of a name that open_clip knows, or from a JSON file in its format.
+
+    Only CLIPs with open_clip's own text tower and OpenAI's normalisation are served: others need a tokenizer from the
+    network. Raises RewardError naming the model.
+    """
+    if model.endswith(".json"):
+        path = Path(model)
+        if not path.is_file():
+            raise RewardError(f"model: {path} does not exist; give an open_clip model name or its JSON file")
+        try:
+            config = json.loads(path.read_text())
+        except ValueError as error:
+            raise RewardError(f"model: {path} is no JSON ({error}); give an open_clip model config") from error
+    else:
+        config = import_open_clip().get_model_config(model)
+        if config is None:
+            raise RewardError(f"model: unknown open_clip model {model!r}; open_clip.list_models() names them")
+    known = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+    if not isinstance(config, dict) or config.keys() - known or not known - config.keys() <= {"quick_gelu"}:
+        raise RewardError(f"model: {model} is no plain CLIP; choose one like ViT-L-14-quickgelu")
+    if any(key.startswith("hf_") for key in config["text_cfg"]):
+        raise RewardError(f"model: {model} reads text with another library's tokenizer; choose one like ViT-H-14")
+    return config
+
+
+def load_clip(model: str, file: str | Path, device: torch.device) -> tuple[ClipModel, Tokenize]:
+    """The open_clip model `model` with the weights of `file`, float32, frozen, in eval mode, and its tokenizer.
+
+    `file` is what OpenAI, open_clip or HPSv2 publish (see `weights.read_weights`). QuickGELU is part of the name:
+    OpenAI's weights need `ViT-L-14-quickgelu`, not `ViT-L-14`. Raises RewardError naming the model or the file.
+    """
+    config = model_config(model)
+    open_clip = import_open_clip()
+    tensors = read_weights(file)
+    try:
+        with torch.device("meta"):  # initialising a ViT-H takes longer than loading it
+            network: ClipModel = open_clip.CLIP(**config)
+    except TypeError as error:
+        raise RewardError(f"model: {model} does not fit open_clip ({error}); correct its config") from error
+    scale = tensors.get("logit_scale")
+    if scale is not None:  # stored as [] or [1] by different versions of open_clip
+        tensors["logit_scale"] = scale.reshape(network.logit_scale.shape)
+    assign(f"{file} as {model}", network, tensors)
+    length = network.context_length
+    if network.attn_mask is not None:  # not part of a state dict, so still on the meta device
+        network.attn_mask = torch.full((length, length), float("-inf")).triu_(1)
+    network.visual.image_mean, network.visual.image_std = OPENAI_MEAN, OPENAI_STD
+    return network.to(device), open_clip.SimpleTokenizer(context_length=length)

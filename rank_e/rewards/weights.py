@@ -1,0 +1,64 @@
+"""Published weight files of rewards and judges, read safely into networks that were built without weights."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rank_e.convert.checkpoints import CheckpointError, check_shapes, read_tensors, shapes_of
+from rank_e.rewards.base import RewardError
+
+# Entries of OpenAI's CLIP archives that describe the network and are no weights of it.
+ARCHIVE_NOTES = ("input_resolution", "context_length", "vocab_size")
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a weight file by name, on the CPU, floating ones in float32.
+
+    Reads what `checkpoints.read_tensors` reads, and OpenAI's TorchScript archives (their tensors alone: no code of
+    theirs is run). Raises RewardError naming the file.
+    """
+    path = Path(path)
+    try:
+        tensors = _read_torchscript(path) if _is_torchscript(path) else read_tensors(path)
+    except CheckpointError as error:
+        raise RewardError(str(error)) from error
+    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    try:
+        script = torch.jit.load(str(path), map_location="cpu")
+    except RuntimeError as error:
+        raise RewardError(f"{path} is a damaged TorchScript archive; download it again") from error
+    return {key: value for key, value in script.state_dict().items() if key not in ARCHIVE_NOTES}
+
+
+def check_keys(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise RewardError naming the keys of `given` that are missing, unexpected or of another shape."""
+    try:
+        check_shapes(given, shapes_of(wanted), what)
+    except CheckpointError as error:
+        raise RewardError(str(error)) from error
+
+
+def assign(what: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put `tensors` into `module`, built on the meta device, in place of its parameters; frozen, in eval mode.
+
+    Buffers that no state dict holds stay on the meta device: the caller makes them. Raises RewardError that names
+    every key that does not fit.
+    """
+    check_keys(what, tensors, module.state_dict())
+    module.load_state_dict(dict(tensors), strict=True, assign=True)
+    module.eval().requires_grad_(False)
