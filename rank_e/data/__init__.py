@@ -1,0 +1,19 @@
+"""Prompts alone, and pictures with captions, from the files in which they are published."""
+
+from rank_e.data.errors import BadSampleError, DataError
+from rank_e.data.pairs import Batch, PairSettings, PairSource, open_pairs
+from rank_e.data.prompts import PromptRow, open_prompts
+from rank_e.data.report import BadSample, BadSamples
+
+__all__ = [
+    "BadSample",
+    "BadSampleError",
+    "BadSamples",
+    "Batch",
+    "DataError",
+    "PairSettings",
+    "PairSource",
+    "PromptRow",
+    "open_pairs",
+    "open_prompts",
+]

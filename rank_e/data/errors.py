@@ -1,0 +1,16 @@
+"""What goes wrong with data: files that stop a run at once, and samples that are skipped and counted."""
+
+from rank_e.errors import RankEError
+
+
+class DataError(RankEError):
+    """A prompt or picture file that cannot be used; names the file, the line or key, and the mend."""
+
+
+class BadSampleError(DataError):
+    """One sample that cannot be used (no caption, no picture, broken bytes); `reason` says why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}; mend or remove the sample")
+        self.name = name
+        self.reason = reason

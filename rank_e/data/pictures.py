@@ -1,0 +1,70 @@
+"""From a picture file's bytes to a square uint8 tensor."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+_ORIENTATION = 0x0112  # EXIF's tag: which of the eight turns the camera left to the viewer
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UndecodableError(Exception):
+    """Bytes that are no whole 8-bit picture of a known format; the message says why."""
+
+
+def decode_picture(data: bytes) -> Image.Image:
+    """The RGB picture in `data` (JPEG, PNG or WebP), upright by its EXIF tag, transparency over white.
+
+    An animation gives its first frame. Raises UndecodableError for anything else: broken or truncated bytes,
+    other formats, more than 8 bits a channel that cannot be shown as they are, absurd sizes.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.load()
+            turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+            return _rgb(image if turn is None else image.transpose(turn))
+    except (MemoryError, UndecodableError):
+        raise
+    except Exception as error:  # decoders of damaged files raise nearly every kind of exception
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):  # its text names a buffer's address
+            message = "no JPEG, PNG or WebP picture"
+        raise UndecodableError(f"cannot be decoded ({message})") from None
+
+
+def square(image: Image.Image, size: int) -> Tensor:
+    """uint8 [3, size, size]: the centre square of the shorter side, resized by antialiased bicubic.
+
+    The square starts at a whole pixel, so a picture whose shorter side is `size` is only cropped.
+    """
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side)
+    # Not resize(box=...): its filter would reach beyond the square.
+    resized = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        raise UndecodableError(f"has mode {image.mode}, not 8 bits a channel")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,52 @@
+"""Prompts alone: from a text file (a prompt a line) or from a column of a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rank_e.data.errors import DataError
+from rank_e.data.tables import PROMPT_COLUMNS, TABLES, check_file, find_column, read_table, read_text, text_lines
+
+CATEGORY_COLUMNS = ("category", "tag", "style")
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """A prompt: its index in the file from 0, its text, and its category ("" where the file has none)."""
+
+    index: int
+    text: str
+    category: str = ""
+
+
+def open_prompts(path: str | Path, column: str | None = None, category: str | None = None) -> list[PromptRow]:
+    """The prompts of a .txt, .csv, .tsv, .json, .jsonl or .parquet file, in the file's order, repeats kept.
+
+    .txt: every line that is not blank. Tables: `column`, or the only column called as one of PROMPT_COLUMNS
+    (letter case ignored); `category`, or the first column called as one of CATEGORY_COLUMNS. Outer white space
+    is removed. Raises DataError naming file and line: missing or empty file, no column or several that fit,
+    a prompt that is missing, empty or no text.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".txt":
+        if column is not None or category is not None:
+            raise DataError(f"{path}: a text file has no column {column or category!r}; name none for .txt")
+        check_file(path)
+        texts = [line.strip() for _, line in text_lines(read_text(path))]
+        if not texts:
+            raise DataError(f"{path}: holds no prompt, only blank lines; write a prompt on each line")
+        return [PromptRow(index, text) for index, text in enumerate(texts)]
+    if path.suffix.lower() not in TABLES:
+        raise DataError(f"{path}: unknown kind of prompt file; give one of .txt, {', '.join(TABLES)}")
+    table = read_table(path)
+    texts = table.texts(find_column(table.names, column, PROMPT_COLUMNS, str(path), "the prompt column"))
+    if category is not None:
+        category = find_column(table.names, category, (), str(path), "the category column")
+    else:
+        named = {name.casefold(): name for name in reversed(table.names)}
+        category = next((named[name] for name in CATEGORY_COLUMNS if name in named), None)
+    if category is None:
+        return [PromptRow(index, text) for index, text in enumerate(texts)]
+    labels = ["" if value is None else str(value).strip() for value in table.column(category)]
+    return [PromptRow(index, text, label) for index, (text, label) in enumerate(zip(texts, labels, strict=True))]
