@@ -220,3 +220,12 @@ def test_impossible_sizes_are_refused() -> None:
         replace(SMALL, block_size=10)
     with pytest.raises(RankEError, match="dim"):
         replace(SMALL, dim=36, n_head=2)
+
+
+def test_text_of_another_precision_is_read_in_the_policys_own() -> None:
+    config = PolicyConfig(32, 2, 2, vocab_size=16, block_size=4, cls_token_num=3, caption_dim=8, multiple_of=16)
+    policy = Policy(config).initialise(generator(0, "policy")).bfloat16()
+    text, mask = torch.randn(2, 3, 8, generator=generator(0, "text")), torch.ones(2, 3, dtype=torch.bool)
+    tokens = torch.zeros(2, 4, dtype=torch.int64)
+    with torch.no_grad():
+        assert torch.equal(policy(text, mask, tokens), policy(text.bfloat16(), mask, tokens))

@@ -190,9 +190,10 @@ class Policy(nn.Module):
             raise RankEError(
                 "policy text: a mask is not left-padded or has no valid row; move the padding to the front"
             )
+        text = text.type_as(self.cls_embedding.uncond_embedding)
         if unconditional is not None:
             learned = self.cls_embedding.uncond_embedding[known - text.shape[1] :]
-            text = torch.where(unconditional[:, None, None], learned, text.type_as(learned))
+            text = torch.where(unconditional[:, None, None], learned, text)
         x = self.cls_embedding.cap_proj(text)
         allowed = attention_mask(mask).type_as(x)
         weights = allowed / allowed.sum(-1, keepdim=True)
