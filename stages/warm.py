@@ -104,6 +104,8 @@ class Server:
 
     def _abandoned(self, child: int, connection: socket.socket) -> None:
         """Whoever asked is gone: the stage must not go on writing. It can be killed at any instant."""
+        if connection.fileno() == -1:  # the stage ended in the same instant: `_ended` has closed it
+            return
         self.selector.unregister(connection)
         os.kill(child, signal.SIGKILL)
 

@@ -71,7 +71,7 @@ def gone(pid: int) -> bool:
     """Whether a process has ended; a zombie that its parent has not buried yet has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or before it was read
         return True
 
 
@@ -89,7 +89,7 @@ def test_a_forked_stage_is_like_a_process_of_its_own(project: Path, warm: str, w
     assert forked[0] == alone[0] == code
     # The one difference: torch is there already.
     assert forked[1] == alone[1].replace("False", "True", 1)
-    assert "True project blue ['stages.fake'" in forked[1] or "blue" in forked[1]
+    assert forked[1].startswith(f"True {project.name} blue [") and forked[1].endswith(f"'{word}']\n")
     assert forked[2].splitlines()[0] == "to stderr" and forked[2].splitlines()[-1] == alone[2].splitlines()[-1]
 
 
@@ -98,6 +98,16 @@ def test_stages_run_side_by_side(project: Path, warm: str) -> None:
     assert run(project, "0")[0] == 0  # it does not wait for the sleeper
     sleeper.kill()
     sleeper.communicate()
+
+
+def test_the_warm_process_survives_stages_that_end_as_their_askers_do(project: Path, warm: str) -> None:
+    askers = [start(project, "0") for _ in range(12)]
+    for number, asker in enumerate(askers):
+        time.sleep(0.01 * number)  # some are gone before, some while, some after their stage ends
+        asker.kill()
+    for asker in askers:
+        asker.communicate()
+    assert run(project, "0")[0] == 0
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGKILL])
