@@ -15,8 +15,8 @@ def main() -> None:
     """Run the stage named first; exits with its code."""
     if len(sys.argv) < 2:
         sys.exit("usage: python -m stages NAME [--arm A] [--seed S] [--round R]")
-    follow_parent()
     if server := os.environ.get(SOCKET):
+        follow_parent()
         sys.exit(ask(server, sys.argv[1:]))
     run_module(sys.argv[1], sys.argv[2:])
 

@@ -6,7 +6,6 @@ an artifact: the same params give the same bytes. A writer fills a temporary fol
 so a reader sees a whole artifact or none.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rank_e.errors import RankEError
+from rank_e.files import plain, sha256_of, sync
 
 if TYPE_CHECKING:  # readers of tables and scalars start without torch and pandas
     import numpy as np
@@ -62,7 +62,7 @@ class Artifact:
     def verify(self) -> None:
         """Compare every file's sha256 with the manifest; ArtifactError names the first that differs."""
         for name, entry in self.manifest["files"].items():
-            if file_sha256(self.path / name) != entry["sha256"]:
+            if sha256_of(self.path / name) != entry["sha256"]:
                 raise ArtifactError(f"{self.path / name} is not what was written: {_mend(self.path)}")
 
     def _file(self, name: str) -> Path:
@@ -135,9 +135,9 @@ class ArtifactWriter:
         """Write NAME.safetensors (moved to the CPU)."""
         from safetensors.torch import save_file
 
-        plain = distinct_storage(tensors)
-        save_file(plain, self.file(f"{name}.safetensors"))
-        shapes = {key: list(plain[key].shape) for key in sorted(plain)}
+        owned = plain(tensors)
+        save_file(owned, self.file(f"{name}.safetensors"))
+        shapes = {key: list(owned[key].shape) for key in sorted(owned)}
         self._shapes[f"{name}.safetensors"] = {"shapes": shapes}
 
     def table(self, name: str, table: "pd.DataFrame") -> None:
@@ -168,7 +168,7 @@ class ArtifactWriter:
     def _commit(self) -> None:
         files = {}
         for file in sorted(self._folder.iterdir()):
-            entry = {"sha256": file_sha256(file), "bytes": file.stat().st_size}
+            entry = {"sha256": sha256_of(file), "bytes": file.stat().st_size}
             files[file.name] = entry | self._shapes.get(file.name, {})
             sync(file)
         manifest = {
@@ -193,35 +193,7 @@ def manifest_sha256(path: str | Path) -> str:
     manifest = Path(path) / MANIFEST
     if not manifest.is_file():
         raise ArtifactError(f"{manifest} does not exist: {_mend(Path(path))}")
-    return file_sha256(manifest)
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's contents, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's contents, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def distinct_storage(tensors: "Mapping[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
-    """CPU copies where they are needed: safetensors wants contiguous tensors that share no memory."""
-    plain: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        if value.untyped_storage().data_ptr() in seen:
-            value = value.clone()
-        seen.add(value.untyped_storage().data_ptr())
-        plain[name] = value
-    return plain
+    return sha256_of(manifest)
 
 
 def _not_plain(value: Any, place: str) -> str | None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rank_e.errors import RankEError
+from rank_e.files import sha256_of
 from rank_e.models.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.shapes import clip
 from rank_e.shapes.base import (
@@ -27,7 +28,7 @@ from rank_e.shapes.base import (
     train_base_tokenizer,
 )
 from rank_e.shapes.measure import TOLERANCE, measure
-from stages.artifacts import ArtifactWriter, file_sha256, read_artifact
+from stages.artifacts import ArtifactWriter, read_artifact
 from stages.progress import EventLog, track
 from stages.runtime import WORK, follow_parent
 
@@ -119,7 +120,7 @@ def adopt() -> None:
         shutil.copyfile(ROOT / "packed" / f"{name}.safetensors", SHIPPED / f"{name}.safetensors")
     base = json.loads((ROOT / "packed" / "base.json").read_text())
     base["commit"] = commit
-    base["files"] = {f"{n}.safetensors": file_sha256(SHIPPED / f"{n}.safetensors") for n in NETWORKS}
+    base["files"] = {f"{n}.safetensors": sha256_of(SHIPPED / f"{n}.safetensors") for n in NETWORKS}
     (SHIPPED / "base.json").write_text(json.dumps(base, indent=2, sort_keys=True) + "\n")
 
 

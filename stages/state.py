@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.artifacts import distinct_storage, sync
+from rank_e.files import plain, sync
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ class StageState:
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f"{self.path.name}.tmp")
-        save_file(distinct_storage(tensors), temporary, metadata={"value": json.dumps(value)})
+        save_file(plain(tensors), temporary, metadata={"value": json.dumps(value)})
         sync(temporary)
         os.replace(temporary, self.path)
         sync(self.path.parent)

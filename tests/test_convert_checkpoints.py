@@ -16,16 +16,15 @@ from rank_e.convert.checkpoints import (
     check_shapes,
     check_space,
     dtypes_of,
-    plain,
     read_manifest,
     read_tensors,
     save_tensors,
     save_torch,
-    sha256_of,
     source_of,
     write_folder,
     write_manifest,
 )
+from rank_e.files import plain, sha256_of
 from rank_e.seeds import generator
 
 

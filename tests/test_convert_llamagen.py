@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rank_e.backbones.llamagen import LlamaGenBackbone
-from rank_e.convert.checkpoints import read_tensors, sha256_of
+from rank_e.convert.checkpoints import read_tensors
 from rank_e.convert.llamagen import check_policy, check_tokenizer, convert, export, policy_sizes, tokenizer_config
 from rank_e.errors import RankEError
+from rank_e.files import sha256_of
 from rank_e.models.policy import LLAMAGEN, Policy, PolicyConfig, rotary_table
 from rank_e.models.tokenizer import DECODER_PREFIXES, Tokenizer, TokenizerConfig
 from rank_e.seeds import generator

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from rank_e.convert.checkpoints import sha256_of
 from rank_e.errors import RankEError
+from rank_e.files import sha256_of
 from rank_e.judges.base import JudgeError, as_bytes
 from rank_e.judges.geneval.colors import TEMPLATES, ClipColors, cut_out
 from rank_e.judges.geneval.detector import (

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from rank_e.convert.checkpoints import sha256_of
+from rank_e.files import sha256_of
 from rank_e.judges.geneval.detector import (
     Mask2FormerDetector,
     box_of,

@@ -320,5 +320,5 @@ def test_pictures_of_another_kind_are_refused(archive: Path) -> None:
 def test_clip_score_refuses_a_model_that_is_not_square(clip_name: str, clip_file: Path) -> None:
     model, tokenize, source = load_clip(clip_file, clip_name, CPU)
     model.visual.image_size = (32, 48)
-    with pytest.raises(JudgeError, match="not square"):
+    with pytest.raises(RankEError, match="not square"):
         ClipScore(model, tokenize, name="tiny", source=source)

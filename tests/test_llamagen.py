@@ -10,8 +10,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rank_e.backbones.llamagen import LlamaGenBackbone
-from rank_e.convert.checkpoints import sha256_of
 from rank_e.errors import RankEError
+from rank_e.files import sha256_of
 from rank_e.models.policy import PolicyConfig
 from rank_e.models.tokenizer import DECODER_PREFIXES
 from rank_e.seeds import generator

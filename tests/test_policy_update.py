@@ -151,3 +151,26 @@ def test_checkpointing_changes_memory_and_not_results():
         results.append(snapshot(update.online))
     for name, value in results[0].items():
         torch.testing.assert_close(value, results[1][name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("params", "config"),
+    [(policy_params(scoring="unguided"), GUIDED), (policy_params(), SamplingConfig(guidance=1.0))],
+    ids=["unguided scoring", "guidance 1"],
+)
+def test_weights_that_no_gradient_reaches_stay_and_the_next_round_goes_on(params, config):
+    # Nothing reads the unconditional text: Adam has no moments of it, and the next round must not miss them.
+    first = make(params, config)
+    before = snapshot(first.online)
+    first.prepare()
+    first.step(0)
+    assert "cls_embedding.uncond_embedding" not in moved(before, first.online)
+    second = make(params, config, data=first.rollouts, updates=1)
+    second.online.load_state_dict(first.online.state_dict())
+    second.average.load_state_dict(first.average.state_dict())
+    second.load_optimizer(first.optimizer_state())
+    second.old.copy_(first.old)
+    first.step(1)
+    second.step(1)
+    for name, value in first.online.state_dict().items():
+        assert torch.equal(value, second.online.state_dict()[name]), name

@@ -8,7 +8,8 @@ import torch
 from rank_e.models.discriminator import PatchGAN
 from rank_e.models.protocol import PolicyModel, PrefixRows, TokenizerModel
 from rank_e.objectives.grpo import group_advantages
-from rank_e.sampling.sampler import SamplingConfig, cumulative_by_products, sample
+from rank_e.sampling.filters import cumulative_by_products
+from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import generator, seed_for
 from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedPictures
 from rank_e.training.policy_update import PolicyUpdate, Rollouts

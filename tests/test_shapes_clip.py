@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from rank_e import torchvision_ops
 from rank_e.errors import RankEError
+from rank_e.rewards.clip import clip_inputs
 from rank_e.seeds import generator
 from rank_e.shapes import clip, dataset
 from rank_e.shapes.captions import COMPOSITIONS
@@ -54,7 +55,7 @@ def test_weights_are_a_function_of_the_seed_and_survive_half_precision(name: str
     pictures = torch.rand(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for encode, inputs in (
-            ("encode_image", clip.normalise(model, pictures)),
+            ("encode_image", clip_inputs(model, pictures)),
             ("encode_text", clip.tokenize(PROMPTS)),
         ):
             a, b = getattr(model, encode)(inputs), getattr(restored, encode)(inputs)

@@ -7,7 +7,6 @@ values (`weights_only=True`: a pickle that wants anything else is refused by the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -26,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rank_e.errors import RankEError
+from rank_e.files import plain, sha256_of, sync
 
 MANIFEST = "base.json"
 STATE_KEYS = ("model", "module", "state_dict")  # LlamaGen with DDP, with DeepSpeed, Lightning
@@ -166,30 +166,10 @@ def dtypes_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def sha256_of(path: str | Path) -> str:
-    """sha256 of a file's contents, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def source_of(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The manifest's entry of a source file: sha256, bytes, number of keys, dtypes."""
     size = Path(path).stat().st_size
     return {"sha256": sha256_of(path), "bytes": size, "keys": len(tensors), "dtype": dtypes_of(tensors)}
-
-
-def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """CPU tensors that are contiguous and own their memory, copied only where they do not: ready to be saved."""
-    owned: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        storage = value.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != value.nbytes:
-            value = value.clone()
-        seen.add(value.untyped_storage().data_ptr())
-        owned[name] = value
-    return owned
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -243,19 +223,11 @@ def write_folder(target: str | Path) -> Iterator[Path]:
     try:
         yield folder
         for path in (*folder.rglob("*"), folder):
-            _sync(path)
+            sync(path)
         folder.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def files_of(folder: Path) -> dict[str, dict[str, Any]]:

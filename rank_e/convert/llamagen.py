@@ -31,13 +31,13 @@ from rank_e.convert.checkpoints import (
     save_json,
     save_tensors,
     save_torch,
-    sha256_of,
     shapes_of,
     source_of,
     write_folder,
     write_manifest,
 )
 from rank_e.errors import RankEError
+from rank_e.files import sha256_of
 from rank_e.models.policy import LLAMAGEN, Policy, PolicyConfig, rotary_table
 from rank_e.models.tokenizer import DECODER_PREFIXES, Tokenizer, TokenizerConfig
 

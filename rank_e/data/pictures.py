@@ -6,20 +6,10 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-_ORIENTATION = 0x0112  # EXIF's tag: which of the eight turns the camera left to the viewer
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class UndecodableError(Exception):
@@ -35,8 +25,7 @@ def decode_picture(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
-            turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-            return _rgb(image if turn is None else image.transpose(turn))
+            return _rgb(ImageOps.exif_transpose(image))
     except (MemoryError, UndecodableError):
         raise
     except Exception as error:  # decoders of damaged files raise nearly every kind of exception

@@ -12,28 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rank_e.judges.base import JudgeError, Pictures, check_pictures, check_values
+from rank_e.judges.base import Pictures, check_pictures, check_values
 from rank_e.judges.networks import Features, load_clip, load_dinov2, load_inception
 from rank_e.judges.resize import clean_fid, clip_bicubic, square_lanczos, squash_bicubic
+from rank_e.rewards.clip import input_size
+from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, normalise
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DINOV2_SIZE = 224
 IMAGE_SIZE = 256
-
-
-def normalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(x - mean) / std per channel of [N, 3, H, W]."""
-    return (pictures - pictures.new_tensor(mean).view(3, 1, 1)) / pictures.new_tensor(std).view(3, 1, 1)
-
-
-def square_input(model: object, where: str) -> int:
-    """Side of an open_clip model's input in pixels. Raises JudgeError if it is not square."""
-    size = model.visual.image_size  # type: ignore[attr-defined]  # open_clip ships no types
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
-        raise JudgeError(f"{where}: the model's input of {height} x {width} is not square; use another model")
-    return int(height)
 
 
 class NetworkFeatures:
@@ -104,7 +91,7 @@ def clip_features(
 ) -> NetworkFeatures:
     """FD-CLIP as clean-fid's `clip_vit_b_32`: image embeddings after the projection, not normalised (D = 512)."""
     network, _, source = load_clip(file, model, device, where)
-    size = square_input(network, where)
+    size = input_size(network)
     return NetworkFeatures(
         network.encode_image,
         lambda picture: clip_bicubic(picture, size),
@@ -112,5 +99,5 @@ def clip_features(
         source=source,
         device=device,
         image_size=image_size,
-        statistics=(CLIP_MEAN, CLIP_STD),
+        statistics=(OPENAI_MEAN, OPENAI_STD),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rank_e.convert.checkpoints import check_shapes, read_tensors, sha256_of, shapes_of
+from rank_e.convert.checkpoints import check_shapes, read_tensors, shapes_of
+from rank_e.files import sha256_of
 from rank_e.judges.base import JudgeError
 from rank_e.rewards.base import RewardError
 from rank_e.rewards.clip import ClipModel, Tokenize
 from rank_e.rewards.open_clip_models import load_clip as clip_of_file
 from rank_e.rewards.open_clip_models import model_config
+from rank_e.rewards.weights import is_torchscript, read_torchscript
 from rank_e.torchvision_ops import declare_torchvision_ops
 
 Features = Callable[[Tensor], Tensor]
@@ -29,23 +30,6 @@ def need_file(where: str, path: str | Path) -> Path:
     if not path.is_file():
         raise JudgeError(f"{where}: {path} does not exist or is not a file; put the weights there or name another")
     return path
-
-
-def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive (code and weights) rather than a checkpoint of tensors."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _torchscript(path: Path) -> Any:
-    """A TorchScript module in eval mode. Its archive holds no Python: nothing is unpickled into Python objects."""
-    try:
-        return torch.jit.load(str(path), map_location="cpu").eval()
-    except RuntimeError as error:
-        line = str(error).strip().splitlines()[0][:160]
-        raise JudgeError(f"{path} is a TorchScript archive that cannot be loaded ({line}); download it again") from None
 
 
 def _frozen(module: nn.Module, state: dict[str, Tensor], device: torch.device) -> nn.Module:
@@ -78,7 +62,10 @@ def load_inception(file: str | Path, device: torch.device, where: str = "incepti
     """
     path = need_file(where, file)
     if is_torchscript(path):
-        archive = _torchscript(path)
+        try:
+            archive: Any = read_torchscript(path)
+        except RewardError as error:  # the reader is the rewards' own
+            raise JudgeError(f"{where}: {error}") from None
         if "layers" not in {name for name, _ in archive.named_children()}:
             raise JudgeError(f"{where}: {path} has no `layers`; give inception-2015-12-05.pt")
         layers = archive.layers.to(device)

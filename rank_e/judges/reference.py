@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rank_e.files import sync
 from rank_e.judges.base import FeatureNetwork, JudgeError
 from rank_e.judges.intervals import ShardSums
 from rank_e.judges.stream import Stream
@@ -51,11 +52,7 @@ class Statistics:
         tensors = {"mean": self.moments.mean.contiguous(), "cov": self.moments.cov.contiguous()}
         try:
             save_file(tensors, temporary, metadata={_HEADER: json.dumps(asdict(self.provenance), sort_keys=True)})
-            descriptor = os.open(temporary, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

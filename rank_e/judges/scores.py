@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rank_e.judges.base import JudgeError, Pictures, check_pictures, check_values
-from rank_e.judges.features import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, normalise, square_input
+from rank_e.judges.features import IMAGE_SIZE
 from rank_e.judges.networks import load_clip
 from rank_e.judges.resize import clip_bicubic, square_lanczos
 from rank_e.rewards.base import Reward
-from rank_e.rewards.clip import ClipModel, Tokenize
+from rank_e.rewards.clip import ClipModel, Tokenize, input_size
+from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, normalise
 
 PREFIX = "A photo depicts "  # Hessel et al., 2021
 
@@ -43,7 +44,7 @@ class ClipScore:
         image_size: int = IMAGE_SIZE,
     ) -> None:
         self.model, self.tokenize, self.image_size, self.source = model, tokenize, image_size, source
-        self.input_size = square_input(model, name)
+        self.input_size = input_size(model)
         self.protocol = (
             f"CLIP score {name}, prefix {PREFIX.strip()!r}, bicubic {self.input_size} px; "
             f"centre square, Lanczos to {image_size} px"
@@ -55,7 +56,7 @@ class ClipScore:
         check_prompts(self.protocol, pictures, prompts)
         device = self.model.logit_scale.device
         inputs = [clip_bicubic(square_lanczos(picture, self.image_size), self.input_size) for picture in pictures]
-        image = self.model.encode_image(normalise(torch.stack(inputs).to(device), CLIP_MEAN, CLIP_STD))
+        image = self.model.encode_image(normalise(torch.stack(inputs).to(device), OPENAI_MEAN, OPENAI_STD))
         text = self.model.encode_text(self.tokenize([PREFIX + prompt for prompt in prompts]).to(device))
         return check_values(self.protocol, 100 * F.cosine_similarity(image, text).float().cpu())
 

@@ -33,13 +33,16 @@ def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[f
 
 def clip_inputs(model: ClipModel, images: Tensor, protocol: Protocol = preprocess) -> Tensor:
     """`protocol` with the size and the normalisation constants of an open_clip model's visual tower."""
-    visual = model.visual
-    size = visual.image_size
-    if not isinstance(size, int):
-        if size[0] != size[1]:
-            raise RewardError(f"CLIP model: its input of {size} is not square; use a model of square pictures")
-        size = size[0]
-    return protocol(images, size, visual.image_mean, visual.image_std)
+    return protocol(images, input_size(model), model.visual.image_mean, model.visual.image_std)
+
+
+def input_size(model: ClipModel) -> int:
+    """Side of an open_clip model's input in pixels. RewardError if it is not square."""
+    size = model.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise RewardError(f"CLIP model: its input of {height} x {width} is not square; use a model of square pictures")
+    return int(height)
 
 
 class ClipReward:

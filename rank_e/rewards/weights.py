@@ -19,30 +19,40 @@ ARCHIVE_NOTES = ("input_resolution", "context_length", "vocab_size")
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a weight file by name, on the CPU, floating ones in float32.
 
-    Reads what `checkpoints.read_tensors` reads, and OpenAI's TorchScript archives (their tensors alone: no code of
-    theirs is run). Raises RewardError naming the file.
+    Reads what `checkpoints.read_tensors` reads, and OpenAI's TorchScript archives. Raises RewardError naming the file.
     """
     path = Path(path)
     try:
-        tensors = _read_torchscript(path) if _is_torchscript(path) else read_tensors(path)
+        tensors = _archived(path) if is_torchscript(path) else read_tensors(path)
     except CheckpointError as error:
         raise RewardError(str(error)) from error
     return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
 
 
-def _is_torchscript(path: Path) -> bool:
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript archive (a program and its weights) rather than a checkpoint of tensors."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def _read_torchscript(path: Path) -> dict[str, Tensor]:
+def read_torchscript(path: Path) -> torch.jit.ScriptModule:
+    """A TorchScript module on the CPU, in eval mode. Raises RewardError naming a damaged file.
+
+    An archive is a program: loading it may run parts of it, in TorchScript's interpreter, which reaches torch's
+    operators but no Python. Give only files whose origin you trust, such as the published ones.
+    """
     try:
-        script = torch.jit.load(str(path), map_location="cpu")
+        return torch.jit.load(str(path), map_location="cpu").eval()
     except RuntimeError as error:
-        raise RewardError(f"{path} is a damaged TorchScript archive; download it again") from error
-    return {key: value for key, value in script.state_dict().items() if key not in ARCHIVE_NOTES}
+        line = str(error).strip().splitlines()[0][:160]
+        raise RewardError(f"{path} is a damaged TorchScript archive ({line}); download it again") from None
+
+
+def _archived(path: Path) -> dict[str, Tensor]:
+    state = read_torchscript(path).state_dict()
+    return {key: value for key, value in state.items() if key not in ARCHIVE_NOTES}
 
 
 def check_keys(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -29,7 +30,7 @@ def filter_logits(
         allowed = logits if keep is None else logits.masked_fill(~keep, float("-inf"))
         ordered, order = allowed.detach().sort(dim=-1, descending=True, stable=True)
         mass = ordered.softmax(-1)
-        inside = mass.cumsum(-1) - mass < top_p  # mass of the likelier tokens alone
+        inside = cumulative_sum(mass) - mass < top_p  # mass of the likelier tokens alone
         inside = torch.zeros_like(inside).scatter(-1, order, inside)
         keep = inside if keep is None else keep & inside
     if keep is None:
@@ -37,3 +38,17 @@ def filter_logits(
     if always is not None:
         keep = keep.scatter(-1, always[..., None], True)
     return logits.masked_fill(~keep, float("-inf"))
+
+
+def cumulative_sum(values: Tensor) -> Tensor:
+    """Cumulative sums of values [..., V] along V, the same bits every time: CUDA's own are not deterministic."""
+    return values.cumsum(-1) if values.device.type == "cpu" else cumulative_by_products(values)
+
+
+def cumulative_by_products(values: Tensor, block: int = 128) -> Tensor:
+    """Cumulative sums of values [..., V] along V by triangular matrices."""
+    blocks = F.pad(values, (0, -values.shape[-1] % block)).unflatten(-1, (-1, block))
+    inside = blocks @ values.new_ones(block, block).triu()
+    count = blocks.shape[-2]
+    before = inside[..., -1] @ values.new_ones(count, count).triu(1)
+    return (inside + before[..., None]).flatten(-2)[..., : values.shape[-1]].contiguous()

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rank_e.errors import RankEError
 from rank_e.models.protocol import PolicyModel, PrefixRows
-from rank_e.sampling.filters import filter_logits, guide
+from rank_e.sampling.filters import cumulative_sum, filter_logits, guide
 
 
 @dataclass(frozen=True)
@@ -160,18 +159,9 @@ def _log_distribution(logits: Tensor, config: SamplingConfig, always: Tensor | N
 def _inverse_cdf(distribution: Tensor, uniform: Tensor) -> Tensor:
     """The first token (int64 [n]) whose cumulative probability in vocabulary order exceeds uniform [n, 1]."""
     mass = distribution.double().exp_()
-    cumulative = mass.cumsum_(-1) if mass.device.type == "cpu" else cumulative_by_products(mass)
+    cumulative = cumulative_sum(mass)
     # The total is 1 only up to rounding; scaled by it, no uniform reaches excluded tokens at the end.
     return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(-1)
-
-
-def cumulative_by_products(values: Tensor, block: int = 128) -> Tensor:
-    """Cumulative sums of values [n, V] along V by triangular matrices: CUDA's own are not deterministic."""
-    blocks = F.pad(values, (0, -values.shape[1] % block)).unflatten(1, (-1, block))
-    inside = blocks @ values.new_ones(block, block).triu()
-    count = blocks.shape[1]
-    before = inside[..., -1] @ values.new_ones(count, count).triu(1)
-    return (inside + before[..., None]).flatten(1)[:, : values.shape[1]].contiguous()
 
 
 def _pick(distribution: Tensor, tokens: Tensor) -> Tensor:

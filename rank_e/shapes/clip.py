@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rank_e.errors import RankEError
-from rank_e.rewards.clip import ClipModel
+from rank_e.rewards.clip import ClipModel, clip_inputs
 from rank_e.seeds import generator, seed_for
 from rank_e.shapes.captions import CATEGORIES, COMPOSITIONS, VOCABULARY
 from rank_e.torchvision_ops import import_open_clip
@@ -118,18 +118,6 @@ class TextEncoder:
         return x.gather(1, places[..., None].expand_as(x)) * mask[..., None], mask
 
 
-def normalise(clip: ClipModel, pictures: Tensor) -> Tensor:
-    """Pictures [N, 3, H, W] in [0, 1] at the tower's size and statistics, differentiably."""
-    visual = clip.visual
-    size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
-    if pictures.shape[-1] != size:
-        pictures = F.interpolate(pictures, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
-    mean, std = (
-        torch.tensor(values, dtype=pictures.dtype).view(3, 1, 1) for values in (visual.image_mean, visual.image_std)
-    )
-    return (pictures - mean) / std
-
-
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
     """CLIP's symmetric loss on unit features [B, D]; every pair with the same caption (bool [B, B]) is a
     positive.
@@ -174,7 +162,7 @@ def train_clip(
         draw = generator(seed, "clip", step)
         pool = everything if step % 2 else pools[step // 2 % len(pools)]
         rows = pool[torch.randint(len(pool), (batch,), generator=draw)]
-        image, text, scale = clip(normalise(clip, pictures[rows].float() / 255), ids[rows])
+        image, text, scale = clip(clip_inputs(clip, pictures[rows].float() / 255), ids[rows])
         same = (ids[rows][:, None] == ids[rows][None]).all(-1)
         loss = contrastive_loss(image, text, scale, same)
         if words is not None:

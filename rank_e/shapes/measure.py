@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from rank_e.rewards.clip import clip_inputs
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
 from rank_e.shapes import clip, dataset
@@ -33,7 +34,7 @@ TOLERANCE = {
 def recall(model: Any, pictures: torch.Tensor, captions: list[str]) -> float:
     """Share of pictures whose caption is among the five nearest of all the world's captions (many fit a picture)."""
     known = list(COMPOSITIONS)
-    image = F.normalize(model.encode_image(clip.normalise(model, pictures)), dim=-1)
+    image = F.normalize(model.encode_image(clip_inputs(model, pictures)), dim=-1)
     text = F.normalize(model.encode_text(clip.tokenize(known)), dim=-1)
     nearest = (image @ text.T).topk(5).indices
     truth = torch.tensor([known.index(caption) for caption in captions])

@@ -24,8 +24,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, named: Iterable[tuple[st
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]], tensors: Mapping[str, Tensor]
 ) -> None:
-    """The inverse of `optimizer_tensors`; a parameter without moments raises KeyError with its name."""
+    """The inverse of `optimizer_tensors`: a parameter that no gradient has reached has no moments, there as here.
+
+    KeyError names a moment that is missing beside its others.
+    """
     for name, parameter in named:
+        if f"{name}.step" not in tensors:
+            continue
         for key in ("step", "exp_avg", "exp_avg_sq"):
             # AdamW keeps its step count on the CPU; the moments lie with the parameter.
             place = "cpu" if key == "step" else parameter.device

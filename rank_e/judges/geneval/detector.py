@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
-from rank_e.convert.checkpoints import sha256_of
+from rank_e.files import sha256_of
 from rank_e.judges.geneval.rules import Detection
 from rank_e.judges.geneval.tasks import CLASS_NAMES, GenEvalError
 from rank_e.torchvision_ops import declare_torchvision_ops
