@@ -10,6 +10,7 @@ from stages.reporting.data import (
     Metric,
     Results,
     between_arms,
+    drawn_by,
     factorial_rows,
     mean,
     of_decoder,
@@ -92,7 +93,7 @@ def show(results: Results, console: Console) -> None:
         for policy, decoder in factorial_rows(results):
             if decoder != "original":
                 items = of_decoder(results, policy, decoder)
-                title = f"{decoder} − original decoder, on {policy} tokens (seeds: {len(results.factorial)})"
+                title = f"{drawn_by(decoder)} − original decoder, on {policy} tokens (seeds: {len(results.factorial)})"
                 console.print(differences_table(title, items))
     console.print("[bright_black]“not settled”: the 95 % t-interval over seeds contains zero[/]")
     if results.missing:

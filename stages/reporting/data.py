@@ -214,8 +214,13 @@ def of_decoder(results: Results, policy: str, decoder: str) -> list[Difference]:
             }
             for name in (decoder, "original")
         ]
-        found.append(difference(f"{decoder} − original decoder, on {policy} tokens", metric, *sides))
+        found.append(difference(f"{drawn_by(decoder)} − original decoder, on {policy} tokens", metric, *sides))
     return [item for item in found if item is not None]
+
+
+def drawn_by(decoder: str) -> str:
+    """Words for a column of the factorial; the affine control is no decoder of its own."""
+    return "affine control" if decoder == "affine" else f"{decoder} decoder"
 
 
 def factorial_rows(results: Results) -> list[tuple[str, str]]:

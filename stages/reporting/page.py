@@ -15,6 +15,7 @@ from stages.reporting.data import (
     Metric,
     Results,
     between_arms,
+    drawn_by,
     factorial_rows,
     mean,
     of_decoder,
@@ -92,8 +93,8 @@ def pareto(results: Results, key: str) -> str:
 def decoder_section(results: Results) -> str:
     """The factorial, and each trained decoder's paired effect on each arm's tokens."""
     tables = "".join(
-        f"<h3>{name_key(decoder)} decoder − original decoder, on {escape(policy)} tokens</h3>"
-        + differences_table(items)
+        f"<h3>{name_key(decoder)}{drawn_by(decoder).removeprefix(decoder)} − original decoder, on "
+        f"{escape(policy)} tokens</h3>" + differences_table(items)
         for policy, decoder in factorial_rows(results)
         if decoder != "original" and (items := of_decoder(results, policy, decoder))
     )

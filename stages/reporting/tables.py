@@ -3,7 +3,7 @@
 import html
 from collections.abc import Sequence
 
-from stages.reporting.data import METRIC, METRICS, Difference, Metric, Results, factorial_rows, mean
+from stages.reporting.data import METRIC, METRICS, Difference, Metric, Results, drawn_by, factorial_rows, mean
 from stages.reporting.figures import colour
 
 FACTORIAL = ("clip", "accuracy", "reward", "fd", "fd_mid", "fd_patch")
@@ -98,7 +98,7 @@ def factorial_table(results: Results) -> str:
             spread = spread_text(metric, values)
             cells.append(f"<td>{metric.text(mean(values))}<br><small>{spread}</small></td>")
         start = ' class="from"' if policy != previous and previous else ""
-        head = f'<th scope="row">{name_key(policy)} tokens<small>{escape(decoder)} decoder</small></th>'
+        head = f'<th scope="row">{name_key(policy)} tokens<small>{escape(drawn_by(decoder))}</small></th>'
         rows.append(f"<tr{start}>{head}{''.join(cells)}</tr>")
         previous = policy
     return (
