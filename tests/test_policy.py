@@ -229,3 +229,11 @@ def test_text_of_another_precision_is_read_in_the_policys_own() -> None:
     tokens = torch.zeros(2, 4, dtype=torch.int64)
     with torch.no_grad():
         assert torch.equal(policy(text, mask, tokens), policy(text.bfloat16(), mask, tokens))
+
+
+def test_the_caption_projection_is_drawn_as_wide_as_its_input_asks() -> None:
+    config = PolicyConfig(128, 1, 2, vocab_size=16, block_size=4, cls_token_num=3, caption_dim=64)
+    weights = dict(Policy(config).initialise(generator(0, "policy")).named_parameters())
+    for name in ("cap_proj.fc1.weight", "cap_proj.fc2.weight", "uncond_embedding"):
+        assert weights[f"cls_embedding.{name}"].std().item() == pytest.approx(64**-0.5, rel=0.15), name
+    assert weights["layers.0.attention.wo.weight"].std().item() == pytest.approx(0.02, rel=0.05)

@@ -148,3 +148,10 @@ def test_a_text_tower_that_recalls_words_tells_directions_apart() -> None:
         return torch.cosine_similarity(states[0].mean(0), states[1].mean(0), dim=0).item()
 
     assert likeness(True) < likeness(False) - 0.02
+
+
+def test_every_second_batch_is_of_one_category() -> None:
+    captions = ["a red circle", "a circle", "a blue square", "a circle left of a square", "a square"]
+    pools = [pool.tolist() for pool in clip.pools_of(captions)]
+    everything = [0, 1, 2, 3, 4]
+    assert pools == [[1, 4], everything, [0, 2], everything, [3], everything]  # in the order of CATEGORIES

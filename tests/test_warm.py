@@ -142,3 +142,29 @@ def test_the_warm_process_ends_with_its_block_and_says_when_it_is_gone(project: 
     finally:
         if before is not None:
             os.environ[SOCKET] = before
+
+
+BOTH_AT_ONCE = """
+import os, socket, sys
+from stages.warm import Server
+server = Server(sys.argv[1])
+here, there = socket.socketpair()
+child = os.fork()
+if child == 0:
+    os._exit(3)
+there.close()
+watch = os.pidfd_open(child)
+for file in (watch, here):
+    server.selector.register(file, 1)
+server._ended(child, watch, here)
+server._abandoned(child, here)
+print("alive")
+"""
+
+
+def test_a_stage_and_its_asker_may_end_in_one_instant(project: Path, tmp_path: Path) -> None:
+    # One look at the selector can report both: the second must find that all is done.
+    command = [sys.executable, "-c", BOTH_AT_ONCE, str(tmp_path / "sock")]
+    process = subprocess.Popen(command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "alive\n")

@@ -127,6 +127,14 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def pools_of(captions: list[str]) -> list[Tensor]:
+    """Where batches are drawn from, in turn: int64 rows of one category, all rows, of the next category, all rows..."""
+    everything = torch.arange(len(captions))
+    category = torch.tensor([CATEGORIES.index(COMPOSITIONS[caption].category) for caption in captions])
+    alike = [rows for number in range(len(CATEGORIES)) if len(rows := everything[category == number])]
+    return [pool for rows in alike for pool in (rows, everything)]
+
+
 def train_clip(
     clip: ClipModel,
     pictures: Tensor,
@@ -150,18 +158,15 @@ def train_clip(
     from rank_e.shapes.training import cosine_learning_rate, descend
 
     ids = tokenize(captions)
-    everything = torch.arange(len(captions))
-    category = torch.tensor([CATEGORIES.index(COMPOSITIONS[caption].category) for caption in captions])
-    pools = [rows for number in range(len(CATEGORIES)) if len(rows := everything[category == number])]
+    pools = pools_of(captions)
     width = clip.ln_final.weight.shape[0]
     words = WordRecall(width, generator(seed, "words")) if recall_words else None
     parameters = [*clip.parameters(), *([] if words is None else words.parameters())]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.05)
     clip.train()
     for step in range(steps):
-        draw = generator(seed, "clip", step)
-        pool = everything if step % 2 else pools[step // 2 % len(pools)]
-        rows = pool[torch.randint(len(pool), (batch,), generator=draw)]
+        pool = pools[step % len(pools)]
+        rows = pool[torch.randint(len(pool), (batch,), generator=generator(seed, "clip", step))]
         image, text, scale = clip(clip_inputs(clip, pictures[rows].float() / 255), ids[rows])
         same = (ids[rows][:, None] == ids[rows][None]).all(-1)
         loss = contrastive_loss(image, text, scale, same)
