@@ -48,6 +48,12 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("--text", type=Path, metavar="FOLDER", help="LlamaGen: the local folder of flan-t5-xl")
     convert.add_argument("--image-size", type=positive, metavar="PIXELS", help="LlamaGen: where no file tells it")
     convert.add_argument("--heads", type=positive, metavar="N", help="LlamaGen: for a policy of no official size")
+    export = add("export", do_export, "write a trained policy and decoder back in the format of the base's source")
+    export.add_argument("--arm", required=True)
+    export.add_argument("--seed", type=count, metavar="S", help="needed where params.yaml has several")
+    export.add_argument("--round", required=True, type=count, metavar="N", help="0: what the arm began with")
+    export.add_argument("--weights", choices=("ema", "online"), default="ema", help="ema is what is evaluated (ema)")
+    export.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a folder that does not exist yet")
     add("validate", do_validate, "check params.yaml and dvc.yaml")
     return main_parser
 
@@ -202,6 +208,15 @@ def do_convert(arguments: argparse.Namespace) -> None:
             f"convert: {len(source)} sources; give one Hugging Face Janus folder, or LlamaGen's policy and VQ files"
         )
     print(f"{arguments.to}: {manifest['format']}, from {', '.join(manifest['source'])}")
+
+
+def do_export(arguments: argparse.Namespace) -> None:
+    """Export, then say what lies there now."""
+    from pipeline.export import export, summary
+    from rank_e.config import load
+
+    given = arguments
+    print(summary(given.to, export(load(), given.arm, given.seed, given.round, given.weights, given.to)))
 
 
 def do_validate(_: argparse.Namespace) -> None:

@@ -40,7 +40,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert end.value.code == 0
     words = capsys.readouterr().out
-    for name in ("run", "serve", "compare", "track", "report", "profile", "validate"):
+    for name in ("run", "serve", "compare", "track", "report", "profile", "export", "validate"):
         assert f"\n    {name} " in words
 
 
