@@ -18,6 +18,7 @@ from rank_e.config_schema import (
     ArmName,
     ArmParams,
     BackboneParams,
+    DataParams,
     DecoderParams,
     EvaluationParams,
     FactorialParams,
@@ -29,6 +30,7 @@ from rank_e.config_schema import (
     RuntimeParams,
     Section,
     Seed,
+    WeightsParams,
 )
 from rank_e.errors import RankEError
 
@@ -45,6 +47,8 @@ class Params(Section):
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]
     backbone: BackboneParams
+    data: DataParams
+    weights: WeightsParams
     runtime: RuntimeParams
     seeds: Annotated[list[Seed], Field(min_length=1)]
     rounds: Annotated[list[Round], Field(min_length=1)]
@@ -73,7 +77,9 @@ class Params(Section):
 
 
 def merge(shared: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Shared values with the overrides laid over them, mapping by mapping."""
+    """Shared values with the overrides laid over them, mapping by mapping; one of another `kind` is put in whole."""
+    if "kind" in overrides and overrides["kind"] != shared.get("kind"):
+        return dict(overrides)
     merged = dict(shared)
     for key, value in overrides.items():
         both = isinstance(value, dict) and isinstance(shared.get(key), dict)

@@ -11,22 +11,30 @@ from pydantic_core import ErrorDetails
 def line(model: type[BaseModel], problem: ErrorDetails, prefix: tuple[str, ...]) -> str:
     """One problem of pydantic's as `key = value: must be ...`."""
     location = [part for part in problem["loc"] if part != "[key]"]
-    key = ".".join(str(part) for part in (*prefix, *location))
+    node, shown = _node(model, location)
+    key = ".".join(str(part) for part in (*prefix, *shown))
     if problem["type"] == "extra_forbidden":
-        known = ", ".join(_properties(model, location[:-1]))
+        known = ", ".join(_node(model, location[:-1])[0].get("properties", {}))
         return f"{key} = {show(problem['input'])}: unknown key, allowed here: {known}"
-    allowed = _allowed(model, location, names="[key]" in problem["loc"])
+    allowed = _allowed(node, names="[key]" in problem["loc"])
     if problem["type"] == "missing":
         return f"{key} is missing: must be {allowed}"
     return f"{key} = {show(problem['input'])}: must be {allowed}"
 
 
-def _node(model: type[BaseModel], location: list[int | str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The JSON schema of the value at `location`, and the definitions that it may refer to."""
+def _node(model: type[BaseModel], location: list[int | str]) -> tuple[dict[str, Any], list[int | str]]:
+    """The JSON schema of the value at `location`, and the location as the file has it.
+
+    Where a section is one of several kinds, pydantic's location names the kind too; the file has no such level.
+    """
     schema = TypeAdapter(model).json_schema(by_alias=True)
     definitions = schema.get("$defs", {})
-    node = schema
+    node, shown = schema, []
     for part in location:
+        if "discriminator" in node:
+            node = _resolve({"$ref": node["discriminator"]["mapping"][part]}, definitions)
+            continue
+        shown.append(part)
         if isinstance(part, int):
             node = node["items"]
         elif part in node.get("properties", {}):
@@ -34,20 +42,29 @@ def _node(model: type[BaseModel], location: list[int | str]) -> tuple[dict[str, 
         else:
             patterns: dict[str, Any] = node.get("patternProperties", {})
             node = node.get("additionalProperties") or (list(patterns.values()) or [{}])[0]
-        if "$ref" in node:
-            node = definitions[node["$ref"].removeprefix("#/$defs/")]
-    return node, definitions
+        node = _resolve(node if isinstance(node, dict) else {}, definitions)
+    return node, shown
 
 
-def _properties(model: type[BaseModel], location: list[int | str]) -> list[str]:
-    return list(_node(model, location)[0].get("properties", {}))
+def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """What a node refers to; of a value or null, the value, marked as such."""
+    if "$ref" in node:
+        return _resolve(definitions[node["$ref"].removeprefix("#/$defs/")], definitions)
+    if "anyOf" in node:
+        value = next(choice for choice in node["anyOf"] if choice.get("type") != "null")
+        return {**_resolve(value, definitions), "nullable": True}
+    return node
 
 
-def _allowed(model: type[BaseModel], location: list[int | str], names: bool = False) -> str:
-    """In words, what the schema allows at `location`: the type and its range."""
+def _allowed(node: dict[str, Any], names: bool = False) -> str:
+    """In words, what a schema's node allows: the type and its range."""
     if names:
         return "a name of lower-case letters, digits and _, starting with a letter"
-    node, _ = _node(model, location)
+    if node.get("nullable"):
+        return f"{_allowed({**node, 'nullable': False})}, or null"
+    if "discriminator" in node:
+        kinds = " or ".join(node["discriminator"]["mapping"])
+        return f"a mapping with {node['discriminator']['propertyName']}: {kinds}"
     if "const" in node:
         return json.dumps(node["const"])
     if "enum" in node:

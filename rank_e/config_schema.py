@@ -13,7 +13,9 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+JudgeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Text = Annotated[str, Field(min_length=1)]
 Betas = Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
 
 
@@ -27,7 +29,88 @@ class BackboneParams(Section):
     """Which generator is post-trained, and the folder of its base weights."""
 
     name: Name
-    base: Annotated[str, Field(min_length=1)]
+    base: Text
+
+
+class PromptFile(Section):
+    """Prompts of their own: a file in the source's folder; a column is null where the file leaves no choice."""
+
+    file: Text
+    column: Text | None
+    category: Text | None
+
+
+class ShapesSource(Section):
+    """The embedded world: prompts and pictures are drawn on demand; `folder` holds the code that draws them."""
+
+    kind: Literal["shapes"]
+    folder: Text
+    split: Literal["train", "held_out"]
+
+
+class Pairs(Section):
+    """Pictures with captions in a folder; `prompts: null` takes the captions as prompts."""
+
+    folder: Text
+    prompts: PromptFile | None
+    max_bad_share: BelowOne
+
+
+class WebdatasetSource(Pairs):
+    """Tars (`tars`, a pattern in the folder) of jpg, png or webp with txt or json; `column`: the caption's key."""
+
+    kind: Literal["webdataset"]
+    tars: Text
+    column: Text | None
+
+
+class FolderSource(Pairs):
+    """Picture files in the folder, and a table of their captions (`captions`, a file in the folder)."""
+
+    kind: Literal["folder"]
+    captions: Text
+    column: Text | None
+    image_column: Text | None
+
+
+class CocoSource(Pairs):
+    """COCO 2014's own layout; a sample is a picture with its first caption, or with every caption one."""
+
+    kind: Literal["coco"]
+    split: Text
+    every_caption: bool
+
+
+Source = Annotated[ShapesSource | WebdatasetSource | FolderSource | CocoSource, Field(discriminator="kind")]
+
+
+class DataParams(Section):
+    """Where prompts and real pictures come from: `training` for the rounds, `held_out` for the evaluation."""
+
+    training: Source
+    held_out: Source
+
+
+class WeightsParams(Section):
+    """Folders of local network files: what rewards and decoder update read, and what the judges read."""
+
+    training: Text
+    evaluation: Text
+
+
+class Plugin(BaseModel):
+    """A thing built by its `kind` (a published one's name, or `package.module:factory`) from further keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    kind: Annotated[str, Field(min_length=1)]
+
+
+class RewardParams(Plugin):
+    """One reward of the mixture: its weight, and whether it is divided by its running standard deviation."""
+
+    weight: Annotated[float, Field(ge=-1e6, le=1e6)]
+    normalise: Literal["none", "running"]
 
 
 class RuntimeParams(Section):
@@ -71,9 +154,9 @@ class Annealing(Section):
 
 
 class RankingParams(Section):
-    """The reward, and how its order becomes weights: the best `keep` of a group, softmax at tau."""
+    """The rewards, and how their order becomes weights: the best `keep` of a group, softmax at tau."""
 
-    reward: Name
+    rewards: Annotated[dict[JudgeName, RewardParams], Field(min_length=1)]
     keep: Count
     temperature: Annealing
     batch_size: Count
@@ -99,6 +182,25 @@ class PolicyParams(Section):
     checkpointing: bool
 
 
+class PatchGANParams(Section):
+    """The discriminator on patches, trained from scratch."""
+
+    kind: Literal["patchgan"]
+    channels: Count
+    layers: Annotated[int, Field(ge=1, le=8)]
+
+
+class ProjectedParams(Section):
+    """Trainable heads on frozen networks: DINOv3 (a folder) and EfficientNet (a file of timm's, by its name)."""
+
+    kind: Literal["projected"]
+    dinov3: Text
+    efficientnet: Text
+    efficientnet_name: Text
+    image_size: Count
+    channels: Count
+
+
 class DecoderParams(Section):
     """The decoder update (RankE, arXiv 2605.21195, stage 2); `train: false` hands the decoder on as it is."""
 
@@ -116,14 +218,14 @@ class DecoderParams(Section):
     lambda_reconstruction: Weight
     lambda_consistency: Weight
     l1_weight: Weight
+    perceptual: Plugin
     perceptual_weight: Weight
     adversarial_rule: Literal["gradient_norm", "adaptive"]
     adversarial_ratio: Weight
     reward_ratio: Weight
     rank_weighting: Literal["rank", "uniform", "shuffled"]
     discriminator_inputs: Literal["rollouts", "reconstructions", "both"]
-    discriminator_channels: Count
-    discriminator_layers: Annotated[int, Field(ge=1, le=8)]
+    discriminator: Annotated[PatchGANParams | ProjectedParams, Field(discriminator="kind")]
     discriminator_start: CountOrZero
     discriminator_warmup_steps: CountOrZero
     instance_noise: Fraction
@@ -131,8 +233,46 @@ class DecoderParams(Section):
     ema_decay: BelowOne
 
 
+class PromptsBenchmark(Section):
+    """Any prompt list with scores of its own, a mean for each of its categories; `prompts: 0` takes all of them."""
+
+    kind: Literal["prompts"]
+    file: Text
+    column: Text | None
+    category: Text | None
+    prompts: CountOrZero
+    samples_per_prompt: Count
+    scores: Annotated[dict[JudgeName, Plugin], Field(min_length=1)]
+
+
+class HPSv2Benchmark(Section):
+    """HPSv2's four styles (a folder of its prompt files); `per_style: 0` takes all 800 of each."""
+
+    kind: Literal["hpsv2"]
+    prompts: Text
+    per_style: CountOrZero
+    file: Text
+
+
+class GenEvalBenchmark(Section):
+    """GenEval's prompts (its evaluation_metadata.jsonl), a Mask2Former folder and a CLIP file for colours."""
+
+    kind: Literal["geneval"]
+    prompts: Text
+    samples_per_prompt: Count
+    detector: Text
+    clip: Text
+
+
+Benchmark = Annotated[PromptsBenchmark | HPSv2Benchmark | GenEvalBenchmark, Field(discriminator="kind")]
+
+
 class EvaluationParams(Section):
-    """What is measured: held-out prompts, samples of each, the real reference set, resamples (0: none)."""
+    """What is measured, on held-out prompts: Frechet distances to real pictures, scores, benchmarks, tokens.
+
+    reference_pictures make the real statistics; real_pictures others are judged as the rows "real" and
+    "reconstruction"; bootstrap resamples make the intervals (0: none).
+    """
 
     prompts: Count
     samples_per_prompt: Count
@@ -143,8 +283,12 @@ class EvaluationParams(Section):
     batch_size: Count
     seed: Seed
     reference_pictures: Annotated[int, Field(ge=2, le=10_000_000)]
+    real_pictures: Annotated[int, Field(ge=2, le=10_000_000)]
     bootstrap: CountOrZero
     pictures: Count
+    distances: dict[JudgeName, Plugin]
+    scores: dict[JudgeName, Plugin]
+    benchmarks: dict[JudgeName, Benchmark]
 
 
 class FactorialParams(Section):

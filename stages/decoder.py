@@ -3,17 +3,22 @@
 An arm with `decoder.train: false` hands on the very bytes it was given: the change stops there.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from rank_e.models.backbone import load_backbone
-from rank_e.models.discriminator import PatchGAN
+from rank_e.data.source import Source
+from rank_e.models.backbone import Backbone
 from rank_e.seeds import generator, seed_for
 from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedPictures
+from rank_e.training.networks import build_discriminator, build_perceptual
 from stages.artifacts import Artifact, ArtifactWriter, read_artifact
+from stages.backbone import backbone_of
+from stages.rewards import rewards_of
 from stages.runtime import Stage, main
+from stages.source import source_of
 
 KINDS = ("online/", "ema/", "discriminator/", "optimizer/")
 
@@ -32,15 +37,15 @@ def run(stage: Stage) -> None:
     train(stage, previous)
 
 
-def build(
-    stage: Stage, previous: Artifact, prompts: list[str], tokens: torch.Tensor, weights: torch.Tensor
-) -> DecoderUpdate:
+def build(stage: Stage, backbone: Backbone, source: Source, inputs: dict[str, Artifact]) -> DecoderUpdate:
     """The update as it stands at the beginning of this round."""
     settings = stage.arm_params.decoder
-    backbone = load_backbone(stage.params.backbone.name, stage.params.backbone.base)
+    folder = Path(stage.params.weights.training)
+    previous, ranking = inputs["previous"], inputs["ranking"]
+    prompts = inputs["prompts"].table("prompts")["prompt"].tolist()
     steps = previous.json("progress")["steps"]
-    discriminator = PatchGAN(settings.discriminator_channels, settings.discriminator_layers, norm="group")
-    discriminator.initialise(generator(stage.seed, "discriminator"))
+    draw = generator(stage.seed, "discriminator")
+    discriminator = build_discriminator(settings.discriminator, folder, draw, stage.device)
     if steps > 0:
         discriminator.load_state_dict(previous.tensors("discriminator"))
     update = DecoderUpdate(
@@ -48,14 +53,14 @@ def build(
             backbone.tokenizer(previous.tensors("online")),
             backbone.tokenizer(previous.tensors("ema")),
             discriminator,
-            backbone.reward(stage.arm_params.ranking.reward),
-            backbone.perceptual,
+            rewards_of(stage, ranking.json("rewards")) if settings.lambda_reward > 0 else None,
+            build_perceptual(settings.perceptual, folder, stage.device),
         ),
         RankedPictures(
-            tokens,
-            weights,
+            inputs["rollouts"].tensors("rollouts")["tokens"].long(),
+            ranking.tensors("ranking")["rank_weights"],
             prompts,
-            backbone.real_pictures(prompts, seed_for(stage.seed, "reals", stage.round)),
+            source.real_pictures(prompts, seed_for(stage.seed, "reals", stage.round)),
         ),
         settings,
         seed=stage.seed,
@@ -92,13 +97,9 @@ def train(stage: Stage, previous: Artifact) -> None:
         "ranking": read_artifact(stage.path("ranking"), "ranking"),
         "previous": previous,
     }
-    update = build(
-        stage,
-        previous,
-        inputs["prompts"].table("prompts")["prompt"].tolist(),
-        inputs["rollouts"].tensors("rollouts")["tokens"].long(),
-        inputs["ranking"].tensors("ranking")["rank_weights"],
-    )
+    backbone = backbone_of(stage)
+    source = source_of(stage, "training", backbone.image_size)
+    update = build(stage, backbone, source, inputs)
     state = stage.state(*(artifact.path for artifact in inputs.values()))
     saved = state.load()
     log: list[dict[str, Any]] = []
@@ -122,6 +123,7 @@ def train(stage: Stage, previous: Artifact) -> None:
         for name, tensors in snapshot(update).items():
             out.tensors(name, tensors)
         out.json("progress", {"steps": steps + total})
+        out.json("skipped", source.skipped())
         out.table("log", table)
         out.json("metrics", table.drop(columns="step").mean().to_dict())
     state.remove()

@@ -4,115 +4,102 @@ The same prompts and the same sampling seeds serve every arm, seed and round, so
 tokens are judged twice: through the arm's own EMA decoder and, under "...@original", through the base decoder.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from rank_e.metrics.bootstrap import bootstrap_interval
-from rank_e.metrics.suite import Reference, evaluate_pictures
+from rank_e.judges.base import as_bytes
+from rank_e.judges.sets import PromptSet, open_benchmark
+from rank_e.judges.stream import Stream
 from rank_e.metrics.tokens import entropy_bits, token_histogram, token_kl
-from rank_e.models.backbone import Backbone, load_backbone
-from rank_e.models.tokenizer import to_unit
+from rank_e.models.backbone import Backbone
+from rank_e.models.protocol import PolicyModel
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
 from stages.artifacts import Artifact, ArtifactWriter, read_artifact
+from stages.backbone import backbone_of
+from stages.judging import HELD_OUT, decode, decoded, held_out_set, judged, metrics_of, references_of
 from stages.runtime import Stage, main
+from stages.state import StageState
+
+Weights = Mapping[str, Tensor]
 
 
-def held_out_prompts(backbone: Backbone, params: Any) -> pd.DataFrame:
-    """The evaluation prompts, each repeated samples_per_prompt times one after another pass (prompt, category)."""
-    pairs = backbone.prompts("held_out", params.prompts, seed_for(params.seed, "evaluation", "prompts"))
-    return pd.DataFrame(pairs * params.samples_per_prompt, columns=["prompt", "category"])
+class TokenDraws:
+    """Tokens of prompt sets, int32 [N, L] on the CPU, drawn batch by batch and kept in the stage's state."""
+
+    def __init__(self, stage: Stage, state: StageState, backbone: Backbone, policy: PolicyModel) -> None:
+        self.stage, self.state, self.backbone, self.policy = stage, state, backbone, policy
+        saved = state.load()
+        self.done: dict[str, list[Tensor]] = {name: [tokens] for name, tokens in (saved[0] if saved else {}).items()}
+
+    def of(self, part: PromptSet) -> Tensor:
+        """The tokens of all of `part`, by the evaluation's own seeds."""
+        params = self.stage.params.evaluation
+        config = SamplingConfig(params.guidance, params.temperature, params.top_k, params.top_p)
+        rows = self.done.setdefault(part.name, [])
+        starts = range(sum(map(len, rows)), len(part.prompts), params.batch_size)
+        for start in self.stage.progress(starts, f"sampling {part.name}"):
+            prompts = part.prompts[start : start + params.batch_size]
+            text, mask = self.backbone.encode_text(prompts)
+            places = range(start, start + len(prompts))
+            seeds = [seed_for(params.seed, "evaluation", part.name, place) for place in places]
+            drawn = sample(self.policy, text, mask, seeds, config, batch_size=params.batch_size)
+            rows.append(drawn.tokens.int().cpu())
+            if self.state.due():
+                self.state.save({name: torch.cat(tokens) for name, tokens in self.done.items()}, {})
+        return torch.cat(rows)
 
 
-def held_out_tokens(stage: Stage, backbone: Backbone, weights: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Sample tokens [N, L] for the evaluation prompts with the policy `weights` and the evaluation's own seeds."""
-    params = stage.params.evaluation
-    table = held_out_prompts(backbone, params)
-    text, mask = backbone.encode_text(table["prompt"].tolist())
-    seeds = [seed_for(params.seed, "evaluation", "sample", index) for index in range(len(table))]
-    config = SamplingConfig(params.guidance, params.temperature, params.top_k, params.top_p)
-    return sample(
-        backbone.policy(weights),
-        text,
-        mask,
-        seeds,
-        config,
-        batch_size=params.batch_size,
-        progress=lambda steps: stage.progress(steps, "sampling"),
-    ).tokens
-
-
-@torch.no_grad()
-def decode(backbone: Backbone, decoder: dict[str, torch.Tensor], tokens: torch.Tensor, batch: int) -> torch.Tensor:
-    """tokens [N, L] -> pictures [N, 3, H, W] in [0, 1]."""
-    tokenizer = backbone.tokenizer(decoder)
-    return torch.cat([to_unit(tokenizer.decode_tokens(part)).clamp(0, 1) for part in tokens.split(batch)])
-
-
-@torch.no_grad()
-def judge(
-    stage: Stage, backbone: Backbone, reference: Reference, pictures: torch.Tensor, bootstrap: int
-) -> tuple[dict, pd.DataFrame]:
-    """Metrics of pictures of the evaluation prompts, and a row a picture (prompt, category, correct, clip)."""
-    params = stage.params.evaluation
-    table = held_out_prompts(backbone, params)
-    prompts = table["prompt"].tolist()
-    metrics, scores = evaluate_pictures(
-        pictures, prompts, backbone.evaluator, reference, seed=params.seed, bootstrap=bootstrap
-    )
-    table["correct"] = backbone.check(pictures, prompts).numpy()
-    table["clip"] = scores.numpy()
-    metrics["accuracy"] = float(table["correct"].mean())
-    if bootstrap:
-        draw = seed_for(params.seed, "metrics", "bootstrap")
-        correct = torch.from_numpy(table["correct"].to_numpy(copy=True)).float()
-        metrics["accuracy_low"], metrics["accuracy_high"] = bootstrap_interval(correct, bootstrap, draw)
-    for category, rows in table.groupby("category"):
-        metrics[f"accuracy_{str(category).replace(' ', '_')}"] = float(rows["correct"].mean())
-    reward = backbone.reward(stage.params.ranking.reward)
-    batches = range(0, len(prompts), params.batch_size)
-    rewards = [reward(pictures[i : i + params.batch_size], prompts[i : i + params.batch_size]) for i in batches]
-    metrics["reward"] = torch.cat(rewards).mean().item()
-    return metrics, table
-
-
-def evaluate(stage: Stage, policy: dict, decoder: dict, inputs: dict[str, Artifact], target: Any) -> None:
+def evaluate(stage: Stage, policy: Weights, decoder: Weights, inputs: dict[str, Artifact], target: Path) -> None:
     """Sample, decode through both decoders, judge, and write the evaluation artifact to `target`."""
-    params = stage.params.evaluation
-    backbone = load_backbone(stage.params.backbone.name, stage.params.backbone.base)
-    reference = Reference.from_tensors(inputs["reference"].tensors("reference"))
-    tokens = held_out_tokens(stage, backbone, policy)
-    pictures = decode(backbone, decoder, tokens, params.batch_size)
-    metrics, table = judge(stage, backbone, reference, pictures, params.bootstrap)
-    base = backbone.decoder_weights()
-    original, unchanged = pictures, metrics
-    if any(not torch.equal(base[name], decoder[name]) for name in base):
-        original = decode(backbone, base, tokens, params.batch_size)
-        unchanged, _ = judge(stage, backbone, reference, original, bootstrap=0)
-    # The intervals are the arm's own; the same tokens through the base decoder are a paired control of the values.
-    values = {key: value for key, value in unchanged.items() if not key.endswith(("_low", "_high"))}
-    metrics = metrics | {f"{key}@original": value for key, value in values.items()}
-    histogram = token_histogram(tokens, len(reference.tokens))
-    metrics |= {"token_kl": token_kl(histogram, reference.tokens), "token_entropy": entropy_bits(histogram)}
+    params, backbone = stage.params.evaluation, backbone_of(stage)
+    state = stage.state(*(artifact.path for artifact in inputs.values()))
+    held_out, base = held_out_set(stage, backbone.image_size), backbone.decoder_weights()
+    changed = any(not torch.equal(base[name], decoder[name]) for name in base)
+    references = references_of(inputs["reference"], held_out)
+    draws = TokenDraws(stage, state, backbone, backbone.policy(policy))
+    through = {"own": backbone.tokenizer(decoder), "original": backbone.tokenizer(base)}
+    folder = Path(stage.params.weights.evaluation)
+    metrics: dict[str, float] = {"pictures": float(len(held_out.prompts))}
+    for name in (HELD_OUT, *params.benchmarks):
+        part = held_out if name == HELD_OUT else open_benchmark(name, params.benchmarks[name], folder, stage.device)
+        tokens = draws.of(part)
+        stream = judged(stage, state, part, "own", decoded(part, tokens, through["own"]), len(tokens))
+        own = metrics_of(stage, part, stream, references)
+        unchanged = own
+        if changed:
+            draw = decoded(part, tokens, through["original"])
+            original = judged(stage, state, part, "original", draw, len(tokens))
+            unchanged = metrics_of(stage, part, original, references, intervals=False)
+        # The intervals are the arm's own; the same tokens through the base decoder are a paired control of the values.
+        values = {key: value for key, value in unchanged.items() if not key.endswith(("_low", "_high"))}
+        metrics |= own | {f"{key}@original": value for key, value in values.items()}
+        if name == HELD_OUT:
+            table, kept = scores_table(part, stream), tokens
+    real = inputs["reference"].tensors("tokens")["histogram"]
+    histogram = token_histogram(kept, len(real))
+    metrics |= {"token_kl": token_kl(histogram, real), "token_entropy": entropy_bits(histogram)}
     paths = {name: artifact.path for name, artifact in inputs.items()}
     with ArtifactWriter(target, "evaluation", seed=params.seed, inputs=paths) as out:
         out.json("metrics", metrics)
         out.table("samples", table)
-        out.tensors("tokens", {"tokens": tokens})
-        out.tensors(
-            "pictures",
-            {
-                "pictures": as_bytes(pictures[: params.pictures]),
-                "original": as_bytes(original[: params.pictures]),
-            },
-        )
+        out.tensors("tokens", {"tokens": kept})
+        shown = kept[: params.pictures]
+        pictures = {name: as_bytes(decode(tokenizer, shown)).cpu() for name, tokenizer in through.items()}
+        out.tensors("pictures", {"pictures": pictures["own"], "original": pictures["original"]})
+    state.remove()
 
 
-def as_bytes(pictures: torch.Tensor) -> torch.Tensor:
-    """[0, 1] -> uint8, rounded."""
-    return pictures.mul(255).round().to(torch.uint8)
+def scores_table(part: PromptSet, stream: Stream) -> pd.DataFrame:
+    """A row a picture: prompt, category and every score."""
+    columns = [columns for _, columns in stream.rows(*part.judges.scores)]
+    scores = {name: np.concatenate([rows[name] for rows in columns]) for name in part.judges.scores}
+    return pd.DataFrame({"prompt": part.prompts, "category": part.categories, **scores})
 
 
 def run(stage: Stage) -> None:

@@ -5,54 +5,66 @@ control that a better decoder must beat: the original decoder's pictures, bright
 """
 
 import torch
+from torch import Tensor
 
 from rank_e.metrics.affine import AffineControl
-from rank_e.metrics.suite import Reference
-from rank_e.models.backbone import load_backbone
 from rank_e.seeds import seed_for
 from stages.artifacts import ArtifactWriter, read_artifact
-from stages.evaluation import decode, held_out_prompts, judge
+from stages.backbone import backbone_of
+from stages.judging import decode, decoded, held_out_set, judged, metrics_of, references_of
 from stages.runtime import Stage, main
-
-KEYS = ("clip", "fd", "fd_mid", "fd_patch", "accuracy", "reward")
+from stages.source import source_of
 
 
 def run(stage: Stage) -> None:
     """metrics.json: {"policy arm/decoder arm, original or affine": {metric: value}}."""
-    params = stage.params
-    backbone = load_backbone(params.backbone.name, params.backbone.base)
+    params, backbone = stage.params, backbone_of(stage)
     inputs = {"reference": read_artifact(stage.path("reference"), "reference")}
-    reference = Reference.from_tensors(inputs["reference"].tensors("reference"))
-    decoders = {"original": backbone.decoder_weights()}
+    base = backbone.decoder_weights()
+    decoders = {"original": base}
     for arm in params.factorial.arms:
         for kind in ("evaluation", "decoder"):
             path = stage.path(kind, arm=arm, round=params.factorial.round)
             inputs[f"{arm} {kind}"] = read_artifact(path, kind)
         if params.arm(arm).decoder.train:  # a frozen arm's decoder is the original one
             decoders[arm] = inputs[f"{arm} decoder"].tensors("ema")
-    batch = params.evaluation.batch_size
-    prompts = held_out_prompts(backbone, params.evaluation)["prompt"].tolist()
-    real = backbone.real_pictures(prompts, seed_for(stage.seed, "factorial", "reals"))
+    paths = {name: artifact.path for name, artifact in inputs.items()}
+    state, part = stage.state(*paths.values()), held_out_set(stage, backbone.image_size)
+    references = references_of(inputs["reference"], part)
+    prompts = part.prompts[: params.evaluation.real_pictures]
+    real = source_of(stage, "held_out", backbone.image_size).real_pictures(
+        prompts, seed_for(stage.seed, "factorial", "reals")
+    )
+    tokenizers = {name: backbone.tokenizer(weights) for name, weights in decoders.items()}
+    original, batch = tokenizers["original"], params.evaluation.batch_size
     cells = {}
     for arm in params.factorial.arms:
         tokens = inputs[f"{arm} evaluation"].tensors("tokens")["tokens"]
-        pictures_by = {name: decode(backbone, weights, tokens, batch) for name, weights in decoders.items()}
-        pictures_by["affine"] = affine(pictures_by["original"], real)
-        for name, pictures in pictures_by.items():
-            metrics, _ = judge(stage, backbone, reference, pictures, bootstrap=0)
-            cells[f"{arm}/{name}"] = {key: metrics[key] for key in KEYS}
-    paths = {name: artifact.path for name, artifact in inputs.items()}
+        fitted = torch.cat([decode(original, rows).cpu() for rows in tokens[: len(real)].split(batch)])
+        draws = {name: decoded(part, tokens, tokenizer) for name, tokenizer in tokenizers.items()}
+        draws["affine"] = decoded(part, tokens, original, AffineHalves(fitted, real[: len(fitted)]))
+        for name, draw in draws.items():
+            stream = judged(stage, state, part, f"{arm}-{name}", draw, len(tokens))
+            metrics = metrics_of(stage, part, stream, references, intervals=False)
+            cells[f"{arm}/{name}"] = {key: value for key, value in metrics.items() if "/" not in key}
     with ArtifactWriter(stage.path("factorial"), "factorial", seed=stage.seed, inputs=paths) as out:
         out.json("metrics", cells)
+    state.remove()
 
 
-def affine(pictures: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Pictures [N, 3, H, W] matched to `real`: every second one by a fit on the others, so that none fits itself."""
-    corrected = torch.empty_like(pictures)
-    for half in (0, 1):
-        control = AffineControl.fit(pictures[1 - half :: 2], real[1 - half :: 2])
-        corrected[half::2] = control(pictures[half::2])
-    return corrected
+class AffineHalves:
+    """The affine control fitted twice, on every second picture, so that no picture is corrected by its own fit."""
+
+    def __init__(self, pictures: Tensor, real: Tensor) -> None:
+        """The first pictures of the stream and as many real ones, float32 [N, 3, S, S] in [0, 1]."""
+        self.controls = [AffineControl.fit(pictures[half::2], real[half::2]) for half in (1, 0)]
+
+    def __call__(self, pictures: Tensor, start: int) -> Tensor:
+        """The stream's pictures from number `start` on, matched to real ones."""
+        corrected = torch.empty_like(pictures)
+        for place in (0, 1):
+            corrected[place::2] = self.controls[(start + place) % 2](pictures[place::2])
+        return corrected
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ import copy
 
 import pandas as pd
 
-from rank_e.models.backbone import load_backbone
 from rank_e.sampling.sampler import SamplingConfig
 from rank_e.training.policy_update import PolicyUpdate, Rollouts
 from stages.artifacts import ArtifactWriter, read_artifact
+from stages.backbone import backbone_of
 from stages.runtime import Stage, main
 
 OPTIMIZER, ONLINE, EMA = "optimizer/", "online/", "ema/"
@@ -23,7 +23,7 @@ def run(stage: Stage) -> None:
         "reference": read_artifact(stage.path("policy", round=0), "policy"),
     }
     previous, settings = inputs["previous"], stage.arm_params.rollouts
-    backbone = load_backbone(stage.params.backbone.name, stage.params.backbone.base)
+    backbone = backbone_of(stage)
     text, rollouts = inputs["prompts"].tensors("text"), inputs["rollouts"].tensors("rollouts")
     ranking = inputs["ranking"].tensors("ranking")
     online = backbone.policy(previous.tensors("online"))
@@ -46,6 +46,7 @@ def run(stage: Stage) -> None:
         round_id=stage.round,
         updates=before,
     )
+    update.load_weights(previous.tensors("online"), previous.tensors("ema"))
     if before > 0:
         update.load_optimizer(previous.tensors("optimizer"))
     gap = update.prepare()
@@ -54,8 +55,7 @@ def run(stage: Stage) -> None:
     saved = state.load()
     if saved is not None:  # killed half-way: go on from the last saved update
         tensors, log = saved[0], saved[1]["log"]
-        online.load_state_dict(_part(tensors, ONLINE))
-        update.average.load_state_dict(_part(tensors, EMA))
+        update.load_weights(_part(tensors, ONLINE), _part(tensors, EMA))
         update.load_optimizer(_part(tensors, OPTIMIZER))
         update.updates = before + len(log)
     total = len(update.minibatches)
@@ -64,20 +64,13 @@ def run(stage: Stage) -> None:
         log.append(metrics)
         stage.events.log(before + index, total, metrics)
         if state.due():
-            state.save(
-                {
-                    **{ONLINE + k: v for k, v in online.state_dict().items()},
-                    **{EMA + k: v for k, v in update.average.state_dict().items()},
-                    **{OPTIMIZER + k: v for k, v in update.optimizer_state().items()},
-                },
-                {"log": copy.copy(log)},
-            )
+            parts = update.state().items()
+            state.save({f"{kind}/{n}": t for kind, part in parts for n, t in part.items()}, {"log": copy.copy(log)})
     table = pd.DataFrame(log)
     paths = {name: artifact.path for name, artifact in inputs.items()}
     with ArtifactWriter(stage.path("policy"), "policy", seed=stage.seed, inputs=paths) as out:
-        out.tensors("online", online.state_dict())
-        out.tensors("ema", update.average.state_dict())
-        out.tensors("optimizer", update.optimizer_state())
+        for kind, part in update.state().items():
+            out.tensors(kind, part)
         out.json("progress", {"updates": update.updates})
         out.table("log", table)
         out.json("metrics", {**gap, **table.drop(columns="step").mean().to_dict()})

@@ -2,22 +2,32 @@
 
 import pandas as pd
 
-from rank_e.models.backbone import load_backbone
 from rank_e.seeds import seed_for
 from stages.artifacts import ArtifactWriter
+from stages.backbone import backbone_of
 from stages.runtime import Stage, main
+from stages.source import source_of
 
 
 def run(stage: Stage) -> None:
-    """prompts.parquet (index, prompt, category) and text.safetensors (embeddings [P, T, C], mask [P, T])."""
-    backbone = load_backbone(stage.params.backbone.name, stage.params.backbone.base)
+    """prompts.parquet (index, prompt, category), text.safetensors (embeddings [P, T, ...], mask [P, T]), metrics.json.
+
+    metrics: `truncated`, the number of prompts that are longer than the text encoder reads; `skipped`, the number of
+    samples that could not be read, which skipped.json names.
+    """
+    backbone = backbone_of(stage)
+    source = source_of(stage, "training", backbone.image_size)
     draw = seed_for(stage.seed, "prompts", stage.round)
-    pairs = backbone.prompts("train", stage.params.prompts.per_round, draw)
+    pairs = source.prompts(stage.params.prompts.per_round, draw)
     table = pd.DataFrame(pairs, columns=["prompt", "category"]).rename_axis("index").reset_index()
-    embeddings, mask = backbone.encode_text(table["prompt"].tolist())
+    prompts = table["prompt"].tolist()
+    embeddings, mask = backbone.encode_text(prompts)
+    skipped = source.skipped()
     with ArtifactWriter(stage.path("prompts"), "prompts", seed=stage.seed, inputs={}) as out:
         out.table("prompts", table)
         out.tensors("text", {"embeddings": embeddings, "mask": mask})
+        out.json("metrics", {"truncated": len(backbone.overlong(prompts)), "skipped": len(skipped)})
+        out.json("skipped", skipped)
 
 
 if __name__ == "__main__":

@@ -2,39 +2,46 @@
 
 import torch
 
-from rank_e.models.backbone import load_backbone
 from rank_e.models.tokenizer import to_unit
 from rank_e.objectives.anchors import temperature_at
 from rank_e.objectives.grpo import group_advantages
 from rank_e.objectives.rank_gan import keep_top, rank_weights
+from rank_e.rewards.mixture import Parts
 from stages.artifacts import ArtifactWriter, read_artifact
+from stages.backbone import backbone_of
+from stages.rewards import rewards_of
 from stages.runtime import Stage, main
 
 
 @torch.no_grad()
 def run(stage: Stage) -> None:
-    """ranking.safetensors: rewards, advantages, rank_weights [P, G] (weight 0 = not among the kept); metrics.json."""
+    """ranking.safetensors: rewards, advantages, rank_weights [P, G] (weight 0 = not among the kept).
+
+    rewards.json: the running statistics of rewards that are normalised, for the next round; metrics.json.
+    """
     prompts = read_artifact(stage.path("prompts"), "prompts")
     rollouts = read_artifact(stage.path("rollouts"), "rollouts")
     decoder = read_artifact(stage.path("decoder", round=stage.round - 1), "decoder")
-    backbone = load_backbone(stage.params.backbone.name, stage.params.backbone.base)
-    tokenizer = backbone.tokenizer(decoder.tensors("ema"))
+    previous = read_artifact(stage.path("ranking", round=stage.round - 1), "ranking")
+    tokenizer = backbone_of(stage).tokenizer(decoder.tensors("ema"))
     settings, policy = stage.arm_params.ranking, stage.arm_params.policy
-    reward = backbone.reward(settings.reward)
+    mixture = rewards_of(stage, previous.json("rewards"))
     tokens = rollouts.tensors("rollouts")["tokens"].long()
     texts = [text for text in prompts.table("prompts")["prompt"] for _ in range(tokens.shape[1])]
     flat = tokens.flatten(0, 1)
-    scores = []
+    found: list[Parts] = []
     for start in stage.progress(range(0, len(flat), settings.batch_size), "ranking"):
         end = start + settings.batch_size
-        pictures = to_unit(tokenizer.decode_tokens(flat[start:end])).clamp(0, 1)
-        scores.append(reward(pictures, texts[start:end]))
-    rewards = torch.cat(scores).view(tokens.shape[:2])
+        pictures = to_unit(tokenizer.decode_tokens(flat[start:end].to(stage.device))).clamp(0, 1)
+        found.append({name: part.cpu() for name, part in mixture.parts(pictures, texts[start:end]).items()})
+    parts = {name: torch.cat([part[name] for part in found]) for name in found[0]}
+    mixture.observe(parts)  # before they are used: the first round has statistics too
+    rewards = mixture.combine(parts).view(tokens.shape[:2])
     schedule = settings.temperature
     temperature = temperature_at(stage.round - 1, schedule.start, schedule.end, schedule.rounds)
     kept = keep_top(rewards, min(settings.keep, rewards.shape[1]))
     weights = torch.zeros_like(rewards).scatter(1, kept, rank_weights(rewards.gather(1, kept), temperature))
-    inputs = {"prompts": prompts.path, "rollouts": rollouts.path, "decoder": decoder.path}
+    inputs = {"prompts": prompts.path, "rollouts": rollouts.path, "decoder": decoder.path, "previous": previous.path}
     with ArtifactWriter(stage.path("ranking"), "ranking", seed=stage.seed, inputs=inputs) as out:
         out.tensors(
             "ranking",
@@ -44,12 +51,14 @@ def run(stage: Stage) -> None:
                 "rank_weights": weights,
             },
         )
+        out.json("rewards", mixture.state())
         out.json(
             "metrics",
             {
                 "reward_mean": rewards.mean().item(),
                 "reward_std": rewards.std(dim=1).mean().item(),
                 "temperature": temperature,
+                **{f"reward_{name}": part.mean().item() for name, part in parts.items()},
             },
         )
 

@@ -1,9 +1,9 @@
 """Stage rollouts: sample G token sequences for every prompt from the arm's policy, with their log-probabilities."""
 
-from rank_e.models.backbone import load_backbone
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
 from stages.artifacts import ArtifactWriter, read_artifact
+from stages.backbone import backbone_of
 from stages.runtime import Stage, main
 
 
@@ -11,8 +11,7 @@ def run(stage: Stage) -> None:
     """rollouts.safetensors: tokens int32 [P, G, L] and log_probs [P, G, L] under the sampled distribution."""
     prompts = read_artifact(stage.path("prompts"), "prompts")
     previous = read_artifact(stage.path("policy", round=stage.round - 1), "policy")
-    backbone = load_backbone(stage.params.backbone.name, stage.params.backbone.base)
-    policy = backbone.policy(previous.tensors("online"))
+    policy = backbone_of(stage).policy(previous.tensors("online"))
     text = prompts.tensors("text")
     settings = stage.arm_params.rollouts
     count, group = len(text["mask"]), settings.group_size

@@ -33,6 +33,11 @@ class StageState:
             if other != self.path.parent:
                 shutil.rmtree(other)
 
+    @property
+    def folder(self) -> Path:
+        """Where the computation may keep more files of its own until `remove`."""
+        return self.path.parent
+
     def due(self) -> bool:
         """Whether SAVE_SECONDS have passed since the last save (or since the stage began)."""
         return time.monotonic() - self._saved >= SAVE_SECONDS

@@ -72,6 +72,28 @@ def test_every_problem_is_reported_at_once_with_key_value_and_range() -> None:
     assert len(lines) == 8
 
 
+def test_problems_of_a_section_of_several_kinds_are_named_as_the_file_has_them() -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["decoder"]["discriminator"] = {"kind": "patchgan", "channels": 0}
+        data["data"]["training"]["kind"] = "tar"
+        data["data"]["held_out"] = {"folder": "x", "split": "train"}
+        data["evaluation"]["benchmarks"] = {"parti": {"kind": "hpsv2", "prompts": "p", "per_style": 1, "fil": "x"}}
+
+    found = problems(change)
+    assert "params.yaml: decoder.discriminator.channels = 0: must be a whole number in [1, 10000000]" in found
+    assert "params.yaml: decoder.discriminator.layers is missing: must be a whole number in [1, 8]" in found
+    # pydantic checks an arm's own copy again
+    lines = [line for line in found if "arms." not in line]
+    assert any(
+        line.startswith("params.yaml: data.training = ")
+        and line.endswith("with kind: coco or folder or shapes or webdataset")
+        for line in lines
+    )
+    assert any(line.startswith("params.yaml: data.held_out = ") for line in lines)
+    assert any(line.startswith("params.yaml: evaluation.benchmarks.parti.fil = ") for line in lines)
+    assert "params.yaml: evaluation.benchmarks.parti.file is missing: must be text that is not empty" in lines
+
+
 @pytest.mark.parametrize("section", ["policy", "decoder", "ranking", "rollouts", "evaluation", "runtime"])
 def test_no_key_has_a_default(section: str) -> None:
     for key in SHAPES[section]:

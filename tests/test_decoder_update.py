@@ -31,7 +31,7 @@ def data(weights=None):
 
 def make(ranked=None, reward=brightness, steps_before=0, **changes):
     params = decoder_params(**changes)
-    judge = PatchGAN(params.discriminator_channels, params.discriminator_layers, norm="group")
+    judge = PatchGAN(params.discriminator.channels, params.discriminator.layers, norm="group")
     judge.initialise(generator(3, "judge"))
     nets = Nets(tiny_tokenizer(), tiny_tokenizer(), judge, reward, squared)
     return DecoderUpdate(nets, ranked or data(), params, seed=7, round_id=1, steps_before=steps_before)

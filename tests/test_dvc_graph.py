@@ -114,6 +114,11 @@ def test_no_command_needs_a_shell_between_dvc_and_the_stage(graphs: dict[str, Re
         ("policy.learning_rate", {"policy"}),
         ("rollouts.guidance", {"rollouts", "policy"}),
         ("ranking.temperature", {"ranking"}),
+        ("ranking.rewards", {"ranking", "decoder", "reference", "baseline", "evaluation", "factorial"}),
+        ("data.training", {"prompts", "decoder"}),
+        ("data.held_out", {"reference", "baseline", "evaluation", "factorial"}),
+        ("weights.training", {"ranking", "decoder", "reference", "baseline", "evaluation", "factorial"}),
+        ("weights.evaluation", {"reference", "baseline", "evaluation", "factorial"}),
         ("prompts.per_round", {"prompts"}),
         ("factorial.round", {"factorial"}),
         ("evaluation.bootstrap", {"reference", "baseline", "evaluation", "factorial"}),
@@ -152,7 +157,10 @@ def test_every_module_that_a_stage_imports_is_a_dependency(graphs: dict[str, Rep
         deps = relative(graphs["tiny"], stage.deps)
         wanted = {module, *imported(module)}
         if "rank_e/models/backbone.py" in wanted:  # it imports the backbone by its name in params.yaml
-            wanted |= imported("rank_e/shapes/backbone.py")
+            for path in ("shapes/backbone", "backbones/llamagen", "backbones/janus"):
+                wanted |= imported(f"rank_e/{path}.py")
+        if "rank_e/plugins.py" in wanted:  # and this what a dotted path names
+            wanted |= imported("rank_e/shapes/judges.py")
         missing += [
             f"{name}: {path}"
             for path in sorted(wanted - OUTSIDE)

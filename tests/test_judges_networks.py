@@ -199,10 +199,9 @@ def test_clip_features_and_score_follow_the_published_code(clip_name: str, clip_
     inputs = torch.stack([prepare(Image.fromarray(published_square(np.array(pil(p))))) for p in PICTURES])
     prompts = ["a red cube on a table", "word " * 90, "two dogs"]
     judges = build_judges(
-        {
-            "fd_clip": {"kind": "clip_features", "file": str(clip_file), "model": clip_name},
-            "clip": {"kind": "clip_score", "file": str(clip_file), "model": clip_name},
-        },
+        {"fd_clip": {"kind": "clip_features", "file": clip_file.name, "model": clip_name}},
+        {"clip": {"kind": "clip_score", "file": clip_file.name, "model": clip_name}},
+        clip_file.parent,
         CPU,
     )
     # The published evaluation inserts the prefix's three tokens after the start, and ends row 77 if it is full.
@@ -293,19 +292,20 @@ def test_bad_settings_and_files_are_named_in_one_line(clip_name: str, clip_file:
     broken.write_bytes(clip_file.read_bytes()[:1000])
     good = {"kind": "clip_score", "file": str(clip_file), "model": clip_name}
     cases: list[tuple[dict[str, str], str]] = [
-        ({"kind": "nothing"}, r"judges\.x\.kind: unknown judge 'nothing'"),
-        ({"kind": "inception"}, r"judges\.x\.file: missing"),
-        ({"kind": "inception", "file": str(tmp_path / "no.pt")}, r"judges\.x\.file: .*no\.pt does not exist"),
+        ({"kind": "nothing"}, r"evaluation\.(distances|scores)\.x\.kind: unknown judge 'nothing'"),
+        ({"kind": "inception"}, r"evaluation\.distances\.x\.file: missing"),
+        ({"kind": "inception", "file": "no.pt"}, r"evaluation\.distances\.x\.file: .*no\.pt does not exist"),
         ({"kind": "inception", "file": str(broken)}, "inception-2015-12-05.pt is truncated"),
         ({"kind": "inception", "file": str(clip_file)}, "open_clip_pytorch_model.bin does not fit"),
         ({"kind": "dinov2", "file": str(tmp_path)}, r"config\.json does not exist"),
         (good | {"model": "no-such-clip"}, "no-such-clip"),
-        (good | {"colour": "red"}, r"judges\.x\.colour"),
+        (good | {"colour": "red"}, r"evaluation\.scores\.x\.colour"),
         (good | {"model": "ViT-S-32"}, "does not fit the model"),
     ]
     for options, message in cases:
         with pytest.raises(RankEError, match=message) as error:
-            build_judges({"x": options}, CPU)
+            sections: list[dict] = [{}, {"x": options}]
+            build_judges(*(sections if options["kind"] == "clip_score" else reversed(sections)), tmp_path, CPU)
         assert "\n" not in str(error.value)
 
 

@@ -134,7 +134,7 @@ def test_resuming_between_steps_gives_the_same_bits():
     second.prepare()
     second.online.load_state_dict(snapshot(first.online))
     second.average.load_state_dict(snapshot(first.average))
-    second.load_optimizer(first.optimizer_state())
+    second.load_optimizer(first.state()["optimizer"])
     second.updates = first.updates
     for index in range(1, len(second.minibatches)):
         second.step(index)
@@ -168,7 +168,7 @@ def test_weights_that_no_gradient_reaches_stay_and_the_next_round_goes_on(params
     second = make(params, config, data=first.rollouts, updates=1)
     second.online.load_state_dict(first.online.state_dict())
     second.average.load_state_dict(first.average.state_dict())
-    second.load_optimizer(first.optimizer_state())
+    second.load_optimizer(first.state()["optimizer"])
     second.old.copy_(first.old)
     first.step(1)
     second.step(1)

@@ -95,7 +95,7 @@ def test_policy_update(world):
     trained = set(policies[0].state_dict())
     assert moved(before[0], policies[0]) == moved(before[1], policies[1]) == trained
     assert moved(before[2], policies[2]) == set()
-    update.load_optimizer(update.optimizer_state())
+    update.load_optimizer(update.state()["optimizer"])
     assert update.step(1)["ratio_deviation"] > 0.0
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from rank_e.errors import RankEError
-from rank_e.metrics.clip_score import Evaluator
 from rank_e.rewards.base import RewardError
 from rank_e.rewards.clip import ClipModel, ClipReward, clip_inputs, preprocess
 from rank_e.shapes import clip
@@ -52,8 +51,6 @@ def test_a_score_depends_on_its_own_picture_and_prompt_alone(model: ClipModel, p
     together = reward(pictures, PROMPTS)
     alone = torch.cat([reward(pictures[i : i + 1], PROMPTS[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
-    batched = Evaluator(model, clip.tokenize).clip_score(pictures, PROMPTS, batch_size=2)
-    torch.testing.assert_close(together, batched, rtol=1e-4, atol=1e-4)
 
 
 def test_the_worlds_evaluator_is_judged_on_what_it_was_trained_on(pictures: Tensor) -> None:
@@ -83,8 +80,6 @@ def test_what_cannot_be_scored_is_named(model: ClipModel, pictures: Tensor) -> N
         reward(broken, PROMPTS)
     with pytest.raises(RewardError, match="3 pictures for 2 prompts"):
         reward(pictures, PROMPTS[:2])
-    with pytest.raises(RewardError, match="3 pictures for 2 prompts"):
-        Evaluator(model, clip.tokenize).clip_score(pictures, PROMPTS[:2])
     with pytest.raises(RewardError, match="uint8"):
         reward((pictures * 255).to(torch.uint8), PROMPTS)
     with pytest.raises(RankEError, match="'purple'"):

@@ -23,24 +23,24 @@ OWN = {"kind": "tests.test_rewards_mixture:brightness"}
 PROMPTS = ["a", "b", "c", "d"]
 
 
-def brightness(device: torch.device, factor: float = 1.0) -> Any:
+def brightness(folder: Path, device: torch.device, factor: float = 1.0) -> Any:
     """A user's own reward."""
     return lambda images, prompts: factor * images.mean((1, 2, 3))
 
 
-def judged_as(result: object, **_: object) -> Any:
+def judged_as(folder: Path, device: torch.device, result: object) -> Any:
     return lambda images, prompts: result
 
 
-def undefined(device: torch.device) -> Any:
+def undefined(folder: Path, device: torch.device) -> Any:
     return lambda images, prompts: torch.tensor([0.0] * (len(prompts) - 1) + [float("nan")])
 
 
-def unhelpful(device: torch.device) -> Any:
+def unhelpful(folder: Path, device: torch.device) -> Any:
     raise ValueError("no such\nscorer")
 
 
-def no_callable(device: torch.device) -> str:
+def no_callable(folder: Path, device: torch.device) -> str:
     return "scores"
 
 
@@ -50,7 +50,9 @@ def pictures() -> Tensor:
 
 
 def test_scores_are_the_weighted_sum_of_the_parts(pictures: Tensor) -> None:
-    mixture = build_rewards({"light": OWN | {"weight": 2.0}, "dark": OWN | {"factor": -3.0, "weight": 0.5}}, "cpu")
+    mixture = build_rewards(
+        {"light": OWN | {"weight": 2.0}, "dark": OWN | {"factor": -3.0, "weight": 0.5}}, Path(), "cpu"
+    )
     parts = mixture.parts(pictures, PROMPTS)
     means = pictures.mean((1, 2, 3))
     torch.testing.assert_close(parts["light"], means)
@@ -60,7 +62,7 @@ def test_scores_are_the_weighted_sum_of_the_parts(pictures: Tensor) -> None:
 
 
 def test_running_normalisation_is_by_earlier_scores_alone(pictures: Tensor) -> None:
-    mixture = build_rewards({"light": OWN | {"normalise": "running", "weight": 2.0}}, "cpu")
+    mixture = build_rewards({"light": OWN | {"normalise": "running", "weight": 2.0}}, Path(), "cpu")
     raw = pictures.mean((1, 2, 3))
     torch.testing.assert_close(mixture(pictures, PROMPTS), 2 * raw)  # nothing was observed yet
     torch.testing.assert_close(mixture(pictures, PROMPTS), 2 * raw)  # scoring observes nothing
@@ -88,7 +90,7 @@ def test_statistics_depend_on_the_order_of_scores_not_on_their_batches() -> None
 
 def test_running_state_goes_on_where_it_was_through_json(pictures: Tensor) -> None:
     settings = {"light": OWN | {"normalise": "running"}, "raw": OWN}
-    first, second = build_rewards(settings, "cpu"), build_rewards(settings, "cpu")
+    first, second = build_rewards(settings, Path(), "cpu"), build_rewards(settings, Path(), "cpu")
     first.observe(first.parts(pictures, PROMPTS))
     second.load_state(json.loads(json.dumps(first.state())))
     assert torch.equal(first(pictures, PROMPTS), second(pictures, PROMPTS))
@@ -122,7 +124,7 @@ def test_scores_are_computed_in_float32_under_autocast() -> None:
 
 def test_what_a_users_reward_returns_is_checked(pictures: Tensor) -> None:
     def own(function: str, **options: object) -> Mixture:
-        return build_rewards({"mine": {"kind": f"tests.test_rewards_mixture:{function}", **options}}, "cpu")
+        return build_rewards({"mine": {"kind": f"tests.test_rewards_mixture:{function}", **options}}, Path(), "cpu")
 
     with pytest.raises(RewardError, match="reward mine: score of picture 3 is nan"):
         own("undefined")(pictures, PROMPTS)
@@ -164,12 +166,15 @@ def test_what_a_users_reward_returns_is_checked(pictures: Tensor) -> None:
             {"kind": "tests.test_rewards_mixture:unhelpful"},
             r"unhelpful failed with ValueError: no such scorer; mend it",
         ),
-        ({"kind": "tests.test_rewards_mixture:no_callable"}, r"no_callable gave a str; return a callable"),
+        (
+            {"kind": "tests.test_rewards_mixture:no_callable"},
+            r"no_callable gave a str; return something that can be called",
+        ),
     ],
 )
 def test_bad_parameters_are_named(section: dict[str, Any], message: str) -> None:
     with pytest.raises(RewardError, match=message) as error:
-        build_rewards({"r": section}, "cpu")
+        build_rewards({"r": section}, Path(), "cpu")
     assert "\n" not in str(error.value)
 
 
@@ -182,7 +187,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     clip = {"model": str(tmp_path / "clip.json")}
 
     def load(kind: str, **files: object) -> Mixture:
-        return build_rewards({"r": {"kind": kind} | {k: str(v) for k, v in files.items()}}, "cpu")
+        return build_rewards({"r": {"kind": kind} | {k: str(v) for k, v in files.items()}}, Path(), "cpu")
 
     truncated = tmp_path / "truncated.safetensors"
     truncated.write_bytes(good.read_bytes()[:1000])
@@ -216,6 +221,7 @@ def test_one_clip_serves_all_that_use_it(tmp_path: Path) -> None:
             "match": {"kind": "clip", "file": file, "model": model},
             "beauty": {"kind": "aesthetic", "file": str(tmp_path / "head.pth"), "clip_file": file, "model": model},
         },
+        Path(),
         "cpu",
     )
     assert mixture.terms["match"].reward.model is mixture.terms["beauty"].reward.model  # type: ignore[attr-defined]
@@ -224,4 +230,4 @@ def test_one_clip_serves_all_that_use_it(tmp_path: Path) -> None:
 
 def test_an_empty_mixture_is_refused() -> None:
     with pytest.raises(RewardError, match="rewards: none is given"):
-        build_rewards({}, "cpu")
+        build_rewards({}, Path(), "cpu")

@@ -106,7 +106,7 @@ def section(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def build(folder: Path, kind: str) -> Reward:
-    return build_rewards({kind: section(folder, kind)}, "cpu")
+    return build_rewards({kind: section(folder, kind)}, Path(), "cpu")
 
 
 def pillow_inputs(pictures: Tensor, size: int) -> Tensor:

@@ -109,7 +109,7 @@ def test_eight_by_one_is_one_by_eight():
     for size in (1, 3, 8):
         update = make(microbatch_size=size)
         losses = [update.step(i)["loss"] for i in range(3)]
-        states.append((losses, update.step(3)["grad_norm"], [weight.grad for _, weight in update.masters]))
+        states.append((losses, update.step(3)["grad_norm"], [weight.grad for weight in update.masters.weights]))
     for losses, norm, gradients in states[:2]:
         assert losses == pytest.approx(states[2][0], rel=1e-4)
         assert norm == pytest.approx(states[2][1], rel=1e-3)
@@ -180,7 +180,7 @@ def test_half_precision_weights_keep_what_small_steps_add_up_to():
     rows = start["output.weight"]
     change = half.weights()["output.weight"] - rows
     assert 5e-5 < change.abs().mean() < 2.5e-4  # 20 steps of about 1e-5, each below bfloat16's rounding of 0.3
-    for (name, parameter), (_, weight) in zip(half.named, half.masters, strict=True):
+    for (name, parameter), (_, weight) in zip(half.masters.parameters, half.masters.named, strict=True):
         assert parameter.dtype == torch.bfloat16 and torch.equal(parameter, weight.bfloat16()), name
     wanted = full.weights()["output.weight"] - tiny_policy().output.weight.detach()
     assert torch.corrcoef(torch.stack([change.flatten(), wanted.flatten()]))[0, 1] > 0.9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +87,10 @@ class JanusBackbone:
             ids[number, -len(row) - 2 :] = torch.tensor([special.bos, *row, special.boi])
             mask[number, -len(row) - 2 :] = True
         return ids, mask
+
+    def overlong(self, prompts: Sequence[str]) -> list[int]:
+        """None: Janus reads a prompt of any length that its language model has positions for."""
+        return []
 
     @cached_property
     def _policy_tensors(self) -> dict[str, Tensor]:

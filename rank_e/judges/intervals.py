@@ -53,19 +53,20 @@ class ShardSums:
 
     @classmethod
     def of(cls, stream: Stream, name: str, shards: int = SHARDS, device: torch.device | None = None) -> ShardSums:
-        """One pass over the stream's features `name`; JudgeError for fewer than two pictures a shard."""
+        """One pass over features `name` ([n, D] or [n, P, D]); JudgeError for fewer than two pictures a shard."""
         if shards < 1 or stream.done < 2 * shards:
             raise JudgeError(f"{name}: {stream.done} pictures for {shards} shards; give two a shard at least")
         made: ShardSums | None = None
         for start, part in stream.feature_rows(name):
-            rows = part.to(device or torch.device("cpu"), torch.float64)
+            rows = part.to(device or torch.device("cpu"), torch.float64).flatten(0, -2)
+            places = len(rows) // len(part)  # features [n, P, D]: a picture's P rows stay in one shard
             if made is None:  # centring keeps the sums' digits; any centre gives the same moments
                 dim = rows.shape[1]
                 made = cls(
                     rows.mean(0), rows.new_zeros(shards), rows.new_zeros(shards, dim), rows.new_zeros(shards, dim, dim)
                 )
             rows = rows - made.centre
-            place = (start + torch.arange(len(rows), device=rows.device)) % shards
+            place = (start + torch.arange(len(rows), device=rows.device) // places) % shards
             for shard in place.unique().tolist():
                 own = rows[place == shard]
                 made.counts[shard] += len(own)
@@ -144,10 +145,10 @@ def poisson_counts(start: int, count: int, resamples: int, seed: int) -> Tensor:
 
 
 def mean_estimates(stream: Stream, name: str, *, seed: int, resamples: int) -> dict[str, Estimate]:
-    """Mean of column `name` within each category, and under "" the mean of those means, with 95 % intervals.
+    """Mean of column `name` within each category, and under "" of all pictures, with 95 % intervals.
 
-    Categories count the same however many pictures they have: that is the benchmark's average over styles. With one
-    category, both are the plain mean. `resamples` = 0 gives no intervals. Raises JudgeError where nothing was judged.
+    HPSv2's average over its styles is the latter, since they are of one size. Where nothing has a category, only "" is
+    given. `resamples` = 0 gives no intervals. Raises JudgeError where nothing was judged.
     """
     sums: dict[str, Tensor] = {}  # per category [2, 1 + resamples]: weighted sums and weights, the sample's first
     for start, columns in stream.rows(name, "category"):
@@ -159,8 +160,8 @@ def mean_estimates(stream: Stream, name: str, *, seed: int, resamples: int) -> d
             own = torch.from_numpy(columns["category"] == category)
             added = torch.stack([values[own] @ weights[own], weights[own].sum(0)])
             sums[category] = sums[category] + added if category in sums else added
+    sums[""] = torch.stack(list(sums.values())).sum(0)  # pictures without a category are counted here alone
     means = {category: total / weight for category, (total, weight) in sums.items()}
-    means[""] = torch.stack(list(means.values())).mean(0)
     return {category: _interval(mean) for category, mean in means.items()}
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,17 @@ from rank_e.judges.base import FeatureNetwork, JudgeError, Pictures, Scorer
 
 ROWS, TENSORS, HEADER = "rows.parquet", "tensors.safetensors", "stream.json"
 FIXED = ("index", "category")
-Batch = tuple[Pictures, Sequence[str], Sequence[str] | None]
+Values = Mapping[str, Sequence[float] | Sequence[str]]
+
+
+class Batch(NamedTuple):
+    """Pictures and their prompts; what `Stream.add` takes besides."""
+
+    pictures: Pictures
+    prompts: Sequence[str]
+    categories: Sequence[str] | None = None
+    values: Values | None = None
+    totals: Mapping[str, Tensor] | None = None
 
 
 class Stream:
@@ -99,7 +109,7 @@ class Stream:
         prompts: Sequence[str],
         categories: Sequence[str] | None = None,
         *,
-        values: Mapping[str, Sequence[float] | Sequence[str]] | None = None,
+        values: Values | None = None,
         totals: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Judge the next pictures (N of uint8 [3, H, W]) of N prompts, whose first is picture `done`.
@@ -208,17 +218,23 @@ def _tensor(part: Path, name: str) -> Tensor:
         return file.get_tensor(name)
 
 
-def judge(stream: Stream, draw: Callable[[int, int], Batch], total: int, batch_size: int) -> None:
+def judge(
+    stream: Stream,
+    draw: Callable[[int, int], Batch],
+    total: int,
+    batch_size: int,
+    progress: Callable[[range], Iterable[int]] = iter,
+) -> None:
     """Judge pictures 0 to `total`, from wherever the stream stands.
 
-    `draw(start, stop)` gives pictures, prompts and categories of that range; it must depend on the range alone. Parts
+    `draw(start, stop)` gives the batch of that range; it must depend on the range alone. Parts
     end with a batch, so that a run that was killed goes on with the same batches.
     """
     if stream.done > total:
         raise JudgeError(f"{stream.folder} holds {stream.done} pictures of {total}; remove it to judge afresh")
     if stream.done % batch_size and stream.done != total:
         raise JudgeError(f"{stream.folder} was judged in other batches than {batch_size}; remove it to judge afresh")
-    for start in range(stream.done, total, batch_size):
-        pictures, prompts, categories = draw(start, min(start + batch_size, total))
-        stream.add(pictures, prompts, categories)
+    for start in progress(range(stream.done, total, batch_size)):
+        batch = draw(start, min(start + batch_size, total))
+        stream.add(batch.pictures, batch.prompts, batch.categories, values=batch.values, totals=batch.totals)
     stream.finish()

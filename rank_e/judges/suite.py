@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from rank_e.judges.intervals import SHARDS, frechet_estimate, mean_estimates
 from rank_e.judges.reference import Statistics
 from rank_e.judges.scores import clip_score
 from rank_e.judges.stream import Stream
+from rank_e.plugins import call_factory, is_path
 
 FEATURES: dict[str, Callable[..., FeatureNetwork]] = {
     "inception": inception_features,
@@ -22,37 +24,53 @@ FEATURES: dict[str, Callable[..., FeatureNetwork]] = {
 }
 SCORES: dict[str, Callable[..., Scorer]] = {"clip_score": clip_score}
 _OPTIONS = {"clip_features": ("model", "image_size"), "clip_score": ("model", "image_size")}
+Settings = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Judges:
-    """Feature networks and scorers by name, as a `Stream` takes them."""
+    """Feature networks (for Frechet distances) and scorers by name, as a `Stream` takes them."""
 
     features: dict[str, FeatureNetwork]
     scores: dict[str, Scorer]
 
 
-def build_judges(settings: Mapping[str, Mapping[str, Any]], device: torch.device) -> Judges:
-    """Judges of `{NAME: {kind: inception | dinov2 | clip_features | clip_score, file: PATH, ...}}`.
+def build_judges(
+    distances: Settings, scores: Settings, folder: str | Path, device: torch.device, where: str = "evaluation"
+) -> Judges:
+    """Judges of `{NAME: {kind, file: PATH in folder, ...}}`, by name.
 
-    `file` is a folder for dinov2. Further keys: image_size (256), and model for the CLIP kinds (ViT-B-32-quickgelu).
-    JudgeError (or CheckpointError, of a file's contents) names the judge and the key.
+    Kinds of distances: inception, dinov2 (`file` is a folder), clip_features; of scores: clip_score. Further keys:
+    image_size (256), and model for the CLIP kinds (ViT-B-32-quickgelu). `package.module:factory` is called with
+    (folder, device, **further keys) and gives a `FeatureNetwork` or a `Scorer`. JudgeError (or CheckpointError, of a
+    file's contents) names the judge and the key.
     """
-    judges = Judges({}, {})
-    for name, options in settings.items():
-        where, rest = f"judges.{name}", dict(options)
-        kind, file = rest.pop("kind", None), rest.pop("file", None)
-        if kind not in FEATURES and kind not in SCORES:
-            raise JudgeError(f"{where}.kind: unknown judge {kind!r}; known: {', '.join((*FEATURES, *SCORES))}")
-        if file is None:
-            raise JudgeError(f"{where}.file: missing; name the local weights")
-        if unknown := sorted(rest.keys() - set(_OPTIONS.get(kind, ("image_size",)))):
-            raise JudgeError(f"{where}.{unknown[0]}: no such option of {kind}; remove it")
-        if kind in FEATURES:
-            judges.features[name] = FEATURES[kind](file, device, where=f"{where}.file", **rest)
-        else:
-            judges.scores[name] = SCORES[kind](file, device, where=f"{where}.file", **rest)
-    return judges
+    place = Path(folder)
+    return Judges(
+        {n: _build(FEATURES, f"{where}.distances.{n}", options, place, device) for n, options in distances.items()},
+        {n: _build(SCORES, f"{where}.scores.{n}", options, place, device) for n, options in scores.items()},
+    )
+
+
+def _build(
+    known: Mapping[str, Callable[..., Any]],
+    where: str,
+    options: Mapping[str, Any],
+    folder: Path,
+    device: torch.device,
+) -> Any:
+    rest = dict(options)
+    kind = rest.pop("kind", None)
+    if isinstance(kind, str) and is_path(kind):
+        return call_factory(where, kind, folder, device, rest, JudgeError)
+    if kind not in known:
+        raise JudgeError(f"{where}.kind: unknown judge {kind!r}; known: {', '.join(known)}, or package.module:factory")
+    file = rest.pop("file", None)
+    if not isinstance(file, str) or not file:
+        raise JudgeError(f"{where}.file: missing; name the local weights")
+    if unknown := sorted(rest.keys() - set(_OPTIONS.get(kind, ("image_size",)))):
+        raise JudgeError(f"{where}.{unknown[0]}: no such option of {kind}; remove it")
+    return known[kind](folder / file, device, where=f"{where}.file", **rest)
 
 
 def summarise(
@@ -62,16 +80,16 @@ def summarise(
     seed: int,
     resamples: int,
     columns: Collection[str] = (),
-    shards: int = SHARDS,
     device: torch.device | None = None,
 ) -> dict[str, float]:
     """Every metric of a finished stream, with `<key>_low` and `<key>_high` (95 %) if `resamples` > 0.
 
     Features give the Frechet distance to `references` (which must hold each, of the same protocol and weights).
-    Scores and further `columns` give `<name>`, the mean over categories of their means, and `<name>/<category>` where
-    categories were named. `pictures` is their number: compare Frechet distances at equal numbers only.
+    Scores and further `columns` give `<name>`, their mean, and `<name>/<category>` where categories were named.
+    Compare Frechet distances at equal numbers of pictures only.
     """
-    metrics: dict[str, float] = {"pictures": float(stream.done)}
+    metrics: dict[str, float] = {}
+    shards = min(SHARDS, stream.done // 2)
     for name, network in stream.features.items():
         if name not in references:
             raise JudgeError(f"{name}: no reference statistics; compute them from real pictures first")

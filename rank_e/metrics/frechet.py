@@ -61,40 +61,5 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     if a.mean.shape != b.mean.shape:
         raise RankEError(f"frechet_distance: {len(a.mean)} against {len(b.mean)} features; use one feature network")
     root = matrix_root(a.cov)
-    return _distance(a, b.mean, b.cov.trace(), root @ b.cov @ root)
-
-
-def _distance(a: Moments, mean: Tensor, trace: Tensor, product: Tensor) -> float:
-    cross = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
-    return float((a.mean - mean).square().sum() + a.cov.trace() + trace - 2 * cross)
-
-
-class ResampledFrechet:
-    """The Frechet distance to a fixed reference as a function of row weights: what a bootstrap asks hundreds
-    of times.
-
-    features [N, D], or [N, P, D] with P rows a picture that are kept or dropped together. Equal to
-    `frechet_distance(reference, Moments.of(rows repeated by their weights))`, at the cost of one weighted
-    product and one eigenvalue problem a call: the features are multiplied by the reference's root once and
-    for all.
-    """
-
-    def __init__(self, reference: Moments, features: Tensor) -> None:
-        self.reference = reference
-        self.copies = features.shape[1] if features.ndim == 3 else 1
-        rows = features.double().flatten(0, -2)
-        self.centre = rows.mean(0)  # computed with small numbers: centred on the whole sample
-        self.rows = rows - self.centre
-        self.projected = self.rows @ matrix_root(reference.cov)
-        self.squares = self.rows.square().sum(1)
-
-    def __call__(self, weights: Tensor) -> float:
-        """Distance when picture i counts `weights[i]` times; weights float64 [N], sum of at least two."""
-        w = weights.repeat_interleave(self.copies)
-        total = w.sum()
-        offset = (w @ self.rows) / total
-        projected_offset = (w @ self.projected) / total
-        scatter = self.projected.T @ (self.projected * w[:, None])
-        product = (scatter - total * torch.outer(projected_offset, projected_offset)) / (total - 1)
-        trace = (w @ self.squares - total * offset.square().sum()) / (total - 1)
-        return _distance(self.reference, self.centre + offset, trace, product)
+    cross = torch.linalg.eigvalsh(root @ b.cov @ root).clamp(min=0).sqrt().sum()
+    return float((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross)

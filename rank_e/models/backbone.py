@@ -1,71 +1,66 @@
-"""The one protocol behind which every backbone lives, and the registry that finds it by name."""
+"""The one protocol behind which every generator lives, and the registry that finds it by name."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from rank_e.errors import RankEError
-from rank_e.models.policy import Policy
-from rank_e.models.tokenizer import Tokenizer
+from rank_e.models.protocol import PolicyModel, TokenizerModel
 
 
 class Backbone(Protocol):
-    """A text encoder, a policy, a tokenizer, and the data and judges they are post-trained with.
+    """A text encoder, a policy and a tokenizer, from one folder of base weights.
 
-    Pictures are float32 [N, 3, H, W] in [0, 1]; tokens int64 [N, L]; text features [N, T, C] left-padded with zeros.
-    Everything is loaded on first use, so that a stage pays only for what it needs.
+    Everything is loaded on first use, so that a stage pays only for what it needs, and lies on the backbone's device:
+    text encoder and policy in its dtype, the tokenizer always in float32.
     """
 
-    evaluator: Any
-    perceptual: Callable[[Tensor, Tensor], Tensor]
+    @property
+    def image_size(self) -> int:
+        """Side of a picture in pixels."""
+        ...
 
     def encode_text(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        """Prompts -> (features [N, T, C], mask bool [N, T])."""
+        """Prompts -> (what the policy reads: features [N, T, C] or ids [N, T], left-padded; mask bool [N, T])."""
+        ...
+
+    def overlong(self, prompts: Sequence[str]) -> list[int]:
+        """Indices of the prompts that `encode_text` truncates."""
         ...
 
     def policy_weights(self) -> dict[str, Tensor]:
-        """The base policy's weights, float32."""
+        """The base policy's trained weights, float32, on the CPU."""
         ...
 
-    def policy(self, weights: dict[str, Tensor]) -> Policy:
-        """A policy of this backbone's size that holds `weights`, in eval mode."""
+    def policy(self, weights: Mapping[str, Tensor]) -> PolicyModel:
+        """A policy of this backbone's size that holds a copy of `weights`, in eval mode."""
         ...
 
     def decoder_weights(self) -> dict[str, Tensor]:
-        """The base decoder's and post_quant_conv's weights, float32."""
+        """The base decoder's and post_quant_conv's weights, float32, on the CPU."""
         ...
 
-    def tokenizer(self, decoder: dict[str, Tensor]) -> Tokenizer:
-        """The base tokenizer with the decoder weights replaced, in eval mode."""
-        ...
-
-    def reward(self, name: str) -> Callable[[Tensor, list[str]], Tensor]:
-        """The reward called `name`: pictures and prompts -> scores [N], differentiable in the pictures."""
-        ...
-
-    def prompts(self, split: str, count: int, seed: int) -> list[tuple[str, str]]:
-        """`count` (prompt, category) pairs of the "train" or "held_out" split, a function of the seed."""
-        ...
-
-    def real_pictures(self, prompts: list[str], seed: int) -> Tensor:
-        """One real picture for each prompt, a function of the seed and the prompt's place."""
-        ...
-
-    def check(self, pictures: Tensor, prompts: list[str]) -> Tensor:
-        """Whether each picture shows what its prompt says: bool [N]."""
+    def tokenizer(self, decoder: Mapping[str, Tensor]) -> TokenizerModel:
+        """The base tokenizer with a copy of `decoder` for its decoder, in eval mode."""
         ...
 
 
-BACKBONES = {"shapes": "rank_e.shapes.backbone:ShapesBackbone"}
+BACKBONES = {
+    "janus": "rank_e.backbones.janus:JanusBackbone",
+    "llamagen": "rank_e.backbones.llamagen:LlamaGenBackbone",
+    "shapes": "rank_e.shapes.backbone:ShapesBackbone",
+}
 
 
-def load_backbone(name: str, base: str | Path) -> Backbone:
+def load_backbone(name: str, base: str | Path, device: torch.device, dtype: torch.dtype) -> Backbone:
     """The backbone called `name` with the base weights in folder `base`; RankEError names an unknown one."""
     if name not in BACKBONES:
         raise RankEError(f"backbone.name: unknown backbone {name!r}; known: {', '.join(sorted(BACKBONES))}")
     module, _, attribute = BACKBONES[name].partition(":")
-    backbone: Backbone = getattr(import_module(module), attribute)(Path(base))
+    maker: Any = getattr(import_module(module), attribute)
+    backbone: Backbone = maker(Path(base), device, dtype)
     return backbone

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rank_e.plugins import call_factory, is_path
 from rank_e.rewards.aesthetic import load_aesthetic
 from rank_e.rewards.base import Reward, RewardError, check_pairs, check_scores
 from rank_e.rewards.clip import ClipModel, ClipReward, Tokenize
@@ -105,13 +106,13 @@ class Mixture:
 class _Builder:
     """Builds one reward from its section; CLIPs are loaded once for all that use the same one."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder, self.device = folder, device
         self._clips: dict[tuple[str, str], tuple[ClipModel, Tokenize]] = {}
 
     def _clip(self, model: str, file: str) -> tuple[ClipModel, Tokenize]:
         if (model, file) not in self._clips:
-            self._clips[model, file] = load_clip(model, file, self.device)
+            self._clips[model, file] = load_clip(model, self.folder / file, self.device)
         return self._clips[model, file]
 
     def clip(self, name: str, *, file: str, model: str = "ViT-L-14-quickgelu") -> Reward:
@@ -121,10 +122,10 @@ class _Builder:
         return ClipReward(*self._clip(model, file), name=name, scale=1.0, protocol=hps_protocol)
 
     def aesthetic(self, name: str, *, file: str, clip_file: str, model: str = "ViT-L-14-quickgelu") -> Reward:
-        return load_aesthetic(file, self._clip(model, clip_file)[0], name)
+        return load_aesthetic(self.folder / file, self._clip(model, clip_file)[0], name)
 
     def imagereward(self, name: str, *, file: str, tokenizer: str) -> Reward:
-        return load_imagereward(file, tokenizer, self.device, name)
+        return load_imagereward(self.folder / file, self.folder / tokenizer, self.device, name)
 
     @cached_property
     def kinds(self) -> dict[str, tuple[Callable[..., Reward], set[str], set[str]]]:
@@ -151,37 +152,19 @@ class _Builder:
         except RewardError as error:
             raise RewardError(f"rewards.{name}: {error}") from error
 
-    def users_own(self, name: str, kind: str, options: dict[str, Any]) -> Reward:
-        """`module:factory` -> factory(device=..., **options). The code is the user's: any error of it is named."""
-        module, _, attribute = kind.partition(":")
-        try:
-            factory = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise RewardError(f"rewards.{name}.kind: {kind} cannot be imported ({error}); correct the path") from error
-        try:
-            reward = factory(device=self.device, **options)
-        except Exception as error:
-            line = " ".join(str(error).split())
-            raise RewardError(f"rewards.{name}: {kind} failed with {type(error).__name__}: {line}; mend it") from error
-        if not callable(reward):
-            raise RewardError(
-                f"rewards.{name}: {kind} gave a {type(reward).__name__}; return a callable (images, prompts) -> scores"
-            )
-        return reward
 
-
-def build_rewards(settings: Mapping[str, Mapping[str, Any]], device: torch.device | str) -> Mixture:
-    """The mixture that section `rewards` of the parameters asks for, its networks on `device` in float32.
+def build_rewards(settings: Mapping[str, Mapping[str, Any]], folder: str | Path, device: torch.device | str) -> Mixture:
+    """The mixture that section `rewards` asks for: files within `folder`, networks on `device` in float32.
 
     Each entry NAME: {kind, weight (1.0), normalise (none | running), ...}. Kinds and their keys:
     `clip` {file, model: ViT-L-14-quickgelu}: 100 cos(picture, prompt);
     `hpsv2` {file, model: ViT-H-14}: HPSv2 or HPSv2.1, as published, about 0.2 to 0.3;
     `aesthetic` {file: the head, clip_file, model: ViT-L-14-quickgelu};
     `imagereward` {file, tokenizer: bert-base-uncased's vocab.txt or its folder};
-    `package.module:factory` {...}: factory(device=..., **rest) -> (images, prompts) -> scores.
+    `package.module:factory` {...}: factory(folder, device, **rest) -> (images, prompts) -> scores.
     Raises RewardError naming the entry and the key.
     """
-    builder = _Builder(torch.device(device))
+    builder = _Builder(Path(folder), torch.device(device))
     terms = {}
     for name, section in settings.items():
         options = {key: value for key, value in section.items() if key not in COMMON}
@@ -193,8 +176,8 @@ def build_rewards(settings: Mapping[str, Mapping[str, Any]], device: torch.devic
             raise RewardError(f"rewards.{name}.normalise: is {normalise!r}; give none or running")
         if isinstance(kind, str) and kind in builder.kinds:
             reward = builder.published(name, kind, options)
-        elif isinstance(kind, str) and ":" in kind:
-            reward = builder.users_own(name, kind, options)
+        elif isinstance(kind, str) and is_path(kind):
+            reward = call_factory(f"rewards.{name}", kind, builder.folder, builder.device, options, RewardError)
         else:
             known = ", ".join(builder.kinds)
             raise RewardError(f"rewards.{name}.kind: is {kind!r}; give {known} or your own package.module:factory")

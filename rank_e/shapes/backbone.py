@@ -1,7 +1,7 @@
 """The embedded world as a backbone: real networks of the real architectures at toy size, from one folder."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -10,19 +10,32 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rank_e.errors import RankEError
-from rank_e.metrics.clip_score import Evaluator
 from rank_e.models.policy import Policy, PolicyConfig
 from rank_e.models.tokenizer import Tokenizer, TokenizerConfig
-from rank_e.rewards.clip import ClipReward
-from rank_e.shapes import clip, dataset
-from rank_e.shapes.perceptual import Perceptual
+from rank_e.rewards.clip import ClipModel
+from rank_e.shapes import clip
+
+
+def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """NAME.safetensors of a base folder in float32; RankEError if it is not there."""
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        raise RankEError(f"{path} does not exist; check the folder out again or run `make base`")
+    return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+
+
+def load_clip(folder: Path, name: str, size: clip.ClipSize, device: torch.device) -> ClipModel:
+    """The CLIP called `name` ("text", "reward" or "evaluator") of a base folder, frozen, float32."""
+    model = clip.build(size)
+    model.load_state_dict(load_tensors(folder, name), strict=True)
+    return model.to(device).eval().requires_grad_(False)
 
 
 class ShapesBackbone:
-    """Loads from `folder`: base.json and {text,reward,evaluator,tokenizer,policy}.safetensors (float16)."""
+    """Loads from `folder`: base.json and {text,tokenizer,policy}.safetensors (float16)."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.folder, self.device, self.dtype = folder, device, dtype
         manifest = folder / "base.json"
         if not manifest.is_file():
             raise RankEError(
@@ -30,77 +43,50 @@ class ShapesBackbone:
             )
         self.manifest = json.loads(manifest.read_text())
 
-    def _tensors(self, name: str) -> dict[str, Tensor]:
-        path = self.folder / f"{name}.safetensors"
-        if not path.is_file():
-            raise RankEError(f"backbone.base: {path} does not exist; check the folder out again or run `make base`")
-        return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+    @cached_property
+    def tokenizer_config(self) -> TokenizerConfig:
+        config = dict(self.manifest["tokenizer"])
+        config["channel_multipliers"] = tuple(config["channel_multipliers"])
+        return TokenizerConfig(**config)
 
-    def _clip(self, name: str, size: clip.ClipSize) -> torch.nn.Module:
-        model = clip.build(size)
-        model.load_state_dict(self._tensors(name), strict=True)
-        return model.eval().requires_grad_(False)
+    @property
+    def image_size(self) -> int:
+        """Side of a picture in pixels: 48."""
+        return self.tokenizer_config.image_size
 
     @cached_property
     def text_encoder(self) -> clip.TextEncoder:
-        return clip.TextEncoder(self._clip("text", clip.TEXT))
-
-    @cached_property
-    def reward_clip(self) -> torch.nn.Module:
-        return self._clip("reward", clip.REWARD)
-
-    @cached_property
-    def evaluator(self) -> Evaluator:
-        return Evaluator(self._clip("evaluator", clip.EVALUATOR), clip.tokenize)
-
-    @cached_property
-    def perceptual(self) -> Perceptual:
-        return Perceptual(self.reward_clip)
+        return clip.TextEncoder(load_clip(self.folder, "text", clip.TEXT, self.device))
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Features [N, T, C] and mask [N, T]; each distinct prompt is encoded once."""
-        distinct = list(dict.fromkeys(prompts))
-        features, mask = self.text_encoder(distinct)
-        rows = torch.tensor([distinct.index(p) for p in prompts])
-        return features[rows], mask[rows]
+        places = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+        features, mask = self.text_encoder(list(places))
+        rows = torch.tensor([places[prompt] for prompt in prompts], device=features.device)
+        return features[rows].to(self.dtype), mask[rows]
+
+    def overlong(self, prompts: Sequence[str]) -> list[int]:
+        """None: the world's captions all fit, and other words are refused."""
+        return []
 
     def policy_weights(self) -> dict[str, Tensor]:
-        return self._tensors("policy")
+        return load_tensors(self.folder, "policy")
 
-    def policy(self, weights: dict[str, Tensor]) -> Policy:
+    def policy(self, weights: Mapping[str, Tensor]) -> Policy:
         policy = Policy(PolicyConfig(**self.manifest["policy"]))
         policy.load_state_dict(weights, strict=True)
-        return policy.eval()
+        return policy.to(self.device, self.dtype).eval()
 
     def decoder_weights(self) -> dict[str, Tensor]:
         return self._base_tokenizer().decoder_state()
 
     def _base_tokenizer(self) -> Tokenizer:
-        config = dict(self.manifest["tokenizer"])
-        config["channel_multipliers"] = tuple(config["channel_multipliers"])
-        tokenizer = Tokenizer(TokenizerConfig(**config))
-        tokenizer.load_state_dict(self._tensors("tokenizer"), strict=True)
+        tokenizer = Tokenizer(self.tokenizer_config)
+        tokenizer.load_state_dict(load_tensors(self.folder, "tokenizer"), strict=True)
         return tokenizer.eval()
 
-    def tokenizer(self, decoder: dict[str, Tensor]) -> Tokenizer:
+    def tokenizer(self, decoder: Mapping[str, Tensor]) -> Tokenizer:
         tokenizer = self._base_tokenizer()
         tokenizer.load_decoder_state(decoder)
-        return tokenizer
-
-    def reward(self, name: str) -> Callable[[Tensor, list[str]], Tensor]:
-        if name != "clip":
-            raise RankEError(f"ranking.reward: the shapes backbone has no reward {name!r}; known: clip")
-        return ClipReward(self.reward_clip, clip.tokenize)
-
-    def prompts(self, split: str, count: int, seed: int) -> list[tuple[str, str]]:
-        return [(prompt.text, prompt.category) for prompt in dataset.prompts(split, count, seed)]
-
-    def real_pictures(self, prompts: list[str], seed: int) -> Tensor:
-        return dataset.pictures([dataset.scene_for(p, seed) for p in self._parsed(prompts)])
-
-    def check(self, pictures: Tensor, prompts: list[str]) -> Tensor:
-        return dataset.check_pictures(pictures, self._parsed(prompts))
-
-    def _parsed(self, prompts: list[str]) -> list[dataset.Prompt]:
-        return [dataset.Prompt.from_text(index, text) for index, text in enumerate(prompts)]
+        return tokenizer.to(self.device)

@@ -109,11 +109,11 @@ class TextEncoder:
 
     def __call__(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Prompts -> (features float32 [N, CONTEXT, C], left-padded with zeros; mask bool [N, CONTEXT])."""
-        ids = tokenize(prompts)
+        ids = tokenize(prompts).to(self.clip.positional_embedding.device)
         x = hidden_states(self.clip, ids)
         valid = ids != PAD
         # Right-padded inside CLIP; the policy wants the padding in front.
-        places = (torch.arange(CONTEXT) - (CONTEXT - valid.sum(1, keepdim=True))) % CONTEXT
+        places = (torch.arange(CONTEXT, device=ids.device) - (CONTEXT - valid.sum(1, keepdim=True))) % CONTEXT
         mask = valid.gather(1, places)
         return x.gather(1, places[..., None].expand_as(x)) * mask[..., None], mask
 

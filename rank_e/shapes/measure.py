@@ -10,7 +10,7 @@ from rank_e.rewards.clip import clip_inputs
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
 from rank_e.shapes import clip, dataset
-from rank_e.shapes.backbone import ShapesBackbone
+from rank_e.shapes.backbone import ShapesBackbone, load_clip
 from rank_e.shapes.base import encode_pictures, real_set
 from rank_e.shapes.captions import COMPOSITIONS
 
@@ -44,7 +44,11 @@ def recall(model: Any, pictures: torch.Tensor, captions: list[str]) -> float:
 @torch.no_grad()
 def measure(folder: Path) -> dict[str, float]:
     """Metrics of the base in `folder`, on held-out prompts, after its weights went through float16."""
-    backbone = ShapesBackbone(folder)
+    device = torch.device("cpu")
+    backbone = ShapesBackbone(folder, device, torch.float32)
+    reward, evaluator = (
+        load_clip(folder, name, size, device) for name, size in (("reward", clip.REWARD), ("evaluator", clip.EVALUATOR))
+    )
     pictures, captions = real_set("held_out", PICTURES, SEED)
     prompts = [dataset.Prompt.from_text(i, caption) for i, caption in enumerate(captions)]
     real = pictures.float() / 255
@@ -67,6 +71,6 @@ def measure(folder: Path) -> dict[str, float]:
         "held_out_nats": F.cross_entropy(logits.flatten(0, 1), tokens.flatten()).item(),
         "accuracy": dataset.check_pictures(decoded, prompts).float().mean().item(),
         "text_recall": recall(backbone.text_encoder.clip, real, captions),
-        "reward_recall": recall(backbone.reward_clip, real, captions),
-        "evaluator_recall": recall(backbone.evaluator.model, real, captions),
+        "reward_recall": recall(reward, real, captions),
+        "evaluator_recall": recall(evaluator, real, captions),
     }

@@ -23,7 +23,7 @@ class Perceptual:
 
     def features(self, pictures: Tensor) -> list[Tensor]:
         tower = self.visual
-        x = tower.conv1((pictures - self.mean) / self.std).flatten(2).transpose(1, 2)
+        x = tower.conv1((pictures - self.mean.to(pictures)) / self.std.to(pictures)).flatten(2).transpose(1, 2)
         depths = [x]
         x = tower.ln_pre(x + tower.positional_embedding[1:])
         for block in list(tower.transformer.resblocks)[: LAYERS - 1]:

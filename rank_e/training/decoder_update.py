@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rank_e.config import DecoderParams
-from rank_e.models.discriminator import PatchGAN
+from rank_e.models.projected_discriminator import Discriminator
 from rank_e.models.protocol import TokenizerModel
 from rank_e.models.tokenizer import to_unit
 from rank_e.objectives.anchors import adaptive_weight, consistency, output_gradient_weight
@@ -42,12 +42,15 @@ class RankedPictures:
 
 @dataclass
 class Nets:
-    """The networks of stage 2: two tokenizers that share encoder and codebook, one discriminator, two frozen judges."""
+    """The networks of stage 2: two tokenizers that share encoder and codebook, one discriminator, two frozen judges.
+
+    `reward` is None where lambda_reward is 0: one without a gradient is then fine, and none is computed in vain.
+    """
 
     online: TokenizerModel
     average: TokenizerModel
-    discriminator: PatchGAN
-    reward: Reward
+    discriminator: Discriminator
+    reward: Reward | None
     perceptual: Perceptual
 
 
@@ -192,9 +195,11 @@ class DecoderUpdate:
         perceptual = nets.perceptual(reconstructions, reals)
         reconstruction = params.l1_weight * l1 + params.perceptual_weight * perceptual
         consist = consistency(nets.perceptual, rollouts, anchor)
-        scores = nets.reward(rollouts, batch.prompts)
-        align = reward_loss(scores, weights)
-        losses = {"reward": align}
+        losses: dict[str, Tensor] = {}
+        if nets.reward is not None:
+            scores = nets.reward(rollouts, batch.prompts)
+            losses["reward"] = reward_loss(scores, weights)
+            metrics["reward"] = scores.mean().item()
         if adversarial:
             losses["gan"] = rank_gan_loss(nets.discriminator(self._noisy(rollouts, draw)), weights)
         total, applied = self._combine(losses, reconstruction, rollouts, reconstructions, draw)
@@ -212,7 +217,6 @@ class DecoderUpdate:
                 "l1": l1.item(),
                 "perceptual": perceptual.item(),
                 "consistency": consist.item(),
-                "reward": scores.mean().item(),
                 "grad_norm": norm.item(),
             }
         )
@@ -241,7 +245,7 @@ class DecoderUpdate:
                 weights[name] = lambdas[name] * output_gradient_weight(target, pull, shares[name])
             total = sum((weights[name] * loss for name, loss in losses.items()), torch.zeros(()))
             return total, {f"weight_{name}": float(weight) for name, weight in weights.items()}
-        total = lambdas["reward"] * losses["reward"]
+        total = sum((lambdas[name] * loss for name, loss in losses.items() if name == "reward"), torch.zeros(()))
         if "gan" not in losses:
             return total, {}
         plain = -self.nets.discriminator(self._noisy(reconstructions, draw)).mean()

@@ -4,6 +4,7 @@ RankE (arXiv 2605.21195), stage 1. Rollouts are scored under the distribution th
 ratio is exactly 1 before the first update; the released reference scores another distribution and starts off-policy.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +17,7 @@ from rank_e.objectives.grpo import k2_kl, policy_loss
 from rank_e.sampling.sampler import SamplingConfig, score
 from rank_e.seeds import generator
 from rank_e.training.ema import ema_update, load_optimizer_tensors, optimizer_tensors
+from rank_e.training.masters import Masters, optimizer_groups
 
 # Sampling walks a cache and scoring runs in one pass: equal up to rounding. In float32 every log-probability is
 # far below this; in a half-precision type rounding moves single tokens much further, so there the mean is held.
@@ -68,14 +70,10 @@ class PolicyUpdate:
         self.rollouts, self.params, self.sampling = rollouts.to(online.device), params, sampling
         self.guided = params.scoring == "guided"
         self.updates = updates
-        self.named = list(online.named_parameters())
-        decayed = [p for _, p in self.named if p.ndim >= 2]
-        plain = [p for _, p in self.named if p.ndim < 2]
+        self.masters = Masters(online.named_parameters())
+        self.average_masters = Masters(average.named_parameters())
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": params.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
+            optimizer_groups(self.masters, params.weight_decay),
             lr=params.learning_rate,
             betas=(params.betas[0], params.betas[1]),
         )
@@ -115,7 +113,8 @@ class PolicyUpdate:
             self.old[rows] = self._score(self.online, rows)
         gaps = (self.old - self.rollouts.log_probs).abs()
         largest, mean = gaps.max().item(), gaps.mean().item()
-        exact = all(p.dtype == torch.float32 for _, p in self.named) and not torch.is_autocast_enabled(gaps.device.type)
+        full = all(p.dtype == torch.float32 for _, p in self.masters.parameters)
+        exact = full and not torch.is_autocast_enabled(gaps.device.type)
         gap, allowed = (largest, SAMPLER_TOLERANCE) if exact else (mean, HALF_PRECISION_TOLERANCE)
         if self.guided and not gap < allowed:
             raise RankEError(
@@ -137,11 +136,14 @@ class PolicyUpdate:
         loss = surrogate + params.kl_coefficient * kl
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_([p for _, p in self.named], params.gradient_clip, error_if_nonfinite=True)
+        self.masters.collect()
+        norm = nn.utils.clip_grad_norm_(self.masters.weights, params.gradient_clip, error_if_nonfinite=True)
         self.optimizer.step()
+        self.masters.publish()
         self.updates += 1
         if self.updates % params.ema_every == 0:
-            ema_update(dict(self.average.named_parameters()), dict(self.named), params.ema_decay)
+            ema_update(dict(self.average_masters.named), dict(self.masters.named), params.ema_decay)
+            self.average_masters.publish()
         ratio = (new.detach() - old).exp()
         return {
             "loss": loss.item(),
@@ -152,8 +154,16 @@ class PolicyUpdate:
             "grad_norm": norm.item(),
         }
 
-    def optimizer_state(self) -> dict[str, Tensor]:
-        return optimizer_tensors(self.optimizer, self.named)
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """All that moves, float32: online, ema and optimizer."""
+        optimizer = optimizer_tensors(self.optimizer, self.masters.named)
+        return {"online": self.masters.tensors(), "ema": self.average_masters.tensors(), "optimizer": optimizer}
 
-    def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        load_optimizer_tensors(self.optimizer, self.named, tensors)
+    def load_weights(self, online: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> None:
+        """Go on from float32 weights; RankEError names what is missing."""
+        self.masters.load(online)
+        self.average_masters.load(average)
+
+    def load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from the optimiser's state, as `state` gave it."""
+        load_optimizer_tensors(self.optimizer, self.masters.named, tensors)

@@ -18,6 +18,7 @@ from rank_e.errors import RankEError
 from rank_e.models.protocol import PolicyModel, TokenizerModel
 from rank_e.seeds import generator
 from rank_e.training.ema import ema_update, load_optimizer_tensors, optimizer_tensors
+from rank_e.training.masters import Masters, optimizer_groups
 
 # Rows int64 [n] on the CPU -> the captions of those pictures as the policy reads them: text [n, T, ...], mask [n, T].
 Text = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -126,14 +127,10 @@ class SftUpdate:
         self.online, self.data, self.params, self.seed = online, data, params, seed
         _check(online, data)
         online.eval()  # no dropout
-        self.named = list(online.named_parameters())
-        self.masters = [(name, _master(parameter)) for name, parameter in self.named]
-        self.average = {name: weight.detach().clone() for name, weight in self.masters}
+        self.masters = Masters(online.named_parameters())
+        self.average = self.masters.tensors()
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [w for _, w in self.masters if w.ndim >= 2], "weight_decay": params.weight_decay},
-                {"params": [w for _, w in self.masters if w.ndim < 2], "weight_decay": 0.0},
-            ],
+            optimizer_groups(self.masters, params.weight_decay),
             lr=params.learning_rate,
             betas=(params.betas[0], params.betas[1]),
         )
@@ -153,19 +150,18 @@ class SftUpdate:
         for part in torch.arange(len(rows)).split(params.microbatch_size):
             loss = self._losses(rows[part], dropped[part], params.checkpointing).sum() / len(rows)
             loss.backward()
-            self._collect()
+            self.masters.collect()
             total += loss.item()
-        weights = [w for _, w in self.masters]
-        norm = nn.utils.clip_grad_norm_(weights, params.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self.masters.weights, params.gradient_clip)
         if not bool(norm.isfinite()):
             raise RankEError(f"sft: step {index}: the gradient is not finite (loss {total}); lower sft.learning_rate")
         rate = learning_rate_at(index, params.learning_rate, params.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self._publish()
+        self.masters.publish()
         if (index + 1) % params.ema_every == 0:
-            ema_update(self.average, {name: w.detach() for name, w in self.masters}, params.ema_decay)
+            ema_update(self.average, {name: w.detach() for name, w in self.masters.named}, params.ema_decay)
         share = dropped.float().mean().item()
         return {"loss": total, "dropped": share, "learning_rate": rate, "grad_norm": norm.item()}
 
@@ -173,21 +169,6 @@ class SftUpdate:
         device, (text, mask) = self.online.device, self.data.text(rows)
         tokens = self.data.tokens[rows].to(device)
         return sft_loss(self.online, text.to(device), mask.to(device), tokens, dropped.to(device), checkpointing)
-
-    def _collect(self) -> None:
-        """Add the policy's gradients to the float32 ones, where they are not the same tensors."""
-        for (_, parameter), (_, master) in zip(self.named, self.masters, strict=True):
-            if parameter is not master and parameter.grad is not None:
-                gradient = parameter.grad.float()
-                master.grad = gradient if master.grad is None else master.grad + gradient
-                parameter.grad = None
-
-    @torch.no_grad()
-    def _publish(self) -> None:
-        """Give the policy the float32 weights, rounded to its dtype."""
-        for (_, parameter), (_, master) in zip(self.named, self.masters, strict=True):
-            if parameter is not master:
-                parameter.copy_(master)
 
     @torch.no_grad()
     def evaluate(self, data: EncodedPictures) -> float:
@@ -202,10 +183,10 @@ class SftUpdate:
 
     def weights(self) -> dict[str, Tensor]:
         """The online policy's trained weights, float32, by name; copies."""
-        return {name: weight.detach().clone() for name, weight in self.masters}
+        return self.masters.tensors()
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        return optimizer_tensors(self.optimizer, self.masters)
+        return optimizer_tensors(self.optimizer, self.masters.named)
 
     def state(self) -> dict[str, Tensor]:
         """All that moves, under online/, ema/ and optimizer/: to be saved after any step and loaded before the next."""
@@ -216,22 +197,17 @@ class SftUpdate:
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue where `state` was taken; RankEError names what is missing."""
         try:
-            for name, master in self.masters:
+            for name, master in self.masters.named:
                 master.copy_(tensors[f"online/{name}"])
                 self.average[name].copy_(tensors[f"ema/{name}"])
             moments = {
                 name.removeprefix("optimizer/"): x for name, x in tensors.items() if name.startswith("optimizer/")
             }
             if moments:  # Adam has none before its first step
-                load_optimizer_tensors(self.optimizer, self.masters, moments)
+                load_optimizer_tensors(self.optimizer, self.masters.named, moments)
         except KeyError as error:
             raise RankEError(f"sft: the saved state lacks {error.args[0]}; remove it and start again") from error
-        self._publish()
-
-
-def _master(parameter: nn.Parameter) -> nn.Parameter:
-    """The parameter itself if it is float32, else a float32 copy."""
-    return parameter if parameter.dtype == torch.float32 else nn.Parameter(parameter.detach().float())
+        self.masters.publish()
 
 
 def _check(policy: PolicyModel, data: EncodedPictures) -> None:

@@ -1,0 +1,35 @@
+"""Where a run's prompts and real pictures come from: one protocol for the embedded world and for files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Originals(NamedTuple):
+    """Real pictures as they are stored (uint8 [3, H, W], sizes may differ) and their captions."""
+
+    pictures: list[Tensor]
+    captions: list[str]
+
+
+class Source(Protocol):
+    """Prompts and real pictures; every answer is a function of its arguments alone."""
+
+    def prompts(self, count: int, seed: int) -> list[tuple[str, str]]:
+        """`count` (prompt, category "" where none is known), none twice while there are enough."""
+        ...
+
+    def real_pictures(self, prompts: Sequence[str], seed: int) -> Tensor:
+        """As many real pictures as prompts: float32 [N, 3, S, S] in [0, 1] at the backbone's size."""
+        ...
+
+    def originals(self, start: int, stop: int, prompts: Sequence[str], seed: int) -> Originals:
+        """Real pictures number start to stop of the order that `seed` gives; `prompts` are what will be compared."""
+        ...
+
+    def skipped(self) -> list[dict[str, str]]:
+        """What could not be read so far, and was replaced: name and reason of each sample."""
+        ...

@@ -1,0 +1,122 @@
+"""The source that `params.yaml` names: the embedded world, or files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rank_e.data.errors import BadSampleError, DataError
+from rank_e.data.pairs import PairSource
+from rank_e.data.prompts import PromptRow, open_prompts
+from rank_e.data.samples import Samples, open_coco, open_folder, open_webdataset
+from rank_e.data.source import Originals, Source
+from rank_e.seeds import generator
+
+if TYPE_CHECKING:
+    from rank_e.config_schema import CocoSource, FolderSource, PromptFile, ShapesSource, WebdatasetSource
+
+Read = TypeVar("Read")
+
+
+class FileSource:
+    """Pictures with captions, and prompts: the captions, or those of a file. `size`: the backbone's, in pixels.
+
+    Prompts and pictures are drawn apart: the decoder's anchor needs real pictures, not those of the round's prompts.
+    """
+
+    def __init__(self, pairs: PairSource, rows: list[PromptRow] | None) -> None:
+        self.pairs, self.rows = pairs, rows
+        self._bad = pairs.new_report()
+
+    def prompts(self, count: int, seed: int) -> list[tuple[str, str]]:
+        if self.rows is None:
+            return [(caption, "") for caption in self._first(count, seed, self.pairs.caption)]
+        places = torch.cat([_permutation(len(self.rows), seed, epoch) for epoch in range(-(-count // len(self.rows)))])
+        return [(self.rows[place].text, self.rows[place].category) for place in places[:count].tolist()]
+
+    def real_pictures(self, prompts: Sequence[str], seed: int) -> Tensor:
+        pictures = self._first(len(prompts), seed, lambda index: self.pairs.read(index)[0])
+        return torch.stack(pictures).float() / 255
+
+    def originals(self, start: int, stop: int, prompts: Sequence[str], seed: int) -> Originals:
+        """DataError where the source has too few pictures. One that is damaged gives its place to the order's end."""
+        if stop > len(self.pairs):
+            raise DataError(
+                f"data.held_out: {len(self.pairs)} pictures; evaluation.reference_pictures and real_pictures ask for "
+                f"{stop}: lower them"
+            )
+        order = self.pairs.order(seed).tolist()
+        found = [self._either(order[place], order[-1 - place]) for place in range(start, stop)]
+        return Originals([picture for picture, _ in found], [caption for _, caption in found])
+
+    def skipped(self) -> list[dict[str, str]]:
+        return [{"name": row.name, "reason": row.reason} for row in self._bad.rows()]
+
+    def _either(self, index: int, spare: int) -> tuple[Tensor, str]:
+        try:
+            return self._original(index)
+        except BadSampleError as error:
+            self._bad.add(index, error)
+        try:
+            return self._original(spare)
+        except BadSampleError as error:
+            raise DataError(f"{error}, and so is the sample that would take its place; mend the data") from None
+
+    def _original(self, index: int) -> tuple[Tensor, str]:
+        caption = self.pairs.caption(index)
+        return torch.from_numpy(np.array(self.pairs.image(index))).permute(2, 0, 1).contiguous(), caption
+
+    def _first(self, count: int, seed: int, read: Callable[[int], Read]) -> list[Read]:
+        """The first `count` samples of the seed's order that can be read; the others are counted."""
+        found: list[Read] = []
+        for index in self._order(seed):
+            try:
+                found.append(read(index))
+            except BadSampleError as error:
+                self._bad.add(index, error)
+            if len(found) == count:
+                return found
+        raise AssertionError("an endless order ended")
+
+    def _order(self, seed: int) -> Iterator[int]:
+        epoch = 0
+        while True:
+            yield from self.pairs.order(seed, epoch).tolist()
+            epoch += 1
+
+
+def _permutation(count: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=generator(seed, "prompts", "order", epoch))
+
+
+def open_source(
+    section: ShapesSource | WebdatasetSource | FolderSource | CocoSource, image_size: int, where: str
+) -> Source:
+    """The source that `section` of the parameters names; DataError (naming `where`) for what is not there."""
+    if section.kind == "shapes":
+        from rank_e.shapes.source import ShapesSource as Shapes
+
+        return Shapes(section.split)
+    folder = Path(section.folder)
+    if not folder.is_dir():
+        raise DataError(f"{where}.folder: {folder} does not exist; put the data there or correct the path")
+    return FileSource(
+        PairSource(_samples(section, folder), image_size, section.max_bad_share), _prompt_rows(section.prompts, folder)
+    )
+
+
+def _samples(section: Any, folder: Path) -> Samples:
+    if section.kind == "webdataset":
+        return open_webdataset(str(folder / section.tars), section.column)
+    if section.kind == "folder":
+        return open_folder(folder, folder / section.captions, section.column, section.image_column)
+    return open_coco(folder, section.split, section.every_caption)
+
+
+def _prompt_rows(section: PromptFile | None, folder: Path) -> list[PromptRow] | None:
+    return None if section is None else open_prompts(folder / section.file, section.column, section.category)

@@ -1,0 +1,38 @@
+"""The embedded world as a source: prompts and real pictures are drawn on demand, as many as are asked for."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rank_e.data.source import Originals
+from rank_e.judges.base import as_bytes
+from rank_e.seeds import seed_for
+from rank_e.shapes import dataset
+
+
+class ShapesSource:
+    """One split of the world, "train" or "held_out"; nothing in it can be damaged."""
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+
+    def prompts(self, count: int, seed: int) -> list[tuple[str, str]]:
+        """`count` (prompt, category), a function of the seed."""
+        return [(prompt.text, prompt.category) for prompt in dataset.prompts(self.split, count, seed)]
+
+    def real_pictures(self, prompts: Sequence[str], seed: int) -> Tensor:
+        """A picture of each prompt's own scene: float32 [N, 3, 48, 48] in [0, 1]."""
+        named = [dataset.Prompt.from_text(index, text) for index, text in enumerate(prompts)]
+        return dataset.pictures([dataset.scene_for(prompt, seed) for prompt in named])
+
+    def originals(self, start: int, stop: int, prompts: Sequence[str], seed: int) -> Originals:
+        """Picture i shows prompt i modulo their number, each time in another scene: exactly the prompts' mix."""
+        places = [divmod(index, len(prompts)) for index in range(start, stop)]
+        named = [(copy, dataset.Prompt.from_text(place, prompts[place])) for copy, place in places]
+        scenes = [dataset.scene_for(prompt, seed_for(seed, "copy", copy)) for copy, prompt in named]
+        pictures = as_bytes(dataset.pictures(scenes))
+        return Originals(list(pictures), [prompts[place] for _, place in places])
+
+    def skipped(self) -> list[dict[str, str]]:
+        """Nothing: what is drawn is always whole."""
+        return []

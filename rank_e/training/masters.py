@@ -1,0 +1,63 @@
+"""Float32 masters of weights that compute in bfloat16, where a step of 1e-5 would be lost to rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from rank_e.errors import RankEError
+
+
+class Masters:
+    """For each parameter, itself if it is float32, else a float32 copy that the optimiser moves in its stead."""
+
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]]) -> None:
+        self.parameters = list(named)
+        self.named = [(name, _master(parameter)) for name, parameter in self.parameters]
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The masters alone, in the order of the names."""
+        return [weight for _, weight in self.named]
+
+    def collect(self) -> None:
+        """Add the parameters' gradients to the float32 ones, where they are not the same tensors."""
+        for (_, parameter), (_, master) in zip(self.parameters, self.named, strict=True):
+            if parameter is not master and parameter.grad is not None:
+                gradient = parameter.grad.float()
+                master.grad = gradient if master.grad is None else master.grad + gradient
+                parameter.grad = None
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Give the parameters the masters' values, rounded to their dtype."""
+        for (_, parameter), (_, master) in zip(self.parameters, self.named, strict=True):
+            if parameter is not master:
+                parameter.copy_(master)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The float32 weights by name; copies."""
+        return {name: weight.detach().clone() for name, weight in self.named}
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy float32 weights in and publish them; RankEError names one that is missing."""
+        for name, master in self.named:
+            if name not in tensors:
+                raise RankEError(f"weights: no tensor {name}; reproduce the stage that wrote them")
+            master.copy_(tensors[name])
+        self.publish()
+
+
+def _master(parameter: nn.Parameter) -> nn.Parameter:
+    return parameter if parameter.dtype == torch.float32 else nn.Parameter(parameter.detach().float())
+
+
+def optimizer_groups(masters: Masters, weight_decay: float) -> list[dict[str, object]]:
+    """AdamW's groups: matrices are decayed, gains and biases are not."""
+    return [
+        {"params": [w for w in masters.weights if w.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [w for w in masters.weights if w.ndim < 2], "weight_decay": 0.0},
+    ]
