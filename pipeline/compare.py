@@ -4,17 +4,19 @@ from rich.console import Console
 from rich.table import Table
 
 from stages.reporting.data import (
-    METRIC,
-    METRICS,
+    BASE,
     Difference,
-    Metric,
     Results,
-    between_arms,
+    against_start,
+    between,
     drawn_by,
+    factorial_metrics,
     factorial_rows,
+    factorial_values,
     mean,
     of_decoder,
 )
+from stages.reporting.metrics import Metric
 
 COLOURS = {"better": "green", "worse": "red"}
 
@@ -25,17 +27,18 @@ def heading(metric: Metric) -> str:
 
 
 def levels_table(results: Results) -> Table:
-    """Base, then every arm and seed after the last round; a row for each metric."""
+    """Base, supervised start, then every arm and seed after the last round; a row for each metric."""
     table = Table(title=f"After round {results.last} (seeds: {len(results.seeds)})", title_justify="left")
     table.add_column("metric", no_wrap=True)
-    table.add_column("base", justify="right", style="bright_black")
-    for arm in results.arms:
+    table.add_column(BASE, justify="right", style="bright_black")
+    trained = [*results.before[1:], *results.arms]
+    for arm in trained:
         for seed in results.seeds:
             table.add_column(f"{arm} s{seed}", justify="right")
         table.add_column(f"{arm} mean", justify="right", style="bold")
-    for metric in METRICS:
+    for metric in results.metrics:
         cells = [metric.text(results.base.get(metric.key))]
-        for arm in results.arms:
+        for arm in trained:
             cells += [metric.text(results.value(arm, seed, results.last, metric.key)) for seed in results.seeds]
             cells.append(metric.text(mean(results.by_seed(arm, results.last, metric.key))))
         table.add_row(heading(metric), *cells)
@@ -61,15 +64,15 @@ def differences_table(title: str, items: list[Difference]) -> Table:
 
 def factorial_table(results: Results) -> Table:
     """{policy of each arm} x {decoder}: means over the seeds."""
-    metrics = [METRIC[key] for key in ("clip", "accuracy", "reward", "fd", "fd_mid", "fd_patch")]
+    metrics = factorial_metrics(results)
     table = Table(title=f"Same tokens, other decoder (means, seeds: {len(results.factorial)})", title_justify="left")
     table.add_column("policy")
     table.add_column("decoder")
     for metric in metrics:
         table.add_column(heading(metric), justify="right")
     for policy, decoder in factorial_rows(results):
-        rows = [found[f"{policy}/{decoder}"] for found in results.factorial.values()]
-        table.add_row(policy, decoder, *(m.text(mean([row[m.key] for row in rows])) for m in metrics))
+        cells = (m.text(mean(factorial_values(results, policy, decoder, m.key))) for m in metrics)
+        table.add_row(policy, decoder, *cells)
     return table
 
 
@@ -83,11 +86,11 @@ def show(results: Results, console: Console) -> None:
     console.print("[bright_black]↑ higher is better, ↓ lower is better, ≈ nearer to real pictures is better[/]")
     if results.pair is not None:
         first, second = results.pair
-        items = between_arms(results, first, second, results.last)
+        items = between(results, first, second, results.last)
         console.print(differences_table(f"{first} − {second}, paired by seed (seeds: {count})", items))
-    for arm in results.arms:
-        items = between_arms(results, arm, "base", results.last)
-        console.print(differences_table(f"{arm} − base (seeds: {count})", items))
+    for name, start in against_start(results):
+        items = between(results, name, start, results.last)
+        console.print(differences_table(f"{name} − {start} (seeds: {count})", items))
     if results.factorial:
         console.print(factorial_table(results))
         for policy, decoder in factorial_rows(results):

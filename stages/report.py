@@ -8,16 +8,18 @@ from pathlib import Path
 
 from rank_e.config import Params
 from stages.reporting.data import (
-    METRICS,
+    BASE,
+    SFT,
     Difference,
     Results,
-    between_arms,
+    against_start,
+    between,
     factorial_rows,
     load_results,
     of_decoder,
 )
 from stages.reporting.page import pareto, render
-from stages.reporting.pictures import columns, sheet
+from stages.reporting.pictures import makers_of, sheet
 from stages.runtime import Stage, artifact_path, main
 
 
@@ -37,27 +39,33 @@ def summary(results: Results) -> dict:
             for item in items
         }
 
-    keys = [metric.key for metric in METRICS]
+    def by_seed(name: str) -> dict:
+        return {key: {str(s): v for s, v in results.by_seed(name, results.last, key).items()} for key in keys}
+
+    def against(start: str) -> dict:
+        pairs = [pair for pair in against_start(results) if pair[1] == start]
+        return {name: plain(between(results, name, start, results.last)) for name, _ in pairs}
+
+    keys = [metric.key for metric in results.metrics]
+    supervised = {"sft": by_seed(SFT), "against_sft": against(SFT)} if results.supervised else {}
     decoders = [pair for pair in factorial_rows(results) if pair[1] != "original"]
     return {
         "round": results.last,
         "seeds": results.seeds,
-        "metrics": {metric.key: asdict(metric) for metric in METRICS},
+        "metrics": {metric.key: asdict(metric) for metric in results.metrics},
         "base": {key: results.base[key] for key in keys if key in results.base},
-        "arms": {
-            arm: {key: {str(s): v for s, v in results.by_seed(arm, results.last, key).items()} for key in keys}
-            for arm in results.arms
-        },
-        "paired": {} if results.pair is None else plain(between_arms(results, *results.pair, results.last)),
-        "against_base": {arm: plain(between_arms(results, arm, "base", results.last)) for arm in results.arms},
+        "arms": {arm: by_seed(arm) for arm in results.arms},
+        "paired": {} if results.pair is None else plain(between(results, *results.pair, results.last)),
+        "against_base": against(BASE),
         "decoder_on_same_tokens": {
             f"{policy}/{decoder}": plain(of_decoder(results, policy, decoder)) for policy, decoder in decoders
         },
+        **supervised,
     }
 
 
 def write_report(params: Params, project: Path) -> Path:
-    """Write report/ (index.html, results.json, pareto.svg, pictures.png) whole or not at all."""
+    """Write report/ whole or not at all: index.html, results.json, pictures.png; with any distance, pareto.svg."""
     target = project / artifact_path("report")
     results = load_results(params, project)
     folder = target.with_name(f"{target.name}.tmp-{os.getpid()}")
@@ -68,8 +76,9 @@ def write_report(params: Params, project: Path) -> Path:
         (folder / "index.html").write_text(render(params, project, results), encoding="utf-8")
         text = json.dumps(summary(results), indent=2, sort_keys=True, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "pareto.svg").write_text(pareto(results, "fd"), encoding="utf-8")
-        _, makers = columns(params, project, results.seeds[0])
+        if distance := results.first("distance"):
+            (folder / "pareto.svg").write_text(pareto(results, distance), encoding="utf-8")
+        makers = makers_of(params, project, results.seeds[0])
         sheet([maker.pictures for maker in makers], 12).save(folder / "pictures.png")
         if target.exists():
             shutil.rmtree(target)

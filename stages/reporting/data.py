@@ -9,88 +9,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from rank_e.config import Params
 from stages.artifacts import read_artifact
+from stages.reporting.metrics import Metric, catalogue
 from stages.runtime import artifact_path
 
-Better = Literal["higher", "lower", "nearer"]
+BASE, SFT = "base", "sft"
+"""What stands before the arms: the base, and the supervised start where there is one."""
 
-
-@dataclass(frozen=True)
-class Metric:
-    """One column of the report: its key in metrics.json, its name, which way is better and what it says."""
-
-    key: str
-    name: str
-    better: Better
-    decimals: int
-    meaning: str
-    percent: bool = False
-
-    @property
-    def direction(self) -> str:
-        """The direction in words, as tables and the page print it."""
-        return "nearer to real is better" if self.better == "nearer" else f"{self.better} is better"
-
-    @property
-    def arrow(self) -> str:
-        """The direction as one sign."""
-        return {"higher": "↑", "lower": "↓", "nearer": "≈"}[self.better]
-
-    def text(self, value: float | None, signed: bool = False) -> str:
-        """`value` in this metric's unit and precision; a dash where it is not there."""
-        if value is None or not math.isfinite(value):
-            return "–"
-        scaled = value * 100 if self.percent else value
-        written = f"{scaled:+.{self.decimals}f}" if signed else f"{scaled:.{self.decimals}f}"
-        unit = (" pp" if signed else " %") if self.percent else ""  # a difference of shares is in percentage points
-        return (written + unit).replace("-", "−")
-
-    def improves(self, difference: float) -> bool | None:
-        """Whether a difference is for the better; None when it is zero or the metric cannot tell."""
-        if difference == 0 or self.better == "nearer":
-            return None
-        return (difference > 0) == (self.better == "higher")
-
-
-METRICS = (
-    Metric(
-        "accuracy",
-        "Accuracy",
-        "higher",
-        1,
-        "share of pictures in which the exact checker finds what the prompt says",
-        True,
-    ),
-    Metric(
-        "clip",
-        "CLIP score",
-        "higher",
-        2,
-        "agreement of picture and prompt, 100 cos, by a network that no update ever saw",
-    ),
-    Metric("reward", "Reward", "higher", 2, "the score that the policy and the decoder were trained on"),
-    Metric("fd", "FD", "lower", 2, "Fréchet distance to real pictures, the evaluator's last features"),
-    Metric("fd_mid", "Mid-level FD", "lower", 2, "Fréchet distance of the evaluator's middle features"),
-    Metric("fd_patch", "Patch FD", "lower", 2, "Fréchet distance of random patches: texture and edges"),
-    Metric(
-        "token_kl",
-        "Token KL",
-        "lower",
-        4,
-        "divergence of the sampled tokens from those of real pictures: the covariate shift",
-    ),
-    Metric(
-        "token_entropy",
-        "Token entropy",
-        "nearer",
-        3,
-        "entropy of the tokens in bits; it falls when the policy loses variety",
-    ),
-)
-METRIC = {metric.key: metric for metric in METRICS}
 Cell = tuple[str, int, int]
 """(arm, seed, round)"""
 
@@ -125,15 +52,21 @@ class Difference:
 
 @dataclass
 class Results:
-    """Everything that tables and the page show; artifacts not written yet are named in `missing`."""
+    """Everything that tables and the page show; artifacts not written yet are named in `missing`.
+
+    `supervised`: the arms start from a supervised fine-tuning (`sft`, by seed) and not from the base itself.
+    """
 
     backbone: str
+    metrics: tuple[Metric, ...]
     arms: list[str]
     seeds: list[int]
     rounds: list[int]
     pair: tuple[str, str] | None
+    supervised: bool
     reference: dict[str, float] = field(default_factory=dict)
     base: dict[str, float] = field(default_factory=dict)
+    sft: dict[int, dict[str, float]] = field(default_factory=dict)
     cells: dict[Cell, dict[str, float]] = field(default_factory=dict)
     training: dict[Cell, dict[str, float]] = field(default_factory=dict)
     factorial: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
@@ -144,23 +77,45 @@ class Results:
         """The last round in which any arm has been evaluated, or round 0."""
         return max((cell[2] for cell in self.cells), default=0)
 
-    def value(self, arm: str, seed: int, round_id: int, key: str) -> float | None:
-        """One metric of one cell; round 0 is the base itself, the same for every arm and seed."""
-        source = self.base if round_id == 0 else self.cells.get((arm, seed, round_id), {})
+    @property
+    def before(self) -> list[str]:
+        """What the arms are compared with: the base, and the supervised start where there is one."""
+        return [BASE, SFT] if self.supervised else [BASE]
+
+    @property
+    def start(self) -> str:
+        """What every arm's round 0 is."""
+        return self.before[-1]
+
+    def value(self, name: str, seed: int, round_id: int, key: str) -> float | None:
+        """One metric of an arm in a round, where round 0 is its start; or of "base" or "sft", in whatever round."""
+        name = name if round_id or name in self.before else self.start
+        if name in self.before:
+            source = self.base if name == BASE else self.sft.get(seed, {})
+        else:
+            source = self.cells.get((name, seed, round_id), {})
         return source.get(key)
 
-    def by_seed(self, arm: str, round_id: int, key: str) -> dict[int, float]:
-        """One metric of an arm in a round, for each seed that has it."""
-        found = {seed: self.value(arm, seed, round_id, key) for seed in self.seeds}
+    def by_seed(self, name: str, round_id: int, key: str) -> dict[int, float]:
+        """One metric of an arm in a round (or of "base" or "sft"), for each seed that has it."""
+        found = {seed: self.value(name, seed, round_id, key) for seed in self.seeds}
         return {seed: value for seed, value in found.items() if value is not None}
 
-    def categories(self) -> list[str]:
-        """Names of the prompt categories that the evaluation reports, without the prefix `accuracy_`."""
-        return sorted(
-            key.removeprefix("accuracy_")
-            for key in self.base
-            if key.startswith("accuracy_") and not key.endswith(("_low", "_high")) and "@" not in key
-        )
+    def first(self, *groups: str) -> Metric | None:
+        """The first metric of these groups, in the order of the params."""
+        return next((metric for metric in self.metrics if metric.group in groups), None)
+
+    def categories(self, key: str) -> list[str]:
+        """Names of the prompt categories for which the evaluation reports the metric `key`."""
+        found = {name.removeprefix(f"{key}/") for name in self.base if name.startswith(f"{key}/")}
+        extra = {f"{name}{end}" for name in found for end in ("_low", "_high", "@original")}
+        return sorted(found - extra)
+
+    @property
+    def by_category(self) -> tuple[Metric, list[str]] | None:
+        """The metric to show by category, a share before a score before a benchmark, and its categories."""
+        order = sorted(self.metrics, key=lambda metric: (not metric.percent, metric.group != "score"))
+        return next(((metric, found) for metric in order if (found := self.categories(metric.key))), None)
 
 
 def mean(values: Mapping[int, float] | Sequence[float]) -> float | None:
@@ -188,32 +143,27 @@ def difference(name: str, metric: Metric, first: Mapping[int, float], second: Ma
     return Difference(name, metric, values, centre, centre - half, centre + half)
 
 
-def between_arms(results: Results, first: str, second: str, round_id: int) -> list[Difference]:
-    """Every metric's difference `first - second` in one round; `second` may be "base"."""
+def between(results: Results, first: str, second: str, round_id: int) -> list[Difference]:
+    """Every metric's difference `first - second` in one round; each is an arm, "base" or "sft"."""
     found = []
-    for metric in METRICS:
-        left = results.by_seed(first, round_id, metric.key)
-        if second == "base":
-            right = {seed: results.base[metric.key] for seed in results.seeds if metric.key in results.base}
-        else:
-            right = results.by_seed(second, round_id, metric.key)
-        found.append(difference(f"{first} − {second}", metric, left, right))
+    for metric in results.metrics:
+        sides = [results.by_seed(name, round_id, metric.key) for name in (first, second)]
+        found.append(difference(f"{first} − {second}", metric, *sides))
     return [item for item in found if item is not None]
+
+
+def against_start(results: Results) -> list[tuple[str, str]]:
+    """The pairs (name, "base" or "sft") to be compared: every arm with both, and the supervised start with the base."""
+    pairs = [(name, start) for start in results.before for name in (*results.before, *results.arms)]
+    return [(name, start) for name, start in pairs if name != start and name != BASE]
 
 
 def of_decoder(results: Results, policy: str, decoder: str) -> list[Difference]:
     """What `decoder` does to the same tokens of `policy`: its row of the factorial minus the original
     decoder's."""
     found = []
-    for metric in METRICS:
-        sides = [
-            {
-                seed: rows[f"{policy}/{name}"][metric.key]
-                for seed, rows in results.factorial.items()
-                if metric.key in rows.get(f"{policy}/{name}", {})
-            }
-            for name in (decoder, "original")
-        ]
+    for metric in factorial_metrics(results):
+        sides = [factorial_values(results, policy, name, metric.key) for name in (decoder, "original")]
         found.append(difference(f"{drawn_by(decoder)} − original decoder, on {policy} tokens", metric, *sides))
     return [item for item in found if item is not None]
 
@@ -231,6 +181,18 @@ def factorial_rows(results: Results) -> list[tuple[str, str]]:
     return [(policy, decoder) for policy in results.arms for decoder in order if (policy, decoder) in pairs]
 
 
+def factorial_metrics(results: Results) -> list[Metric]:
+    """The metrics that the factorial has."""
+    keys = {key for rows in results.factorial.values() for row in rows.values() for key in row}
+    return [metric for metric in results.metrics if metric.key in keys]
+
+
+def factorial_values(results: Results, policy: str, decoder: str, key: str) -> dict[int, float]:
+    """One metric of one row of the factorial, for each seed that has it."""
+    rows = {seed: found.get(f"{policy}/{decoder}", {}) for seed, found in results.factorial.items()}
+    return {seed: row[key] for seed, row in rows.items() if key in row}
+
+
 def load_results(params: Params, project: Path, partial: bool = False) -> Results:
     """Read the metrics of every cell of the run in the folder `project`.
 
@@ -241,7 +203,8 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
     compared = params.factorial.arms
     pair = (compared[1], compared[0]) if len(compared) > 1 else None
     rounds = [item.id for item in params.rounds]
-    results = Results(params.backbone.name, list(params.arms), list(params.seeds), rounds, pair)
+    arms, seeds, supervised = list(params.arms), list(params.seeds), params.sft.train
+    results = Results(params.backbone.name, catalogue(params), arms, seeds, rounds, pair, supervised)
 
     def metrics(path: Path, kind: str) -> dict:
         if partial and not (project / path).exists():
@@ -251,6 +214,11 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
 
     results.reference = metrics(artifact_path("reference"), "reference")
     results.base = metrics(artifact_path("baseline"), "evaluation")
+    results.metrics = tuple(metric.scaled_like(results.base.get(metric.key)) for metric in results.metrics)
+    for seed in results.seeds if supervised else ():
+        found = metrics(artifact_path("sft_evaluation", seed=seed), "evaluation")
+        if found:
+            results.sft[seed] = found
     for cell in [(arm, seed, item) for arm in results.arms for seed in results.seeds for item in rounds]:
         for kind, target in (("ranking", results.training), ("evaluation", results.cells)):
             found = metrics(artifact_path(kind, *cell), kind)

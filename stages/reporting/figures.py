@@ -7,18 +7,19 @@ and scales with the page. Coordinates are in the drawing's own units, about one 
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 INK, MUTED, GRID = "#1c2430", "#5d6776", "#e4e8ee"
 NAMED = {
     "base": "#7c8594",
+    "sft": "#2a9d6f",
     "frozen": "#2f6fc4",
     "coevolved": "#e07b1a",
     "real": "#1c2430",
     "reconstruction": "#8f6bb3",
 }
-OTHERS = ("#2a9d6f", "#b0457e", "#8a7a1f", "#5b57c9", "#0f8ea3")
+OTHERS = ("#6b4a2f", "#b0457e", "#8a7a1f", "#5b57c9", "#0f8ea3")
 Point = tuple[float, float]
 
 
@@ -153,8 +154,11 @@ def line_chart(title: str, note: str, lines: Sequence[Line], x_label: str = "rou
     return svg(width, height, f"{title} by {x_label}; {note}", parts)
 
 
-def path_chart(title: str, x_label: str, y_label: str, lines: Sequence[Line]) -> str:
-    """The way of each arm through a plane, round by round (x: higher is better; y: lower is better)."""
+def path_chart(
+    title: str, x_label: str, y_label: str, lines: Sequence[Line], start: str, percent: bool = False
+) -> str:  # fmt: skip
+    """The way of each arm from its `start` through a plane, round by round (x, perhaps shares: higher is better; y:
+    lower is better)."""
     width, height, left, right, top, bottom = 460, 372, 52, 16, 30, 46
     lines = [line for line in lines if line.points]
     parts = [text(2, 16, title, size=14, fill=INK, weight=600)]
@@ -177,7 +181,8 @@ def path_chart(title: str, x_label: str, y_label: str, lines: Sequence[Line]) ->
                 parts += [text(left - 6, to_y(mark) + 4, number(mark, spacing), size=11, anchor="end")]
             else:
                 parts += [rule((to_x(mark), top), (to_x(mark), height - bottom))]
-                parts += [text(to_x(mark), height - bottom + 16, number(mark, spacing), size=11, anchor="middle")]
+                shown = number(mark * 100, spacing * 100) + "%" if percent else number(mark, spacing)
+                parts += [text(to_x(mark), height - bottom + 16, shown, size=11, anchor="middle")]
     parts.append(text((left + width - right) / 2, height - 8, f"{x_label} →  better", size=12, anchor="middle"))
     parts.append(
         f'<g transform="translate(13 {(top + height - bottom) / 2:.1f}) rotate(-90)">'
@@ -195,7 +200,7 @@ def path_chart(title: str, x_label: str, y_label: str, lines: Sequence[Line]) ->
                     x,
                     y,
                     radius,
-                    colour("base" if index == 0 else line.name),
+                    colour(start if index == 0 else line.name),
                     words,
                     1 if line.strong else 0.5,
                 )
@@ -257,29 +262,38 @@ def difference_chart(
     return svg(width, height, f"{title}: mean {mean * factor:+.4g}; {note}", parts)
 
 
-def category_chart(rows: Sequence[tuple[str, dict[str, list[float]]]]) -> str:
-    """Accuracy by category: for each category a row, for each series its seeds (faint) and their mean
-    (strong)."""
-    width, left, right, top, step = 460, 128, 18, 14, 40
+def category_chart(
+    title: str, rows: Sequence[tuple[str, dict[str, list[float]]]], words: Callable[[float], str], percent: bool
+) -> str:  # fmt: skip
+    """A metric by category: for each category a row, for each series its seeds (faint) and their mean (strong).
+
+    `words` writes a value; shares have an axis from 0 to 1, other metrics one that their values fill.
+    """
+    width, left, right, top = 460, 128, 18, 14
+    step = max([40, *(9 * len(series) + 13 for _, series in rows)])
     height = top + step * max(len(rows), 1) + 26
-    to_x = scale(0, 1, left, width - right)
+    low, high = (0.0, 1.0) if percent else padded(v for _, series in rows for values in series.values() for v in values)
+    to_x = scale(low, high, left, width - right)
+    marks = [0, 0.25, 0.5, 0.75, 1] if percent else ticks(low, high)
+    spacing = marks[1] - marks[0] if len(marks) > 1 else high - low
     parts: list[str] = []
-    for mark in (0, 0.25, 0.5, 0.75, 1):
+    for mark in marks:
+        shown = f"{mark * 100:g}%" if percent else number(mark, spacing)
         parts += [
             rule((to_x(mark), top), (to_x(mark), height - 26)),
-            text(to_x(mark), height - 8, f"{mark * 100:g}%", size=11, anchor="middle"),
+            text(to_x(mark), height - 8, shown, size=11, anchor="middle"),
         ]
     for index, (name, series) in enumerate(rows):
         y = top + step * (index + 0.5)
         parts += [
             rule((left, y), (width - right, y)),
-            text(left - 10, y + 4, name, size=12, fill=INK, anchor="end"),
+            text(left - 10, y + 4, name if len(name) <= 19 else name[:18] + "…", size=12, fill=INK, anchor="end"),
         ]
         for lane, (who, values) in enumerate(series.items()):
             offset = y + (lane - (len(series) - 1) / 2) * 9
             for value in values if len(values) > 1 else ():
-                parts.append(dot(to_x(value), offset, 2.4, colour(who), f"{who}, {name}: {value:.1%}", 0.45))
+                parts.append(dot(to_x(value), offset, 2.4, colour(who), f"{who}, {name}: {words(value)}", 0.45))
             if values:
                 centre = sum(values) / len(values)
-                parts.append(dot(to_x(centre), offset, 5, colour(who), f"{who}, {name}, mean: {centre:.1%}"))
-    return svg(width, height, "Accuracy by category", parts)
+                parts.append(dot(to_x(centre), offset, 5, colour(who), f"{who}, {name}, mean: {words(centre)}"))
+    return svg(width, height, title, parts)

@@ -9,19 +9,18 @@ from pathlib import Path
 
 from rank_e.config import Params
 from stages.reporting.data import (
-    METRIC,
-    METRICS,
     Difference,
-    Metric,
     Results,
-    between_arms,
+    against_start,
+    between,
     drawn_by,
     factorial_rows,
     mean,
     of_decoder,
 )
 from stages.reporting.figures import Line, category_chart, difference_chart, line_chart, path_chart
-from stages.reporting.pictures import columns, grid
+from stages.reporting.metrics import Metric
+from stages.reporting.pictures import grids
 from stages.reporting.style import STYLE
 from stages.reporting.tables import differences_table, escape, factorial_table, levels, name_key
 
@@ -47,7 +46,7 @@ def difference_figures(items: Sequence[Difference], name: str) -> str:
 
 
 def by_round(results: Results, metric: Metric) -> list[Line]:
-    """Each seed's line and each arm's mean, from the base at round 0."""
+    """Each seed's line and each arm's mean, from its start at round 0."""
     lines = []
     rounds = [0, *results.rounds]
     for arm in results.arms:
@@ -79,15 +78,16 @@ def training_lines(results: Results) -> list[Line]:
     return lines
 
 
-def pareto(results: Results, key: str) -> str:
-    """CLIP score against a Frechet distance, round by round."""
-    horizontal, vertical = by_round(results, METRIC["clip"]), by_round(results, METRIC[key])
+def pareto(results: Results, distance: Metric) -> str:
+    """The first score against a distance, round by round; the reward is the last of the scores."""
+    score = next(metric for metric in results.metrics if metric.group == "score")
+    horizontal, vertical = by_round(results, score), by_round(results, distance)
     lines = [
         Line(a.name, [(dict(a.points)[x], y) for x, y in b.points if x in dict(a.points)], a.strong, a.label)
         for a, b in zip(horizontal, vertical, strict=True)
     ]
-    name = METRIC[key].name
-    return path_chart(f"CLIP score against {name}", "CLIP score", name, lines)
+    title = f"{score.name} against {distance.name}"
+    return path_chart(title, score.name, distance.name, lines, results.start, score.percent)
 
 
 def decoder_section(results: Results) -> str:
@@ -111,7 +111,7 @@ def headline(results: Results) -> str:
     if results.pair is None:
         return ""
     first, second = results.pair
-    items = between_arms(results, first, second, results.last)
+    items = between(results, first, second, results.last)
     lead = (
         f"{name_key(first)} minus {name_key(second)} after round {results.last}, paired by seed (the two "
         "share prompts, sampling seeds and the base). Dots are seeds, the diamond is their mean, the bar its "
@@ -124,27 +124,51 @@ def headline(results: Results) -> str:
 
 
 def against_base(results: Results) -> str:
-    """What post-training did to the base, for each arm."""
+    """What post-training did to the base, and to the supervised start where there is one, for each arm."""
     tables = "".join(
-        f"<h3>{name_key(arm)} − base</h3>" + differences_table(between_arms(results, arm, "base", results.last))
-        for arm in results.arms
+        f"<h3>{name_key(name)} − {escape(start)}</h3>" + differences_table(between(results, name, start, results.last))
+        for name, start in against_start(results)
     )
-    lead = "The price and the gain of post-training itself: every arm after its last round minus the base."
-    return section("Against the base", lead, tables)
+    lead = "The price and the gain of post-training itself: every arm after its last round minus the base"
+    if results.supervised:
+        return section("Against the base and the supervised start", f"{lead}, and minus what it started from.", tables)
+    return section("Against the base", f"{lead}.", tables)
 
 
 def category_section(results: Results) -> str:
-    """Accuracy by prompt category."""
-    rows = []
-    for category in results.categories():
-        key = f"accuracy_{category}"
-        series = {"base": [results.base[key]]} | {
-            arm: list(results.by_seed(arm, results.last, key).values()) for arm in results.arms
-        }
+    """One metric by prompt category; nothing where the prompts have none."""
+    if results.by_category is None:
+        return ""
+    metric, categories = results.by_category
+    names, rows = [*results.before, *results.arms], []
+    for category in categories:
+        key = f"{metric.key}/{category}"
+        series = {name: list(results.by_seed(name, results.last, key).values()) for name in names}
+        series["base"] = series["base"][:1]  # the same for every seed
         rows.append((category.replace("_", " "), series))
-    lead = "Share of pictures that the exact checker accepts; large dots are means, small ones the seeds."
-    chart = f'<figure style="max-width:640px">{category_chart(rows)}</figure>'
-    return section("Accuracy by category", lead, legend(["base", *results.arms]) + chart)
+    title = f"{metric.name} by category"
+    lead = f"{escape(sentence(metric.meaning))}; {metric.direction}. Large dots are means, small ones the seeds."
+    chart = f'<figure style="max-width:640px">{category_chart(title, rows, metric.text, metric.percent)}</figure>'
+    return section(title, lead, legend(names) + chart)
+
+
+def sentence(words: str) -> str:
+    """The words with a capital letter."""
+    return words[:1].upper() + words[1:]
+
+
+def path_section(results: Results) -> str:
+    """The first score against the first distance and, where there are several, the last; nothing without any."""
+    distances = [metric for metric in results.metrics if metric.group == "distance"]
+    if not distances:
+        return ""
+    shown = [distances[0], *distances[1:][-1:]]
+    paths = "".join(f"<figure>{pareto(results, metric)}</figure>" for metric in shown)
+    return section(
+        "The way through the rounds",
+        f"Thin lines are seeds, thick ones means, from {name_key(results.start)} on. Down and right is better.",
+        f'{legend([*results.before[-1:], *results.arms])}<div class="pair">{paths}</div>',
+    )
 
 
 def legend(names: Sequence[str]) -> str:
@@ -154,29 +178,25 @@ def legend(names: Sequence[str]) -> str:
 
 def picture_section(params: Params, project: Path, results: Results) -> str:
     """The same prompts and sampling seeds, drawn by everyone; a block for each run seed."""
-    blocks = []
-    for index, seed in enumerate(results.seeds):
-        table = grid(*columns(params, project, seed))
-        blocks.append(f"<details{' open' if index == 0 else ''}><summary>seed {seed}</summary>{table}</details>")
+    blocks, marked = grids(params, project, results)
     lead = (
-        "The first held-out prompts, not chosen by eye. ✓ and ✗ are the exact checker's. The column after a "
-        "trained decoder shows the same tokens through the original one."
+        f"The first held-out prompts, not chosen by eye. {'✓ and ✗ are the exact checker’s. ' if marked else ''}"
+        "The column after a trained decoder shows the same tokens through the original one."
     )
-    return section("Pictures", lead, "".join(blocks))
+    return section("Pictures", lead, blocks)
 
 
 def render(params: Params, project: Path, results: Results) -> str:
     """The whole page as HTML text; the same artifacts give the same text."""
     charts = [
         line_chart(m.name, m.direction, by_round(results, m), percent=m.percent)
-        for m in METRICS
+        for m in results.metrics
     ]  # fmt: skip
     charts.append(line_chart("Reward of the rollouts", "what each round trained on", training_lines(results)))
     figures = "".join(f"<figure>{chart}</figure>" for chart in charts)
-    paths = "".join(f"<figure>{pareto(results, key)}</figure>" for key in ("fd", "fd_patch"))
     meanings = "".join(
-        f"<dt>{metric.name} {metric.arrow}</dt><dd>{escape(metric.meaning)}; {metric.direction}</dd>"
-        for metric in METRICS
+        f"<dt>{escape(metric.name)} {metric.arrow}</dt><dd>{escape(metric.meaning)}; {metric.direction}</dd>"
+        for metric in results.metrics
     )
     arms = ", ".join(results.arms)
     parts = [
@@ -186,14 +206,11 @@ def render(params: Params, project: Path, results: Results) -> str:
             "Mean over seeds, each seed below in the order of the seeds.",
             levels(results),
         ),
-        section(
-            "The way through the rounds",
-            "Thin lines are seeds, thick ones means; the grey dot is the base. Down and right is better.",
-            f'{legend(["base", *results.arms])}<div class="pair">{paths}</div>',
-        ),
+        path_section(results),
         section(
             "Round by round",
-            "Token KL and entropy show how far the tokens moved from those the decoder was trained on.",
+            f"Round 0 is {name_key(results.start)}. Token KL and entropy show how far the tokens moved from those the "
+            "decoder was trained on.",
             legend(results.arms) + f'<div class="charts">{figures}</div>',
         ),
         decoder_section(results),
@@ -202,7 +219,7 @@ def render(params: Params, project: Path, results: Results) -> str:
         picture_section(params, project, results),
         section(
             "How to read the numbers",
-            "Judged on held-out prompts by a network that took no part in training.",
+            "Judged on held-out prompts by networks that took no part in training.",
             f"<dl>{meanings}</dl>",
         ),
     ]

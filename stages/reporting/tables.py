@@ -3,11 +3,18 @@
 import html
 from collections.abc import Sequence
 
-from stages.reporting.data import METRIC, METRICS, Difference, Metric, Results, drawn_by, factorial_rows, mean
+from stages.reporting.data import (
+    BASE,
+    Difference,
+    Results,
+    drawn_by,
+    factorial_metrics,
+    factorial_rows,
+    factorial_values,
+    mean,
+)
 from stages.reporting.figures import colour
-
-FACTORIAL = ("clip", "accuracy", "reward", "fd", "fd_mid", "fd_patch")
-"""The metrics that the factorial has."""
+from stages.reporting.metrics import Metric
 
 
 def escape(words: str) -> str:
@@ -41,7 +48,7 @@ def verdict_cell(item: Difference) -> str:
 
 def metric_head(metric: Metric) -> str:
     """A row's head: the metric's name and direction."""
-    return f'<th scope="row">{metric.name} {metric.arrow}<small>{metric.direction}</small></th>'
+    return f'<th scope="row">{escape(metric.name)} {metric.arrow}<small>{metric.direction}</small></th>'
 
 
 def name_key(name: str) -> str:
@@ -66,13 +73,14 @@ def differences_table(items: Sequence[Difference]) -> str:
 
 
 def levels(results: Results) -> str:
-    """The values themselves: base and each arm after the last round (mean over seeds; range below)."""
-    heads = "".join(f'<th scope="col">{name_key(name)}</th>' for name in ["base", *results.arms])
+    """The values themselves: base, supervised start and each arm after the last round (mean; every seed below)."""
+    trained = [*results.before[1:], *results.arms]
+    heads = "".join(f'<th scope="col">{name_key(name)}</th>' for name in [BASE, *trained])
     rows = []
-    for metric in METRICS:
+    for metric in results.metrics:
         cells = [f"<td>{metric.text(results.base.get(metric.key))}</td>"]
-        for arm in results.arms:
-            values = results.by_seed(arm, results.last, metric.key)
+        for name in trained:
+            values = results.by_seed(name, results.last, metric.key)
             spread = spread_text(metric, values)
             cells.append(f"<td>{metric.text(mean(values))}<br><small>{spread}</small></td>")
         for name in ("real", "reconstruction"):
@@ -88,13 +96,13 @@ def levels(results: Results) -> str:
 
 def factorial_table(results: Results) -> str:
     """{policy} x {decoder}: mean over seeds, every seed below."""
-    metrics = [METRIC[key] for key in FACTORIAL]
-    heads = "".join(f'<th scope="col">{m.name} {m.arrow}</th>' for m in metrics)
+    metrics = factorial_metrics(results)
+    heads = "".join(f'<th scope="col">{escape(m.name)} {m.arrow}</th>' for m in metrics)
     rows, previous = [], ""
     for policy, decoder in factorial_rows(results):
-        name, cells = f"{policy}/{decoder}", []
+        cells = []
         for metric in metrics:
-            values = {s: r[name][metric.key] for s, r in results.factorial.items() if metric.key in r.get(name, {})}
+            values = factorial_values(results, policy, decoder, metric.key)
             spread = spread_text(metric, values)
             cells.append(f"<td>{metric.text(mean(values))}<br><small>{spread}</small></td>")
         start = ' class="from"' if policy != previous and previous else ""
