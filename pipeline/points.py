@@ -1,6 +1,8 @@
 """Numbers of the artifacts as MLflow's points: same artifact, same points, down to the timestamp."""
 
+import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,12 @@ from mlflow.entities import Metric
 
 EPOCH = 1_700_000_000_000
 """Timestamp in ms of step 0. Fixed: MLflow keeps a point once for each key, step, value and timestamp."""
+
+
+ORIGINAL = "@original"
+FORBIDDEN = re.compile(r"[^\w\-.: ]")
+LONGEST = 250
+"""Characters of a metric's name in MLflow."""
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -22,12 +30,26 @@ def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def points(prefix: str, metrics: dict[str, float], step: int) -> list[Metric]:
-    """Scalars as points at `step`; MLflow has no @ in names, so `fd@original` becomes `original/fd`."""
+    """Scalars as points at `step`; what is named `fd@original` becomes `original/fd`."""
     found = []
     for name, value in metrics.items():
-        key, _, suffix = name.partition("@")
-        found.append(Metric(f"{prefix}{suffix}/{key}" if suffix else prefix + key, float(value), EPOCH + step, step))
+        key = f"original/{name.removesuffix(ORIGINAL)}" if name.endswith(ORIGINAL) else name
+        found.append(Metric(allowed(prefix + key), float(value), EPOCH + step, step))
     return found
+
+
+def allowed(name: str) -> str:
+    """`name` as MLflow takes it: words, digits, `_ - . : /` and spaces, a path in its shortest form, not too long.
+
+    A prompt category may be named anything. A name that must change ends in a hash of what it was, so that two names
+    never become one.
+    """
+    parts = [FORBIDDEN.sub("_", part) for part in name.split("/")]
+    path = "/".join("_" if part in ("", ".", "..") else part for part in parts)
+    if path == name and len(name) <= LONGEST:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{path[: LONGEST - 9].rstrip('/')} {digest}"
 
 
 def curve(stage: str, table: pd.DataFrame) -> list[Metric]:

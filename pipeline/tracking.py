@@ -1,4 +1,5 @@
-"""MLflow: a parent run for each arm and seed, a nested run for each round, copied from the artifacts.
+"""MLflow: a parent run for each arm and seed, a nested run for each round, copied from the artifacts; the base and
+each supervised start are runs of their own.
 
 Training never talks to MLflow: a process of its own reads what the stages wrote, so a slow or dead server
 costs nothing but curves. Every run is found by the tag `rank_e.round_key`; each stage that was copied is
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mlflow.entities import Metric, Run
 
@@ -57,27 +59,33 @@ class Tracker:
         """Copy what is new; artifacts that are not there yet are left for the next pass."""
         tally = Tally()
         with refusals(self.uri):
-            self._sync_base(tally)
+            self._sync_alone("base", "base", artifact_path("baseline"), {}, tally)
+            for seed in self.params.seeds if self.params.sft.train else ():
+                settings = self.params.sft.model_dump(mode="json") | {"seed": seed}
+                self._sync_alone(
+                    f"sft/s{seed}", f"sft s{seed}", artifact_path("sft_evaluation", seed=seed), settings, tally
+                )
             for arm in self.params.arms:
                 for seed in self.params.seeds:
                     self._sync_arm(arm, seed, tally)
         return tally
 
-    def _sync_base(self, tally: Tally) -> None:
-        path = self.project / artifact_path("baseline")
+    def _sync_alone(self, key: str, name: str, folder: Path, settings: dict[str, Any], tally: Tally) -> None:
+        """A run of its own for the evaluation of what comes before the rounds: the base, a supervised start."""
+        path = self.project / folder
         if not (path / MANIFEST).is_file():
             return
-        sha = manifest_sha256(path)
-        run = self.store.find("base")
-        if run is not None and hashes(run) != {"evaluation": sha}:
-            self.store.delete([run])
-            tally.replaced.append("base")
-        elif run is not None:
-            tally.skipped.append("base")
+        sha, settings = manifest_sha256(path), {"backbone": self.params.backbone.name, **settings}
+        run = self.store.find(key)
+        if run is None:
+            tally.created.append(key)
+        elif hashes(run) == {"evaluation": sha} and not _differs(run, settings):
+            tally.skipped.append(key)
             return
         else:
-            tally.created.append("base")
-        run = self.store.create("base", "base", None, {"backbone": self.params.backbone.name})
+            self.store.delete([run])
+            tally.replaced.append(key)
+        run = self.store.create(key, name, None, settings)
         self._copy(run, "evaluation", read_artifact(path, "evaluation"), sha, 0)
         self.store.finish(run)
 
@@ -164,8 +172,7 @@ class Tracker:
         key: str,
     ) -> str:
         """Why the runs of an arm do not show what lies in its artifacts, or "" if they do."""
-        wanted = {name: str(value) for name, value in flatten(settings)}
-        if any(parent.data.params.get(name) != value for name, value in wanted.items()):
+        if _differs(parent, dict(flatten(settings))):
             return "other parameters"
         for name, run in children.items():
             round_id = int(name.rpartition("/r")[2])
@@ -223,6 +230,11 @@ def _cell(key: str) -> tuple[str, int, int]:
     """(arm, seed, round) of a round's key."""
     arm, seed, round_id = key.rsplit("/", 2)
     return arm, int(seed[1:]), int(round_id[1:])
+
+
+def _differs(run: Run, settings: dict[str, Any]) -> bool:
+    """Whether a run was made with other parameters than these."""
+    return any(run.data.params.get(name) != str(value) for name, value in settings.items())
 
 
 def _row(point: Metric) -> tuple[str, int, float]:

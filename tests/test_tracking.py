@@ -9,13 +9,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline.points import EPOCH
+from pipeline.points import EPOCH, allowed
 from pipeline.store import EXPERIMENT, KEY, PARENT, Store, TrackingError
 from pipeline.tracking import Tracker, follow
 from rank_e.config import Params
 from stages.artifacts import read_artifact
 from stages.runtime import artifact_path
-from tests.fake_artifacts import evaluation_metrics, write_evaluation, write_project, write_training
+from tests.fake_artifacts import PUBLISHED, evaluation_metrics, write_evaluation, write_project, write_training
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,10 @@ def test_runs_nest_and_hold_metrics_curves_params_and_pictures(project: tuple[Pa
     expected = evaluation_metrics("coevolved", 0, 2)
     assert child.data.metrics["fd"] == pytest.approx(expected["fd"])
     assert child.data.metrics["original/fd"] == pytest.approx(expected["fd@original"])
+    assert child.data.metrics["accuracy/one object"] == pytest.approx(expected["accuracy/one object"])
+    low, original = expected["accuracy/one object_low"], expected["accuracy/one object@original"]
+    assert child.data.metrics["accuracy/one object_low"] == pytest.approx(low)
+    assert child.data.metrics["original/accuracy/one object"] == pytest.approx(original)
     log = read_artifact(folder / artifact_path("policy", "coevolved", 0, 2), "policy").table("log")
     curve = history(folder, child, "policy/loss")
     assert curve == list(zip(log["step"].tolist(), log["loss"].tolist(), strict=True))
@@ -97,6 +101,48 @@ def test_a_second_pass_and_a_second_process_write_nothing(
         tally = again.sync()
         assert not tally.created and not tally.replaced and not tally.extended
     assert {key: run.info.run_id for key, run in runs(folder).items()} == before
+
+
+def test_categories_of_any_name_become_names_that_mlflow_takes(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    params = write_project(tmp_path, seeds=[0], rounds=1, world=PUBLISHED)
+    odd = ("a/b", "a//b", "/a", "a/", "..", "a@b", "a#b", "a,b", "größe", "x" * 300, "x" * 301, "line\nbreak", "ends.")
+    metrics = {f"parti_clip/{name}": float(place) for place, name in enumerate(odd)}
+    monkeypatch.setattr("tests.fake_artifacts.evaluation_metrics", lambda *_: metrics)
+    write_evaluation(tmp_path / artifact_path("baseline"), "base", 0, 0, PUBLISHED)
+    for _ in range(2):
+        Tracker(tmp_path, params).sync()
+    found = runs(tmp_path)
+    base = found["base"].data.metrics
+    assert sorted(base.values()) == sorted(metrics.values())  # none is lost, no two share a name
+    assert base["parti_clip/größe"] == 8.0 and base["parti_clip/a/b"] == 0.0
+    child = found["coevolved/s0/r1"].data.metrics
+    expected = evaluation_metrics("coevolved", 0, 1, PUBLISHED)
+    assert child["hps/concept-art"] == pytest.approx(expected["hps/concept-art"])
+    changed = allowed("parti_clip/Properties (& Positioning)")
+    assert changed.startswith("parti_clip/Properties __ Positioning_ ")
+    assert child[changed] == pytest.approx(expected["parti_clip/Properties (& Positioning)"])
+
+
+def test_a_supervised_start_has_a_run_of_its_own(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    path = folder / artifact_path("sft_evaluation", seed=0)
+    write_evaluation(path, "sft", 0, 0)
+    Tracker(folder, params).sync()
+    assert "sft/s0" not in runs(folder)
+    params = params.model_copy(update={"sft": params.sft.model_copy(update={"train": True})})
+    Tracker(folder, params).sync()
+    assert Tracker(folder, params).sync().created == []
+    run = runs(folder)["sft/s0"]
+    expected = evaluation_metrics("sft", 0, 0)["fd"]
+    assert history(folder, run, "fd") == [(0, pytest.approx(expected))]
+    assert (run.info.run_name, run.data.params["steps"], run.info.status) == ("sft s0", "200", "FINISHED")
+    write_evaluation(path, "sft", 5, 0)
+    assert Tracker(folder, params).sync().replaced == ["sft/s0"]
+    assert history(folder, runs(folder)["sft/s0"], "fd") == [(0, pytest.approx(evaluation_metrics("sft", 5, 0)["fd"]))]
 
 
 def test_a_broken_copy_is_completed_without_doubles(
