@@ -120,7 +120,7 @@ class Tracker:
             written, live = rounds.get(item.id, {}), events[item.id]
             if written or live:
                 self._sync_round(parent, children.get(f"{key}/r{item.id}"), (arm, seed, item.id), written, live, tally)
-        if all("evaluation" in rounds.get(item.id, {}) for item in self.params.rounds):
+        if all("evaluation" in rounds.get(item, {}) for item in self.params.evaluated):
             self.store.finish(parent)
         self._seen[key] = seen
 

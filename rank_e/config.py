@@ -18,6 +18,7 @@ from rank_e.config_schema import (
     ArmName,
     ArmParams,
     BackboneParams,
+    Count,
     DataParams,
     DecoderParams,
     EvaluationParams,
@@ -53,6 +54,7 @@ class Params(Section):
     runtime: RuntimeParams
     seeds: Annotated[list[Seed], Field(min_length=1)]
     rounds: Annotated[list[Round], Field(min_length=1)]
+    evaluated: Annotated[list[Count], Field(min_length=1)]
     arms: Annotated[dict[ArmName, Arm], Field(min_length=1)]
     sft: SftParams
     prompts: PromptsParams
@@ -156,6 +158,10 @@ def _cross_problems(params: Params) -> list[str]:
     for index, item in enumerate(params.rounds):
         require(item.id == index + 1, f"rounds.{index}.id", item.id, f"{index + 1}: ids count 1, 2, 3, ...")
         require(item.prev == item.id - 1, f"rounds.{index}.prev", item.prev, f"id - 1 = {item.id - 1}")
+    ids, judged = range(1, params.last_round + 1), params.evaluated
+    rising = judged == sorted({*judged} & {*ids})
+    require(rising, "evaluated", judged, f"ids of rounds in rising order, each once, the last {params.last_round}")
+    require(judged[-1] == params.last_round, "evaluated", judged, f"a list that ends with round {params.last_round}")
     merged = {f"arms.{name}.": params.arm(name) for name in params.arms}
     groups: dict[str, Params | ArmParams] = {"": params, **merged}
     for prefix, arm in groups.items():

@@ -138,7 +138,7 @@ class Stage:
         """The mid-stage state of this cell for these input artifacts, these params and this code."""
         digest = hashlib.sha256(self.key.encode())
         # Everything that moves the bytes: a state of other inputs, params or code must not be taken up.
-        params = self.params.model_dump(mode="json", exclude={"rounds", "seeds", "factorial"})
+        params = self.params.model_dump(mode="json", exclude={"rounds", "evaluated", "seeds", "factorial"})
         digest.update(json.dumps(params, sort_keys=True).encode())
         digest.update(source_sha256().encode())
         for path in inputs:
@@ -179,6 +179,8 @@ def make_stage(name: str, params: Params, arm: str = "", seed: int | None = None
         raise ConfigError(f"seed {seed} is not in params.yaml: seeds = {params.seeds}")
     if "round" in ARGUMENTS[name] and round not in [item.id for item in params.rounds]:
         raise ConfigError(f"round {round} is not in params.yaml: it has 1 to {params.last_round}")
+    if name == "evaluation" and round not in params.evaluated:
+        raise ConfigError(f"round {round} is not evaluated in params.yaml: evaluated = {params.evaluated}")
     return Stage(name, params, arm, params.evaluation.seed if seed is None else seed, round)
 
 

@@ -103,6 +103,7 @@ def write_params(project: Path, seeds: list[int], rounds: int, world: World = SH
     data = yaml.load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
     data["seeds"] = seeds
     data["rounds"] = [{"id": index + 1, "prev": index} for index in range(rounds)]
+    data["evaluated"] = [item["id"] for item in data["rounds"]]
     data["factorial"]["round"] = rounds
     data["sft"]["train"] = sft
     data["evaluation"] |= {"prompts": SHOWN, "samples_per_prompt": 2, "pictures": SHOWN} | world.evaluation

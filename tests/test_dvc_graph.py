@@ -213,11 +213,13 @@ def test_a_change_runs_again_only_what_depends_on_it(tmp_path: Path) -> None:
     params = folder / "params.yaml"
     changed = params.read_text().replace("    decoder: {}", "    decoder: {lambda_gan: 0.5}")
     params.write_text(changed)
-    first = {f"{name}@coevolved-0-round0" for name in ("decoder", "evaluation")}
-    second = {f"{name}@coevolved-0-round1" for name in ("ranking", "policy", "decoder", "evaluation")}
+    first = {"decoder@coevolved-0-round0", "evaluation@coevolved-0-1"}
+    second = {f"{name}@coevolved-0-round1" for name in ("ranking", "policy", "decoder")} | {"evaluation@coevolved-0-2"}
     assert repro(folder) == first | second | {"factorial@0", "report"}
 
     longer = changed.replace("{id: 2, prev: 1}", "{id: 2, prev: 1}\n  - {id: 3, prev: 2}")
+    longer = longer.replace("evaluated: [1, 2]", "evaluated: [1, 2, 3]")
     params.write_text(longer.replace("  round: 2", "  round: 3"))
-    third = {f"{name}@{arm}-0-round2" for arm in ("frozen", "coevolved") for name in STAGES}
+    place = {name: "3" if name == "evaluation" else "round2" for name in STAGES}
+    third = {f"{name}@{arm}-0-{place[name]}" for arm in ("frozen", "coevolved") for name in STAGES}
     assert repro(folder) == third | {"prompts@0-round2", "factorial@0", "report"}

@@ -109,7 +109,7 @@ def test_killed_anywhere_and_run_again_it_ends_in_the_same_bytes(workspace: Path
     for name in ("whole", "killed"):
         folder = tmp_path / name
         shutil.copytree(workspace, folder, symlinks=True)
-        change(folder, rounds=rounds, factorial={"round": 3})
+        change(folder, rounds=rounds, evaluated=[1, 2, 3], factorial={"round": 3})
         if name == "killed":
             kill_after(folder, targets, folder / "artifacts" / "coevolved" / "s0" / "r3" / "rollouts")
         output = dvc(folder, "repro", *targets)
@@ -142,6 +142,6 @@ def test_a_decoder_parameter_reruns_only_what_depends_on_it(workspace: Path, tmp
     folder = tmp_path / "changed"
     shutil.copytree(workspace, folder, symlinks=True)
     change(folder, decoder={"learning_rate": 1e-4})
-    output = dvc(folder, "repro", "evaluation@coevolved-0-round0", "policy@coevolved-0-round0")
+    output = dvc(folder, "repro", "evaluation@coevolved-0-1", "policy@coevolved-0-round0")
     ran = {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
-    assert ran == {"decoder@coevolved-0-round0", "evaluation@coevolved-0-round0"}
+    assert ran == {"decoder@coevolved-0-round0", "evaluation@coevolved-0-1"}

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from stages.reporting.data import (
 )
 from stages.reporting.figures import ticks
 from stages.reporting.metrics import Metric
+from stages.reporting.page import by_round
 from stages.runtime import artifact_path
 from tests.fake_artifacts import PROMPTS, PUBLISHED, SHAPES, evaluation_metrics, write_project
 
@@ -248,3 +250,17 @@ def test_ticks_are_round_and_inside() -> None:
     for low, high in ((2.05, 2.87), (-0.06, 0.05), (68, 73), (0.0012, 0.0013)):
         marks = ticks(low, high)
         assert 3 <= len(marks) <= 9 and low - 1e-9 <= marks[0] and marks[-1] <= high + 1e-9
+
+
+def test_rounds_that_are_not_evaluated_leave_their_place_in_the_curves_open(tmp_path: Path) -> None:
+    params = write_project(tmp_path, seeds=[0], rounds=3)
+    shutil.rmtree(tmp_path / artifact_path("evaluation", "frozen", 0, 2))
+    shutil.rmtree(tmp_path / artifact_path("evaluation", "coevolved", 0, 2))
+    with pytest.raises(ArtifactError):
+        load_results(params, tmp_path)
+    results = load_results(params.model_copy(update={"evaluated": [1, 3]}), tmp_path)
+    assert results.last == 3
+    assert {cell[2] for cell in results.cells} == {1, 3}
+    assert {cell[2] for cell in results.training} == {1, 2, 3}
+    fd = next(metric for metric in results.metrics if metric.key == "fd")
+    assert [x for x, _ in by_round(results, fd)[0].points] == [0, 1, 3]

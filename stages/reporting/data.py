@@ -221,6 +221,8 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
             results.sft[seed] = found
     for cell in [(arm, seed, item) for arm in results.arms for seed in results.seeds for item in rounds]:
         for kind, target in (("ranking", results.training), ("evaluation", results.cells)):
+            if kind == "evaluation" and cell[2] not in params.evaluated:
+                continue
             found = metrics(artifact_path(kind, *cell), kind)
             if found:
                 target[cell] = found
