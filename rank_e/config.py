@@ -30,11 +30,12 @@ from rank_e.config_schema import (
     RuntimeParams,
     Section,
     Seed,
+    SftParams,
     WeightsParams,
 )
 from rank_e.errors import RankEError
 
-RESERVED_ARMS = ("base", "reference", "prompts", "factorial", "original", "affine")
+RESERVED_ARMS = ("base", "reference", "sft", "prompts", "factorial", "original", "affine")
 """Names that mean something else in the artifact folders or in the factorial's table."""
 
 
@@ -53,6 +54,7 @@ class Params(Section):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     rounds: Annotated[list[Round], Field(min_length=1)]
     arms: Annotated[dict[ArmName, Arm], Field(min_length=1)]
+    sft: SftParams
     prompts: PromptsParams
     rollouts: RolloutsParams
     ranking: RankingParams
@@ -154,6 +156,9 @@ def _cross_problems(params: Params) -> list[str]:
     for index, item in enumerate(params.rounds):
         require(item.id == index + 1, f"rounds.{index}.id", item.id, f"{index + 1}: ids count 1, 2, 3, ...")
         require(item.prev == item.id - 1, f"rounds.{index}.prev", item.prev, f"id - 1 = {item.id - 1}")
+    sft = params.sft
+    limit = f"at most sft.batch_size = {sft.batch_size}"
+    require(sft.microbatch_size <= sft.batch_size, "sft.microbatch_size", sft.microbatch_size, limit)
     merged = {f"arms.{name}.": params.arm(name) for name in params.arms}
     groups: dict[str, Params | ArmParams] = {"": params, **merged}
     for prefix, arm in groups.items():
