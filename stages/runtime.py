@@ -37,6 +37,8 @@ WORK = Path(".rank-e")
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "reference": (),
     "baseline": (),
+    "sft": ("seed",),
+    "sft_evaluation": ("seed",),
     "prompts": ("seed", "round"),
     "start": ("arm", "seed"),
     "rollouts": ("arm", "seed", "round"),
@@ -59,6 +61,10 @@ def artifact_path(kind: str, arm: str = "", seed: int = 0, round: int = 0) -> Pa
         return ARTIFACTS / "reference"
     if kind == "baseline":
         return ARTIFACTS / "base" / "evaluation"
+    if kind == "sft":
+        return ARTIFACTS / "sft" / f"s{seed}" / "policy"
+    if kind == "sft_evaluation":
+        return ARTIFACTS / "sft" / f"s{seed}" / "evaluation"
     if kind == "report":
         return Path("report")
     if kind == "prompts":

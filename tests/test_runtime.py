@@ -52,6 +52,8 @@ def test_a_stage_knows_its_cell(project: Path) -> None:
     assert stage.path("prompts") == Path("artifacts/prompts/s1/r2")
     assert stage.path("reference") == Path("artifacts/reference")
     assert stage.path("baseline") == Path("artifacts/base/evaluation")
+    assert stage.path("sft") == Path("artifacts/sft/s1/policy")
+    assert stage.path("sft_evaluation") == Path("artifacts/sft/s1/evaluation")
     assert stage.path("factorial") == Path("artifacts/factorial/s1")
     assert (stage.key, stage.title) == ("policy-frozen-s1-r2", "policy frozen s1 r2")
     assert stage.arm_params.decoder.train is False
