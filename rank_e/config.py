@@ -162,6 +162,9 @@ def _cross_problems(params: Params) -> list[str]:
     rising = judged == sorted({*judged} & {*ids})
     require(rising, "evaluated", judged, f"ids of rounds in rising order, each once, the last {params.last_round}")
     require(judged[-1] == params.last_round, "evaluated", judged, f"a list that ends with round {params.last_round}")
+    sft = params.sft
+    limit = f"at most sft.batch_size = {sft.batch_size}"
+    require(sft.microbatch_size <= sft.batch_size, "sft.microbatch_size", sft.microbatch_size, limit)
     merged = {f"arms.{name}.": params.arm(name) for name in params.arms}
     groups: dict[str, Params | ArmParams] = {"": params, **merged}
     for prefix, arm in groups.items():

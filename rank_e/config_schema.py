@@ -129,8 +129,9 @@ class Round(Section):
 
 
 class SftParams(Section):
-    """The supervised start of every arm: next-token cross-entropy on real pictures; `train: false` starts from the
-    base.
+    """The supervised start of every arm: next-token cross-entropy on real pictures.
+
+    `train: false` starts from the base.
     """
 
     train: bool

@@ -159,6 +159,12 @@ class ArtifactWriter:
             raise ArtifactError(f"{self.path / name}.json cannot hold {wrong or error}") from None
         self.file(f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
+    def copy(self, artifact: Artifact) -> None:
+        """Write every file of another artifact, byte for byte, with what its manifest says of shapes."""
+        for name, entry in artifact.manifest["files"].items():
+            shutil.copyfile(artifact.path / name, self.file(name))
+            self._shapes[name] = {key: value for key, value in entry.items() if key not in ("sha256", "bytes")}
+
     def file(self, name: str) -> Path:
         """The path at which the caller writes file NAME before the block ends."""
         if name == MANIFEST or Path(name).name != name:

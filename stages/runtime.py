@@ -37,6 +37,8 @@ WORK = Path(".rank-e")
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "reference": (),
     "baseline": (),
+    "sft": ("seed",),
+    "sft_evaluation": ("seed",),
     "prompts": ("seed", "round"),
     "start": ("arm", "seed"),
     "rollouts": ("arm", "seed", "round"),

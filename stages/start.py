@@ -1,18 +1,21 @@
-"""Stage start: round 0 of an arm, the base policy and the base decoder as the artifacts that round 1 reads."""
+"""Stage start: round 0 of an arm, the SFT policy and the base decoder as the artifacts that round 1 reads."""
 
-from stages.artifacts import ArtifactWriter
+from stages.artifacts import ArtifactWriter, read_artifact
 from stages.backbone import backbone_of
 from stages.runtime import Stage, main
 
 
 def run(stage: Stage) -> None:
-    """policy/ and decoder/ with online and EMA weights alike, and ranking/ without statistics: nothing was done yet."""
-    backbone = backbone_of(stage)
-    for kind, weights, counter in (
-        ("policy", backbone.policy_weights(), "updates"),
-        ("decoder", backbone.decoder_weights(), "steps"),
+    """policy/ and decoder/ with online and EMA weights alike, and ranking/ without statistics: nothing was done yet.
+
+    The policy is the SFT's EMA, which is the base where nothing was trained; its updates are counted from here.
+    """
+    start = read_artifact(stage.path("sft"), "policy")
+    for kind, weights, counter, inputs in (
+        ("policy", start.tensors("ema"), "updates", {"sft": start.path}),
+        ("decoder", backbone_of(stage).decoder_weights(), "steps", {}),
     ):
-        with ArtifactWriter(stage.path(kind, round=0), kind, seed=stage.seed, inputs={}) as out:
+        with ArtifactWriter(stage.path(kind, round=0), kind, seed=stage.seed, inputs=inputs) as out:
             out.tensors("online", weights)
             out.tensors("ema", weights)
             out.json("progress", {counter: 0})

@@ -94,7 +94,7 @@ def test_problems_of_a_section_of_several_kinds_are_named_as_the_file_has_them()
     assert "params.yaml: evaluation.benchmarks.parti.file is missing: must be text that is not empty" in lines
 
 
-@pytest.mark.parametrize("section", ["policy", "decoder", "ranking", "rollouts", "evaluation", "runtime"])
+@pytest.mark.parametrize("section", ["sft", "policy", "decoder", "ranking", "rollouts", "evaluation", "runtime"])
 def test_no_key_has_a_default(section: str) -> None:
     for key in SHAPES[section]:
         lines = problems(partial(lambda removed, data: data[section].pop(removed), key))
@@ -112,6 +112,9 @@ def test_no_key_has_a_default(section: str) -> None:
         (lambda d: d["seeds"].append(0), "seeds = [0, 1, 2, 0]: must be different from each other"),
         (lambda d: d["factorial"].update(round=2), "factorial.round = 2: must be the last round, 3"),
         (lambda d: d["factorial"]["arms"].__setitem__(1, "x"), 'factorial.arms.1 = "x": must be one of'),
+        (lambda d: d["sft"].update(batch_size=32), "sft.microbatch_size = 64: must be at most sft.batch_size = 32"),
+        (lambda d: d["sft"].update(caption_dropout=1.0), "sft.caption_dropout = 1.0: must be a number in [0, 1)"),
+        (lambda d: d["arms"].update(sft=d["arms"]["frozen"]), "arms.sft: the name is taken"),
         (lambda d: d["arms"].update(base=d["arms"]["frozen"]), "arms.base: the name is taken"),
         (lambda d: d["evaluation"].update(pictures=257), "evaluation.pictures = 257: must be at most"),
         (lambda d: d.update(schema=2), "schema = 2: must be 1"),

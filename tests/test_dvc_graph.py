@@ -17,6 +17,7 @@ from networkx import descendants
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("rollouts", "ranking", "policy", "decoder", "evaluation")
+JUDGED = {"reference", "baseline", "sft_evaluation", "evaluation", "factorial"}
 # Code that reads params, words errors, begins a process, shows progress or resumes: it decides no byte of an artifact.
 OUTSIDE = {
     "rank_e/config.py",
@@ -87,7 +88,7 @@ def test_both_profiles_expand_to_the_whole_grid(graphs: dict[str, Repo]) -> None
     for name, seeds, rounds in (("shapes", 3, 3), ("tiny", 1, 2)):
         stages = pipeline(graphs[name])
         cells = 2 * seeds * rounds
-        assert len(stages) == 3 + seeds * rounds + 2 * seeds + cells * len(STAGES) + seeds
+        assert len(stages) == 3 + seeds * rounds + 2 * seeds + 2 * seeds + cells * len(STAGES) + seeds
         assert set(stages.values()) <= set(graphs[name].index.graph)  # built: no cycle, no two outs in one place
         outs = relative(graphs[name], graphs[name].index.outs)
         for arm in ("frozen", "coevolved"):
@@ -98,6 +99,8 @@ def test_both_profiles_expand_to_the_whole_grid(graphs: dict[str, Repo]) -> None
         read = relative(graphs[name], last.deps)
         assert f"artifacts/coevolved/s{seeds - 1}/r{rounds - 1}/policy" in read
         assert f"artifacts/coevolved/s{seeds - 1}/r0/policy" in read
+        start = relative(graphs[name], stages[f"start@frozen-{seeds - 1}"].deps)
+        assert f"artifacts/sft/s{seeds - 1}/policy" in start
 
 
 def test_no_command_needs_a_shell_between_dvc_and_the_stage(graphs: dict[str, Repo]) -> None:
@@ -114,14 +117,16 @@ def test_no_command_needs_a_shell_between_dvc_and_the_stage(graphs: dict[str, Re
         ("policy.learning_rate", {"policy"}),
         ("rollouts.guidance", {"rollouts", "policy"}),
         ("ranking.temperature", {"ranking"}),
-        ("ranking.rewards", {"ranking", "decoder", "reference", "baseline", "evaluation", "factorial"}),
-        ("data.training", {"prompts", "decoder"}),
-        ("data.held_out", {"reference", "baseline", "evaluation", "factorial"}),
-        ("weights.training", {"ranking", "decoder", "reference", "baseline", "evaluation", "factorial"}),
-        ("weights.evaluation", {"reference", "baseline", "evaluation", "factorial"}),
+        ("ranking.rewards", {"ranking", "decoder", *JUDGED}),
+        ("data.training", {"sft", "prompts", "decoder"}),
+        ("sft.learning_rate", {"sft"}),
+        ("sft.train", {"sft", "sft_evaluation"}),
+        ("data.held_out", JUDGED),
+        ("weights.training", {"ranking", "decoder", *JUDGED}),
+        ("weights.evaluation", JUDGED),
         ("prompts.per_round", {"prompts"}),
         ("factorial.round", {"factorial"}),
-        ("evaluation.bootstrap", {"reference", "baseline", "evaluation", "factorial"}),
+        ("evaluation.bootstrap", JUDGED),
     ],
 )
 def test_a_param_is_read_where_it_acts(graphs: dict[str, Repo], key: str, expected: set[str]) -> None:
@@ -206,7 +211,7 @@ def test_a_change_runs_again_only_what_depends_on_it(tmp_path: Path) -> None:
     (folder / "assets/shapes").mkdir(parents=True)
     (folder / "assets/shapes/value").write_text("base")
     everything = repro(folder)
-    assert len(everything) == 3 + 2 + 2 + 4 * len(STAGES) + 1
+    assert len(everything) == 3 + 2 + 2 + 2 + 4 * len(STAGES) + 1
     assert repro(folder) == set()
 
     # Round 1's rollouts, ranking and policy stay, and so does the other arm; round 2 ranks the new pictures.

@@ -119,6 +119,9 @@ def test_the_projects_plan_respects_every_dependency() -> None:
         assert all(place[other.address] < place[stage.address] for other in waits[stage.address])
     assert plan.after[-1][-1].name == "report"
     first = [stage.name for stage in plan.chains["coevolved", 0]]
+    before = {stage.label for level in plan.before for stage in level}
+    assert {"reference", *(f"sft s{seed}" for seed in range(3))} <= before
+    assert [stage.label for stage in plan.beside] == ["baseline", *(f"sft_evaluation s{seed}" for seed in range(3))]
     assert first[:6] == ["start", "rollouts", "ranking", "policy", "decoder", "evaluation"]
 
 

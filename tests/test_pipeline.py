@@ -18,6 +18,7 @@ from stages.artifacts import read_artifact
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("rank_e", "stages", "pipeline", "assets", "profiles", "dvc.yaml", ".dvcignore")
+CPU = torch.device("cpu")
 pytestmark = pytest.mark.slow
 
 
@@ -64,7 +65,7 @@ def change(workspace: Path, **sections: dict) -> None:
 
 
 def test_everything_runs_and_only_what_should_move_moves(workspace: Path) -> None:
-    backbone = ShapesBackbone(workspace / "assets" / "shapes")
+    backbone = ShapesBackbone(workspace / "assets" / "shapes", CPU, torch.float32)
     policy, decoder = backbone.policy_weights(), backbone.decoder_weights()
     last = {arm: workspace / "artifacts" / arm / "s0" / "r2" for arm in ("frozen", "coevolved")}
     for arm, folder in last.items():
@@ -76,6 +77,30 @@ def test_everything_runs_and_only_what_should_move_moves(workspace: Path) -> Non
     assert all(torch.equal(kept[name], decoder[name]) for name in decoder)
     assert all(not torch.equal(evolved[name], decoder[name]) for name in decoder)
     assert (workspace / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_every_arm_starts_from_the_supervised_start(workspace: Path, tmp_path: Path) -> None:
+    base = ShapesBackbone(workspace / "assets" / "shapes", CPU, torch.float32).policy_weights()
+    untrained = load_file(workspace / "artifacts" / "sft" / "s0" / "policy" / "ema.safetensors")
+    assert all(torch.equal(untrained[name], base[name]) for name in base)
+    given, handed = (
+        read_artifact(workspace / "artifacts" / name / "evaluation", "evaluation") for name in ("base", "sft/s0")
+    )
+    assert handed.manifest["files"] == given.manifest["files"]
+    folder = tmp_path / "trained"
+    shutil.copytree(workspace, folder, symlinks=True)
+    change(folder, sft={"train": True})
+    output = dvc(folder, "repro", "start@frozen-0", "start@coevolved-0", "sft_evaluation@0")
+    ran = {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+    assert ran == {"sft@0", "start@frozen-0", "start@coevolved-0", "sft_evaluation@0"}
+    trained = load_file(folder / "artifacts" / "sft" / "s0" / "policy" / "ema.safetensors")
+    assert all(not torch.equal(trained[name], base[name]) for name in base)
+    for arm in ("frozen", "coevolved"):
+        for kind in ("online", "ema"):
+            first = load_file(folder / "artifacts" / arm / "s0" / "r0" / "policy" / f"{kind}.safetensors")
+            assert all(torch.equal(first[name], trained[name]) for name in base), (arm, kind)
+    judged = read_artifact(folder / "artifacts" / "sft" / "s0" / "evaluation", "evaluation")
+    assert judged.json("metrics").keys() == given.json("metrics").keys()
 
 
 def test_arms_are_paired(workspace: Path) -> None:

@@ -1,19 +1,18 @@
 """Supervised fine-tuning: the right loss, every picture once an epoch, captions dropped, resumed to the same bits."""
 
 import math
-from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from rank_e.config import SftParams
 from rank_e.errors import RankEError
 from rank_e.sampling.sampler import SamplingConfig, sample, score
 from rank_e.seeds import generator
 from rank_e.training.sft_update import (
     EncodedPictures,
-    SftParams,
     SftUpdate,
     encode_pictures,
     learning_rate_at,
@@ -25,12 +24,14 @@ from tests.tiny_nets import moved, snapshot, tiny_policy, tiny_tokenizer
 
 COUNT = 12
 PARAMS = SftParams(
+    train=True,
+    pictures=COUNT,
     steps=6,
     batch_size=8,
     microbatch_size=8,
     learning_rate=1e-2,
     warmup_steps=0,
-    betas=(0.9, 0.95),
+    betas=[0.9, 0.95],
     weight_decay=0.0,
     gradient_clip=1.0,
     caption_dropout=0.25,
@@ -50,7 +51,7 @@ def data() -> EncodedPictures:
 
 
 def make(policy: Any = None, **changes: object) -> Any:
-    return SftUpdate(policy or tiny_policy(), data(), replace(PARAMS, **changes), seed=5)  # type: ignore[arg-type]
+    return SftUpdate(policy or tiny_policy(), data(), PARAMS.model_copy(update=changes), seed=5)
 
 
 def test_the_loss_is_minus_the_mean_log_probability_that_scoring_gives():
@@ -74,7 +75,7 @@ def test_a_guided_sample_says_what_the_pictures_of_its_caption_are():
     tokens = (torch.arange(COUNT) % 3)[:, None] * 5 + torch.arange(4)
     text = torch.eye(3, 8)[torch.arange(COUNT) % 3][:, None].repeat(1, 3, 1) * mask[..., None]
     pictures = EncodedPictures(tokens, stored_text(text, mask))
-    update = SftUpdate(tiny_policy(), pictures, replace(PARAMS, learning_rate=2e-2), seed=5)
+    update = SftUpdate(tiny_policy(), pictures, PARAMS.model_copy(update={"learning_rate": 2e-2}), seed=5)
     before = update.evaluate(pictures)
     for index in range(80):
         update.step(index)
@@ -94,7 +95,7 @@ def test_each_epoch_holds_every_picture_once_in_an_order_of_its_own():
 
 def test_captions_are_dropped_at_the_given_share_and_only_then_is_no_caption_learned():
     name = "cls_embedding.uncond_embedding"
-    never, sometimes = make(caption_dropout=0.0), make(caption_dropout=0.25)
+    never, sometimes = make(caption_dropout=0.0, weight_decay=0.1), make(caption_dropout=0.25)
     before = snapshot(never.online)
     shares = [(never.step(i)["dropped"], sometimes.step(i)["dropped"]) for i in range(40)]
     assert {share for share, _ in shares} == {0.0}
@@ -157,6 +158,17 @@ def test_resuming_between_steps_gives_the_same_bits():
     state, other = whole.state(), second.state()
     assert state.keys() == other.keys()
     assert all(torch.equal(state[name], other[name]) for name in state)
+
+
+def test_training_begins_at_float32_weights_that_half_precision_would_round():
+    policy = tiny_policy()
+    wanted = {name: x.detach().clone() for name, x in policy.named_parameters()}
+    update = make(policy.bfloat16())
+    assert not torch.equal(update.weights()["output.weight"], wanted["output.weight"])
+    update.load_weights(wanted)
+    for name, weight in update.weights().items():
+        assert torch.equal(weight, wanted[name]) and torch.equal(update.average[name], wanted[name]), name
+    assert torch.equal(update.online.output.weight, wanted["output.weight"].bfloat16())
 
 
 def test_a_state_from_before_the_first_step_loads_and_a_broken_one_is_named():
@@ -233,7 +245,7 @@ def test_any_policy_of_the_protocol_can_be_trained():
     ids = torch.arange(COUNT)[:, None] % 3
     text = stored_text(ids, torch.ones_like(ids, dtype=torch.bool))
     pictures = EncodedPictures(ids + torch.arange(4), text)
-    params = replace(PARAMS, learning_rate=0.3, checkpointing=True)
+    params = PARAMS.model_copy(update={"learning_rate": 0.3, "checkpointing": True})
     policy: Any = Bigram()
     update = SftUpdate(policy, pictures, params, seed=5)
     losses = [update.step(index)["loss"] for index in range(30)]
@@ -258,9 +270,6 @@ def test_wrong_data_are_refused():
             SftUpdate(tiny_policy(), EncodedPictures(tokens, text), PARAMS, seed=5)
     with pytest.raises(RankEError, match=r"beyond 0 \.\.\. 15"):
         SftUpdate(tiny_policy(), EncodedPictures(torch.full((3, 4), 16), text), PARAMS, seed=5)
-    for change in ({"batch_size": 0}, {"caption_dropout": 1.0}, {"warmup_steps": -1}, {"ema_every": 0}):
-        with pytest.raises(RankEError, match="sft:"):
-            SftParams(**(asdict(PARAMS) | change))
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_move():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -15,6 +15,13 @@ class Originals(NamedTuple):
     captions: list[str]
 
 
+class Pair(NamedTuple):
+    """A real picture (float32 [3, S, S] in [0, 1], at the backbone's size) and its own caption."""
+
+    picture: Tensor
+    caption: str
+
+
 class Source(Protocol):
     """Prompts and real pictures; every answer is a function of its arguments alone."""
 
@@ -24,6 +31,13 @@ class Source(Protocol):
 
     def real_pictures(self, prompts: Sequence[str], seed: int) -> Tensor:
         """As many real pictures as prompts: float32 [N, 3, S, S] in [0, 1] at the backbone's size."""
+        ...
+
+    def pairs(self, count: int, seed: int, start: int = 0) -> Iterator[Pair]:
+        """Pairs number `start` to `count` of the `count` that `seed` gives, read one by one; from any `start` the same.
+
+        None comes twice while there are enough, but for the one that takes the place of one that cannot be read.
+        """
         ...
 
     def originals(self, start: int, stop: int, prompts: Sequence[str], seed: int) -> Originals:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import count as count_from
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,8 +16,8 @@ from rank_e.data.errors import BadSampleError, DataError
 from rank_e.data.pairs import PairSource
 from rank_e.data.prompts import PromptRow, open_prompts
 from rank_e.data.samples import Samples, open_coco, open_folder, open_webdataset
-from rank_e.data.source import Originals, Source
-from rank_e.seeds import generator
+from rank_e.data.source import Originals, Pair, Source
+from rank_e.seeds import generator, seed_for
 
 if TYPE_CHECKING:
     from rank_e.config_schema import CocoSource, FolderSource, PromptFile, ShapesSource, WebdatasetSource
@@ -30,32 +32,54 @@ class FileSource:
     """
 
     def __init__(self, pairs: PairSource, rows: list[PromptRow] | None) -> None:
-        self.pairs, self.rows = pairs, rows
+        self.samples, self.rows = pairs, rows
         self._bad = pairs.new_report()
 
     def prompts(self, count: int, seed: int) -> list[tuple[str, str]]:
         if self.rows is None:
-            return [(caption, "") for caption in self._first(count, seed, self.pairs.caption)]
+            return [(caption, "") for caption in self._first(count, seed, self.samples.caption)]
         places = torch.cat([_permutation(len(self.rows), seed, epoch) for epoch in range(-(-count // len(self.rows)))])
         return [(self.rows[place].text, self.rows[place].category) for place in places[:count].tolist()]
 
     def real_pictures(self, prompts: Sequence[str], seed: int) -> Tensor:
-        pictures = self._first(len(prompts), seed, lambda index: self.pairs.read(index)[0])
+        pictures = self._first(len(prompts), seed, lambda index: self.samples.read(index)[0])
         return torch.stack(pictures).float() / 255
+
+    def pairs(self, count: int, seed: int, start: int = 0) -> Iterator[Pair]:
+        """A place in the order decides alone what stands there, so that one can begin anywhere."""
+
+        @lru_cache(maxsize=4)
+        def order(epoch: int, again: int) -> Tensor:
+            return self.samples.order(seed_for(seed, "instead", again) if again else seed, epoch)
+
+        for number in range(start, count):
+            epoch, place = divmod(number, len(self.samples))
+            # What cannot be read gives its place to the sample that another order has there. Too many of them are an
+            # error, so this ends.
+            candidates = (int(order(epoch, again)[place]) for again in count_from())
+            picture, caption = next(found for index in candidates if (found := self._readable(index)) is not None)
+            yield Pair(picture.float() / 255, caption)
 
     def originals(self, start: int, stop: int, prompts: Sequence[str], seed: int) -> Originals:
         """DataError where the source has too few pictures. One that is damaged gives its place to the order's end."""
-        if stop > len(self.pairs):
+        if stop > len(self.samples):
             raise DataError(
-                f"data.held_out: {len(self.pairs)} pictures; evaluation.reference_pictures and real_pictures ask for "
+                f"data.held_out: {len(self.samples)} pictures; evaluation.reference_pictures and real_pictures ask for "
                 f"{stop}: lower them"
             )
-        order = self.pairs.order(seed).tolist()
+        order = self.samples.order(seed).tolist()
         found = [self._either(order[place], order[-1 - place]) for place in range(start, stop)]
         return Originals([picture for picture, _ in found], [caption for _, caption in found])
 
     def skipped(self) -> list[dict[str, str]]:
         return [{"name": row.name, "reason": row.reason} for row in self._bad.rows()]
+
+    def _readable(self, index: int) -> tuple[Tensor, str] | None:
+        try:
+            return self.samples.read(index)
+        except BadSampleError as error:
+            self._bad.add(index, error)
+            return None
 
     def _either(self, index: int, spare: int) -> tuple[Tensor, str]:
         try:
@@ -68,8 +92,8 @@ class FileSource:
             raise DataError(f"{error}, and so is the sample that would take its place; mend the data") from None
 
     def _original(self, index: int) -> tuple[Tensor, str]:
-        caption = self.pairs.caption(index)
-        return torch.from_numpy(np.array(self.pairs.image(index))).permute(2, 0, 1).contiguous(), caption
+        caption = self.samples.caption(index)
+        return torch.from_numpy(np.array(self.samples.image(index))).permute(2, 0, 1).contiguous(), caption
 
     def _first(self, count: int, seed: int, read: Callable[[int], Read]) -> list[Read]:
         """The first `count` samples of the seed's order that can be read; the others are counted."""
@@ -86,7 +110,7 @@ class FileSource:
     def _order(self, seed: int) -> Iterator[int]:
         epoch = 0
         while True:
-            yield from self.pairs.order(seed, epoch).tolist()
+            yield from self.samples.order(seed, epoch).tolist()
             epoch += 1
 
 

@@ -1,10 +1,10 @@
 """The embedded world as a source: prompts and real pictures are drawn on demand, as many as are asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from rank_e.data.source import Originals
+from rank_e.data.source import Originals, Pair
 from rank_e.judges.base import as_bytes
 from rank_e.seeds import seed_for
 from rank_e.shapes import dataset
@@ -24,6 +24,11 @@ class ShapesSource:
         """A picture of each prompt's own scene: float32 [N, 3, 48, 48] in [0, 1]."""
         named = [dataset.Prompt.from_text(index, text) for index, text in enumerate(prompts)]
         return dataset.pictures([dataset.scene_for(prompt, seed) for prompt in named])
+
+    def pairs(self, count: int, seed: int, start: int = 0) -> Iterator[Pair]:
+        """`count` prompts in the world's mix, each with a picture of a scene of its own."""
+        for prompt in dataset.prompts(self.split, count, seed)[start:]:
+            yield Pair(dataset.pictures([dataset.scene_for(prompt, seed)])[0], prompt.text)
 
     def originals(self, start: int, stop: int, prompts: Sequence[str], seed: int) -> Originals:
         """Picture i shows prompt i modulo their number, each time in another scene: exactly the prompts' mix."""

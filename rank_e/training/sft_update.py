@@ -1,7 +1,9 @@
 """Supervised fine-tuning: the policy learns to predict the tokens of real pictures from their captions.
 
 The optional start of every arm: next-token cross-entropy with caption dropout, so that the policy can be guided, under
-the same prefix mask as sampling and scoring.
+the same prefix mask as sampling and scoring. What a policy reads in place of a dropped caption is trained where it is a
+weight: LlamaGen's code keeps its `uncond_embedding` as a buffer that no optimiser sees, but guidance subtracts what the
+policy predicts from it, so here it moves with the policy that reads it. Without caption dropout it stays as it is.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rank_e.config import SftParams
 from rank_e.errors import RankEError
 from rank_e.models.protocol import PolicyModel, TokenizerModel
 from rank_e.seeds import generator
@@ -22,32 +25,6 @@ from rank_e.training.masters import Masters, optimizer_groups
 
 # Rows int64 [n] on the CPU -> the captions of those pictures as the policy reads them: text [n, T, ...], mask [n, T].
 Text = Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class SftParams:
-    """batch_size pictures an update, microbatch_size of them at a time (their gradients are added up)."""
-
-    steps: int
-    batch_size: int
-    microbatch_size: int
-    learning_rate: float
-    warmup_steps: int  # linear, then constant
-    betas: tuple[float, float]
-    weight_decay: float
-    gradient_clip: float
-    caption_dropout: float  # share of pictures whose caption is replaced by the unconditional text
-    ema_decay: float
-    ema_every: int
-    checkpointing: bool
-
-    def __post_init__(self) -> None:
-        counts = (self.steps, self.batch_size, self.microbatch_size, self.ema_every)
-        if not (min(counts) >= 1 and self.warmup_steps >= 0 and 0 <= self.caption_dropout < 1):
-            raise RankEError(
-                f"sft: {self}: steps, batch_size, microbatch_size and ema_every >= 1, warmup_steps >= 0 "
-                "and 0 <= caption_dropout < 1 are allowed"
-            )
 
 
 @dataclass(frozen=True)
@@ -135,6 +112,11 @@ class SftUpdate:
             betas=(params.betas[0], params.betas[1]),
         )
 
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin at these float32 weights, of which `online` may hold a rounded copy; RankEError names a missing one."""
+        self.masters.load(weights)
+        self.average = self.masters.tensors()
+
     def step(self, index: int) -> dict[str, float]:
         """Update `index` (from 0): one AdamW step and, when due, one EMA step.
 
@@ -168,7 +150,9 @@ class SftUpdate:
     def _losses(self, rows: Tensor, dropped: Tensor, checkpointing: bool) -> Tensor:
         device, (text, mask) = self.online.device, self.data.text(rows)
         tokens = self.data.tokens[rows].to(device)
-        return sft_loss(self.online, text.to(device), mask.to(device), tokens, dropped.to(device), checkpointing)
+        # Without dropout the text of no caption gets no gradient: a zero one would let weight decay shrink it.
+        unread = dropped.to(device) if self.params.caption_dropout > 0 else None
+        return sft_loss(self.online, text.to(device), mask.to(device), tokens, unread, checkpointing)
 
     @torch.no_grad()
     def evaluate(self, data: EncodedPictures) -> float:
