@@ -30,6 +30,7 @@ from rank_e.config_schema import (
     RuntimeParams,
     Section,
     Seed,
+    SftParams,
     WeightsParams,
 )
 from rank_e.errors import RankEError
@@ -53,6 +54,7 @@ class Params(Section):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     rounds: Annotated[list[Round], Field(min_length=1)]
     arms: Annotated[dict[ArmName, Arm], Field(min_length=1)]
+    sft: SftParams
     prompts: PromptsParams
     rollouts: RolloutsParams
     ranking: RankingParams

@@ -128,6 +128,26 @@ class Round(Section):
     prev: CountOrZero
 
 
+class SftParams(Section):
+    """The supervised start of every arm: next-token cross-entropy on real pictures; `train: false` starts from the
+    base."""
+
+    train: bool
+    pictures: Count
+    steps: Count
+    batch_size: Count
+    microbatch_size: Count
+    learning_rate: Rate
+    warmup_steps: CountOrZero
+    betas: Betas
+    weight_decay: Fraction
+    gradient_clip: Positive
+    caption_dropout: BelowOne
+    ema_decay: BelowOne
+    ema_every: Count
+    checkpointing: bool
+
+
 class PromptsParams(Section):
     """How many prompts a round draws, without replacement while there are enough."""
 

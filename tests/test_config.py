@@ -94,7 +94,7 @@ def test_problems_of_a_section_of_several_kinds_are_named_as_the_file_has_them()
     assert "params.yaml: evaluation.benchmarks.parti.file is missing: must be text that is not empty" in lines
 
 
-@pytest.mark.parametrize("section", ["policy", "decoder", "ranking", "rollouts", "evaluation", "runtime"])
+@pytest.mark.parametrize("section", ["sft", "policy", "decoder", "ranking", "rollouts", "evaluation", "runtime"])
 def test_no_key_has_a_default(section: str) -> None:
     for key in SHAPES[section]:
         lines = problems(partial(lambda removed, data: data[section].pop(removed), key))
