@@ -11,7 +11,7 @@ import psutil
 from pipeline.estimate import Memory, disk, gigabytes, memory, summary
 from pipeline.graph import Plan, load_graph, make_plan
 from pipeline.named import WEIGHTS, missing_files, need_file
-from pipeline.sizes import FORMATS, Sizes, read_base, read_manifest
+from pipeline.sizes import FORMATS, OFFICIAL, Sizes, read_base, read_manifest
 from rank_e.config import Params, load
 from rank_e.errors import RankEError
 
@@ -56,6 +56,7 @@ def check(lanes: int) -> list[str]:
         problems.append(
             f"runtime.device = {params.runtime.device}: there is no such device here; use cpu or another machine"
         )
+    sizes = sizes or OFFICIAL.get(Path(params.backbone.base).name)  # room can be judged before a base is converted
     if sizes is not None:
         needed = sum(disk(sizes, params).values())
         problems += room_problems(params, machine, needed - held(), memory(sizes, params), lanes)

@@ -186,6 +186,14 @@ def test_a_full_disk_stops_a_run_before_it_begins(project: Path, monkeypatch: py
         cli.main(["run", "--no-track"])
 
 
+def test_room_is_judged_before_a_published_base_is_there(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "this_machine", lambda params: Machine(disk=10**9, memory=10**12, device=0))
+    write_params(lambda data: data["backbone"].update(name="llamagen", base="models/llamagen-xl-256"))
+    found = problems()
+    assert found[0].startswith("backbone.base: models/llamagen-xl-256/base.json does not exist")
+    assert found[1].startswith("disk: the run needs") and len(found) == 2
+
+
 def test_the_kinds_are_those_that_the_builders_know() -> None:
     kinds = _Builder(Path(), torch.device("cpu")).kinds
     assert {name: (required, optional) for name, (_, required, optional) in kinds.items()} == named.REWARDS
