@@ -18,7 +18,7 @@ from rank_e.errors import RankEError
 
 RATE = 1.0e14
 """Assumed useful floating-point operations a second: 10 % of an H100's bfloat16 peak of 989e12."""
-LIBRARIES = 4.0e9  # bytes that a process holds beside its tensors on a GPU host
+LIBRARIES = {"cpu": 0.5e9, "cuda": 4.0e9}  # bytes of main memory that a process holds beside its tensors
 LPIPS_PIXEL = 4000  # bytes that LPIPS keeps a pixel of one pair: VGG16 to conv5_3, float32, and its differences
 REWARD_PICTURE = 1.5e9  # bytes that a reward network keeps a picture with a gradient: ViT-H/14 at 224 pixels
 
@@ -161,8 +161,8 @@ def memory(sizes: Sizes, params: Params) -> Memory:
     device = max(max(policy_memory(sizes, params, arm), decoder_memory(sizes, arm)) for arm in arms)
     host = host_memory(sizes, params)
     if params.runtime.device == "cpu":
-        return Memory(0.0, device + host)
-    return Memory(device, host + LIBRARIES)
+        return Memory(0.0, device + host + LIBRARIES["cpu"])
+    return Memory(device, host + LIBRARIES["cuda"])
 
 
 def operations(sizes: Sizes, params: Params) -> dict[str, float]:
