@@ -54,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--round", required=True, type=count, metavar="N", help="0: what the arm began with")
     export.add_argument("--weights", choices=("ema", "online"), default="ema", help="ema is what is evaluated (ema)")
     export.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a folder that does not exist yet")
-    add("validate", do_validate, "check params.yaml and dvc.yaml")
+    validate = add("validate", do_validate, "check params, graph, files and room, and say what the run will take")
+    validate.add_argument("--lanes", type=positive, default=1, metavar="N", help="as for `run`: stages at a time (1)")
     return main_parser
 
 
@@ -219,18 +220,11 @@ def do_export(arguments: argparse.Namespace) -> None:
     print(summary(given.to, export(load(), given.arm, given.seed, given.round, given.weights, given.to)))
 
 
-def do_validate(_: argparse.Namespace) -> None:
-    """Check the parameters and the graph that they give."""
-    from pipeline.graph import load_graph, make_plan
-    from rank_e.config import load
+def do_validate(arguments: argparse.Namespace) -> None:
+    """Check parameters, graph, files, device and room; say what the run will take."""
+    from pipeline.validate import check
 
-    params = load()
-    stages = make_plan(load_graph(Path())).stages
-    print(
-        f"params.yaml: {len(params.arms)} arms, {len(params.seeds)} seeds, {len(params.rounds)} rounds",
-        end="",
-    )
-    print(f", {len(stages)} stages")
+    print("\n".join(check(arguments.lanes)))
 
 
 def main(arguments: list[str] | None = None) -> None:

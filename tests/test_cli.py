@@ -80,7 +80,7 @@ def test_profile_replaces_params_only_by_a_valid_one(project: Path, capsys: pyte
     assert (project / "params.yaml").read_bytes() == (project / "profiles" / "tiny.yaml").read_bytes()
     before = (project / "params.yaml").read_bytes()
     (project / "profiles" / "broken.yaml").write_text("schema: 1\nseeds: nought\n")
-    for name, words in (("broken", "seeds"), ("absent", "profiles are broken, shapes, tiny")):
+    for name, words in (("broken", "seeds"), ("absent", "profiles are broken, .*shapes, tiny")):
         with pytest.raises(SystemExit, match=words) as end:
             cli.main(["profile", name])
         assert str(end.value.code).startswith("rank-e: ")
