@@ -68,7 +68,7 @@ def disk(sizes: Sizes, params: Params) -> dict[str, int]:
     """
     seeds, rounds = len(params.seeds), len(params.rounds)
     arms = [params.arm(name) for name in params.arms]
-    sft = 16 * sizes.policy * seeds * params.sft.train
+    sft = (16 if params.sft.train else 8) * sizes.policy * seeds  # handed on, the base has no moments
     return {
         "supervised start": sft,
         "round 0": len(arms) * seeds * 8 * (sizes.policy + sizes.decoder),
@@ -76,7 +76,7 @@ def disk(sizes: Sizes, params: Params) -> dict[str, int]:
         "rollouts": seeds * rounds * sum(rollouts_artifact(sizes, params, arm) for arm in arms),
         "policy": seeds * rounds * len(arms) * policy_artifact(sizes),
         "decoder": seeds * rounds * sum(decoder_artifact(sizes, arm) for arm in arms),
-        "evaluation": (len(arms) * seeds * rounds + 1) * evaluation_artifact(sizes, params),
+        "evaluation": (seeds * (len(arms) * len(params.evaluated) + 1) + 1) * evaluation_artifact(sizes, params),
         "state of a running stage": 2 * policy_artifact(sizes),
     }
 
@@ -87,18 +87,18 @@ def layer_row(sizes: Sizes, value: int) -> float:
 
 
 def policy_memory(sizes: Sizes, params: Params, arm: ArmParams) -> float:
-    """Peak bytes on the device of the policy stage: weights, optimiser, one minibatch's activations and logits."""
+    """Peak bytes on the device of the policy stage: weights, optimiser, one microbatch's activations and logits."""
     value, settings = VALUE[params.runtime.dtype], arm.policy
     masters = 0 if value == 4 else 8
     fixed = (3 * value + masters + 8) * sizes.policy + value * sizes.frozen
     fixed += prompts_artifact(sizes, params) + rollouts_artifact(sizes, params, arm)
     branches = 2 if settings.scoring == "guided" and arm.rollouts.guidance != 1 else 1
-    image = branches * settings.minibatch_size * sizes.length
-    texts = branches * min(settings.minibatch_size, params.prompts.per_round) * sizes.text_rows
+    image = branches * settings.microbatch_size * sizes.length
+    texts = branches * min(settings.microbatch_size, params.prompts.per_round) * sizes.text_rows
     kept = value * sizes.dim * (image + texts) * sizes.layers
     one = layer_row(sizes, value) * max(image, texts)
     activations = kept + one if settings.checkpointing else layer_row(sizes, value) * (image + texts) * sizes.layers
-    logits = 4 * settings.minibatch_size * sizes.length * sizes.vocab * (branches + 4)
+    logits = 4 * settings.microbatch_size * sizes.length * sizes.vocab * (branches + 4)
     gradients = (value if value == 4 else value + 4) * sizes.policy
     # At the end of the stage everything that moves is copied once more before it is written.
     return fixed + max(gradients + activations + logits, 16 * sizes.policy)
@@ -180,7 +180,8 @@ def operations(sizes: Sizes, params: Params) -> dict[str, float]:
         each = 2 + arm.policy.epochs * (8 + 2 * arm.policy.checkpointing)
         found["policy"] += float(each) * sizes.policy * tokens
         judged = params.evaluation.prompts * params.evaluation.samples_per_prompt * sizes.length
-        found["evaluation"] += 2.0 * sizes.policy * cells * judged * (2 if params.evaluation.guidance != 1 else 1)
+        judgements = len(params.seeds) * len(params.evaluated)
+        found["evaluation"] += 2.0 * sizes.policy * judgements * judged * (2 if params.evaluation.guidance != 1 else 1)
     return found
 
 

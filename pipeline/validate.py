@@ -118,11 +118,11 @@ def room_problems(params: Params, machine: Machine, needed: int, need: Memory, l
     at_once = f" for {lanes} lanes" if lanes > 1 else ""
     if need.host * lanes > machine.memory:
         wanted, there = gigabytes(need.host * lanes), gigabytes(machine.memory)
-        mend = f"lower policy.minibatch_size, prompts.per_round or evaluation.real_pictures{fewer}"
+        mend = f"lower policy.microbatch_size, prompts.per_round or evaluation.real_pictures{fewer}"
         found.append(f"main memory: a stage needs about {wanted}{at_once}, the machine has {there}; {mend}")
     if machine.device is not None and need.device * lanes * SPARE > machine.device:
         wanted, there = gigabytes(need.device * lanes * SPARE), gigabytes(machine.device)
-        mend = f"lower policy.minibatch_size, decoder.rollouts_per_step and reals_per_step{fewer}"
+        mend = f"lower policy.microbatch_size, decoder.rollouts_per_step and reals_per_step{fewer}"
         device = params.runtime.device
         found.append(f"memory of {device}: a stage needs about {wanted}{at_once}, it has {there}; {mend}")
     return found

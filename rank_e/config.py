@@ -170,6 +170,8 @@ def _cross_problems(params: Params) -> list[str]:
     for prefix, arm in groups.items():
         keep, group = arm.ranking.keep, arm.rollouts.group_size
         require(keep <= group, f"{prefix}ranking.keep", keep, f"at most rollouts.group_size = {group}")
+        micro, mini = arm.policy.microbatch_size, arm.policy.minibatch_size
+        require(micro <= mini, f"{prefix}policy.microbatch_size", micro, f"at most policy.minibatch_size = {mini}")
     evaluation, factorial, last = params.evaluation, params.factorial, params.last_round
     limit = f"at most evaluation.prompts = {evaluation.prompts}"
     require(evaluation.pictures <= evaluation.prompts, "evaluation.pictures", evaluation.pictures, limit)

@@ -185,10 +185,14 @@ class RankingParams(Section):
 
 
 class PolicyParams(Section):
-    """The policy update (GRPO; RankE, arXiv 2605.21195, stage 1)."""
+    """The policy update (GRPO; RankE, arXiv 2605.21195, stage 1).
+
+    minibatch_size rollouts make an update; their gradients are added up over microbatch_size of them at a time.
+    """
 
     epochs: Count
     minibatch_size: Count
+    microbatch_size: Count
     learning_rate: Rate
     betas: Betas
     weight_decay: Fraction

@@ -18,7 +18,7 @@ from rank_e.models.policy import LLAMAGEN, Policy, PolicyConfig
 from rank_e.models.tokenizer import DECODER_PREFIXES, Tokenizer, TokenizerConfig
 from rank_e.models.transformer import Block
 from rank_e.seeds import generator
-from stages import decoder, policy, prompts, ranking, rollouts, start
+from stages import decoder, policy, prompts, ranking, rollouts, sft, start
 from stages.runtime import Stage
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +70,7 @@ def test_a_rounds_artifacts_have_the_estimated_sizes(
     torch.set_num_threads(1)
     arm = params.arm("coevolved")
     begin = Stage("start", params, "coevolved", 0, 0)
+    sft.run(Stage("sft", params, "", 0, 0))
     start.run(begin)
     prompts.run(Stage("prompts", params, "", 0, 1))
     for name, run in (("rollouts", rollouts), ("ranking", ranking), ("policy", policy), ("decoder", decoder)):
@@ -166,7 +167,7 @@ def test_a_decoded_picture_keeps_about_what_is_estimated(side: int, multipliers:
 def test_memory_follows_what_fills_it() -> None:
     params, sizes = load(ROOT / "profiles/llamagen-xl-clip.yaml"), OFFICIAL["llamagen-xl-256"]
     arm = params.arm("coevolved")
-    half = arm.model_copy(update={"policy": arm.policy.model_copy(update={"minibatch_size": 128})})
+    half = arm.model_copy(update={"policy": arm.policy.model_copy(update={"microbatch_size": 32})})
     plain = arm.model_copy(update={"policy": arm.policy.model_copy(update={"checkpointing": False})})
     whole = estimate.policy_memory(sizes, params, arm)
     assert estimate.policy_memory(sizes, params, half) < whole < estimate.policy_memory(sizes, params, plain)

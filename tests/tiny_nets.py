@@ -28,6 +28,7 @@ def policy_params(**changes: object) -> PolicyParams:
     values: dict[str, object] = {
         "epochs": 1,
         "minibatch_size": 8,
+        "microbatch_size": 8,
         "learning_rate": 1e-2,
         "betas": [0.9, 0.95],
         "weight_decay": 0.01,

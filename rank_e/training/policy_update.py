@@ -110,7 +110,8 @@ class PolicyUpdate:
         self.online.eval()
         per_epoch = len(self.minibatches) // self.params.epochs
         for rows in self.minibatches[:per_epoch]:
-            self.old[rows] = self._score(self.online, rows)
+            for part in rows.split(self.params.microbatch_size):  # as `step` scores them: the ratio is then exactly 1
+                self.old[part] = self._score(self.online, part)
         gaps = (self.old - self.rollouts.log_probs).abs()
         largest, mean = gaps.max().item(), gaps.mean().item()
         full = all(p.dtype == torch.float32 for _, p in self.masters.parameters)
@@ -124,19 +125,27 @@ class PolicyUpdate:
         return {"sampler_gap": largest, "sampler_gap_mean": mean}
 
     def step(self, index: int) -> dict[str, float]:
-        """Minibatch `index` of this round: one AdamW update and, when due, one EMA update."""
+        """Minibatch `index` of this round: one AdamW update and, when due, one EMA update.
+
+        Gradients are added up over parts of `microbatch_size` rollouts; the parts' size only costs or saves memory.
+        """
         rows, params = self.minibatches[index], self.params
-        advantages = self.rollouts.advantages[rows, None]
-        with torch.no_grad():
-            reference = self._score(self.reference, rows)
-        new = self._score(self.online, rows)
-        old = self.old[rows]
-        surrogate = policy_loss(new, old, advantages, params.clip_epsilon)
-        kl = k2_kl(new, reference)
-        loss = surrogate + params.kl_coefficient * kl
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.masters.collect()
+        losses, kls, ratios = [], [], []
+        for part in rows.split(params.microbatch_size):
+            share = len(part) / len(rows)  # losses are means over rollouts: shares make the sum the minibatch's mean
+            with torch.no_grad():
+                reference = self._score(self.reference, part)
+            new = self._score(self.online, part)
+            old = self.old[part]
+            surrogate = policy_loss(new, old, self.rollouts.advantages[part, None], params.clip_epsilon)
+            kl = k2_kl(new, reference)
+            loss = (surrogate + params.kl_coefficient * kl) * share
+            loss.backward()
+            self.masters.collect()
+            losses.append(loss.item())
+            kls.append(kl.item() * share)
+            ratios.append((new.detach() - old).exp())
         norm = nn.utils.clip_grad_norm_(self.masters.weights, params.gradient_clip, error_if_nonfinite=True)
         self.optimizer.step()
         self.masters.publish()
@@ -144,10 +153,10 @@ class PolicyUpdate:
         if self.updates % params.ema_every == 0:
             ema_update(dict(self.average_masters.named), dict(self.masters.named), params.ema_decay)
             self.average_masters.publish()
-        ratio = (new.detach() - old).exp()
+        ratio = torch.cat(ratios)
         return {
-            "loss": loss.item(),
-            "kl": kl.item(),
+            "loss": sum(losses),
+            "kl": sum(kls),
             "ratio_deviation": (ratio - 1).abs().max().item(),
             "clip_fraction": ((ratio - 1).abs() > params.clip_epsilon).float().mean().item(),
             "reward": self.rollouts.rewards[rows].mean().item(),
