@@ -1,7 +1,7 @@
 """The embedded world's base, from nothing: three CLIPs, a tokenizer, a policy, and what they measure together.
 
 Each function is one training stage: parameters and earlier networks in, weights out. Text encoder, reward and
-evaluator differ in seed, size, architecture and pictures, so that what is rewarded is not what judges.
+evaluator differ in seed, size and pictures, so that what is rewarded is not what judges.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """The embedded world's three CLIPs: real open_clip models at toy size, over the world's closed vocabulary.
  TEXT lends its text tower to the policy; REWARD ranks rollouts; EVALUATOR judges and took no part in
-training. They differ in architecture, size and seed.
+training. They differ in size, seed and pictures.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def _text(width: int, layers: int) -> dict[str, Any]:
 
 
 TEXT = ClipSize(48, {"image_size": 48, "patch_size": 8, "width": 64, "layers": 3, "head_width": 16}, _text(64, 3))
-REWARD = ClipSize(64, {"image_size": 48, "patch_size": 6, "width": 96, "layers": 4, "head_width": 24}, _text(64, 2))
+REWARD = ClipSize(64, {"image_size": 64, "layers": (1, 1, 1, 1), "width": 12, "head_width": 64}, _text(64, 2))
 EVALUATOR = ClipSize(64, {"image_size": 64, "layers": (1, 1, 1, 1), "width": 10, "head_width": 64}, _text(48, 2))
 
 

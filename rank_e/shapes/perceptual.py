@@ -1,4 +1,4 @@
-"""The embedded world's perceptual distance: early tokens of the reward CLIP's vision transformer, as in LPIPS."""
+"""The embedded world's perceptual distance: early feature maps of the reward CLIP, as LPIPS takes VGG's."""
 
 from typing import Any
 
@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LAYERS = 2  # after the patch embedding and each of the first LAYERS - 1 blocks: local structure, not meaning
+from rank_e.rewards.clip import clip_inputs
+
+STAGES = [0, 1]  # the stem and the first residual stage: edges and texture, not meaning
 
 
 class Perceptual:
@@ -17,20 +19,15 @@ class Perceptual:
     """
 
     def __init__(self, clip: Any) -> None:
-        self.visual = clip.visual
-        self.mean = torch.tensor(self.visual.image_mean).view(3, 1, 1)
-        self.std = torch.tensor(self.visual.image_std).view(3, 1, 1)
+        self.clip = clip
 
     def features(self, pictures: Tensor) -> list[Tensor]:
-        tower = self.visual
-        x = tower.conv1((pictures - self.mean.to(pictures)) / self.std.to(pictures)).flatten(2).transpose(1, 2)
-        depths = [x]
-        x = tower.ln_pre(x + tower.positional_embedding[1:])
-        for block in list(tower.transformer.resblocks)[: LAYERS - 1]:
-            x = block(x)
-            depths.append(x)
-        return [F.normalize(depth, dim=-1, eps=1e-6) for depth in depths]
+        """Unit feature vectors [N, C, h, w] of each of STAGES."""
+        stages = self.clip.visual.forward_intermediates(
+            clip_inputs(self.clip, pictures), indices=STAGES, stop_early=True, intermediates_only=True
+        )
+        return [F.normalize(maps, dim=1, eps=1e-6) for maps in stages["image_intermediates"]]
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         pairs = zip(self.features(a), self.features(b), strict=True)
-        return torch.stack([(x - y).square().sum(-1).mean() for x, y in pairs]).mean()
+        return torch.stack([(x - y).square().sum(1).mean() for x, y in pairs]).mean()
