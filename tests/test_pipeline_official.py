@@ -34,6 +34,7 @@ ARMS = ("frozen", "coevolved")
 CELLS = ("rollouts", "ranking", "policy", "decoder", "evaluation")
 TARGETS = ("baseline", "factorial@0", *(f"evaluation@{arm}-0-round{place}" for arm in ARMS for place in (0, 1)))
 """What `dvc repro` is asked for; () is everything, the report as well."""
+CELL = ("--arm", "coevolved", "--seed", "0", "--round", "2")
 Tensors = dict[str, Tensor]
 
 
@@ -245,14 +246,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+def copy_of(project: Path, folder: Path, target: Path) -> dict[str, bytes]:
+    """`project` in `folder`, all but its artifacts shared, without the artifact `target`, whose files it gives."""
+    for path in project.iterdir():
+        if path.name not in ("artifacts", ".dvc", ".rank-e"):
+            (folder / path.name).symlink_to(path)
+    shutil.copytree(project / "artifacts", folder / "artifacts")
+    whole = contents(folder / target)
+    shutil.rmtree(folder / target)
+    return whole
+
+
 def test_an_evaluation_killed_in_its_middle_ends_in_the_same_bytes(llamagen: Path, tmp_path: Path) -> None:
-    for name in ("rank_e", "stages", "base", "official", "data", "weights", "params.yaml"):
-        (tmp_path / name).symlink_to(llamagen / name)
-    shutil.copytree(llamagen / "artifacts", tmp_path / "artifacts")
-    target = cell(tmp_path, "coevolved", "evaluation")
-    whole = contents(target)
-    shutil.rmtree(target)
-    command = [sys.executable, "-m", "stages", "evaluation", "--arm", "coevolved", "--seed", "0", "--round", "2"]
+    target = cell(Path(), "coevolved", "evaluation")
+    whole = copy_of(llamagen, tmp_path, target)
+    command = [sys.executable, "-m", "stages", "evaluation", *CELL]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not list((tmp_path / ".rank-e/state").glob("evaluation-*/held_out-own/part-*")):
@@ -260,7 +268,22 @@ def test_an_evaluation_killed_in_its_middle_ends_in_the_same_bytes(llamagen: Pat
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not target.exists() and not list(target.parent.glob("*.tmp-*"))
+    assert not (tmp_path / target).exists() and not list((tmp_path / target).parent.glob("*.tmp-*"))
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "judging own 2/2" not in done.stderr  # the held-out pictures that were judged are not judged again
-    assert contents(target) == whole
+    assert contents(tmp_path / target) == whole
+
+
+@pytest.mark.parametrize(("name", "left"), [("policy", 2), ("decoder", 1)])
+def test_a_janus_update_killed_in_its_middle_ends_in_the_same_bytes(
+    janus: Path, tmp_path: Path, name: str, left: int
+) -> None:
+    """bfloat16 with checkpointing, and the projected discriminator: what is stored half-way is all that moves."""
+    target = cell(Path(), "coevolved", name)
+    whole = copy_of(janus, tmp_path, target)
+    killed = subprocess.run([sys.executable, "-c", official.KILLED, name, *CELL], cwd=tmp_path, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL and not (tmp_path / target).exists(), killed.stderr
+    command = [sys.executable, "-m", "stages", name, *CELL]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"{left}/{left} 100 %" in done.stderr
+    assert contents(tmp_path / target) == whole
