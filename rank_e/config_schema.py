@@ -272,22 +272,26 @@ class PromptsBenchmark(Section):
 
 
 class HPSv2Benchmark(Section):
-    """HPSv2's four styles (a folder of its prompt files); `per_style: 0` takes all 800 of each."""
+    """HPSv2's four styles (a folder of its prompt files); `per_style: 0` takes all 800 of each; `model`: ViT-H-14."""
 
     kind: Literal["hpsv2"]
     prompts: Text
     per_style: CountOrZero
     file: Text
+    model: Text
 
 
 class GenEvalBenchmark(Section):
-    """GenEval's prompts (its evaluation_metadata.jsonl), a Mask2Former folder and a CLIP file for colours."""
+    """GenEval's prompts (its evaluation_metadata.jsonl), a Mask2Former folder, and a CLIP file for colours with its
+    open_clip `model`: ViT-L-14-quickgelu.
+    """
 
     kind: Literal["geneval"]
     prompts: Text
     samples_per_prompt: Count
     detector: Text
     clip: Text
+    model: Text
 
 
 Benchmark = Annotated[PromptsBenchmark | HPSv2Benchmark | GenEvalBenchmark, Field(discriminator="kind")]

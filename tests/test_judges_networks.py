@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -291,7 +292,7 @@ def test_bad_settings_and_files_are_named_in_one_line(clip_name: str, clip_file:
     broken = tmp_path / "inception-2015-12-05.pt"
     broken.write_bytes(clip_file.read_bytes()[:1000])
     good = {"kind": "clip_score", "file": str(clip_file), "model": clip_name}
-    cases: list[tuple[dict[str, str], str]] = [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"kind": "nothing"}, r"evaluation\.(distances|scores)\.x\.kind: unknown judge 'nothing'"),
         ({"kind": "inception"}, r"evaluation\.distances\.x\.file: missing"),
         ({"kind": "inception", "file": "no.pt"}, r"evaluation\.distances\.x\.file: .*no\.pt does not exist"),
@@ -299,6 +300,8 @@ def test_bad_settings_and_files_are_named_in_one_line(clip_name: str, clip_file:
         ({"kind": "inception", "file": str(clip_file)}, "open_clip_pytorch_model.bin does not fit"),
         ({"kind": "dinov2", "file": str(tmp_path)}, r"config\.json does not exist"),
         (good | {"model": "no-such-clip"}, "no-such-clip"),
+        (good | {"model": "no.json"}, rf"{tmp_path}/no\.json does not exist"),
+        (good | {"model": 3}, r"evaluation\.scores\.x\.model: is 3"),
         (good | {"colour": "red"}, r"evaluation\.scores\.x\.colour"),
         (good | {"model": "ViT-S-32"}, "does not fit the model"),
     ]

@@ -178,6 +178,15 @@ def test_bad_parameters_are_named(section: dict[str, Any], message: str) -> None
     assert "\n" not in str(error.value)
 
 
+def test_a_models_own_file_lies_in_the_folder_of_the_weights(tmp_path: Path) -> None:
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
+    state = import_open_clip().CLIP(**TINY).state_dict()
+    save_file({k: v.clone() for k, v in state.items()}, tmp_path / "a.safetensors")
+    section = {"kind": "clip", "file": "a.safetensors", "model": "tiny.json"}
+    pictures = torch.rand(2, 3, 16, 16)
+    assert build_rewards({"r": section}, tmp_path, "cpu")(pictures, ["a", "b"]).shape == (2,)
+
+
 def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "clip.json").write_text(json.dumps(TINY))
     torch.manual_seed(0)

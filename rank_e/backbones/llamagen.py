@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rank_e.convert.checkpoints import check_shapes, read_manifest, read_tensors, shapes_of
+from rank_e.convert.checkpoints import check_shapes, check_sizes, read_manifest, read_tensors, shapes_of
 from rank_e.convert.llamagen import FORMAT, ROTARY, USAGE, without
 from rank_e.errors import RankEError
 from rank_e.models.policy import Policy, PolicyConfig
@@ -52,13 +52,19 @@ class LlamaGenBackbone:
 
     @cached_property
     def text_encoder(self) -> T5TextEncoder:
-        """flan-t5's encoder; RankEError when no folder is named, or its features do not fit the policy."""
+        """flan-t5's encoder; RankEError when no folder is named, it is not the one that was converted, or its features
+        do not fit the policy.
+        """
         named = self._text_folder or self.manifest["text"]["folder"]
         if named is None:
             raise RankEError(
                 f"backbone.text: {self.folder} names no text encoder; download google/flan-t5-xl and give its folder"
             )
         folder = Path(self._text_folder) if self._text_folder else self.folder / named
+        if not self._text_folder:  # it lies outside the base folder: nothing else would notice another one there
+            source = self.manifest["source"].items()
+            files = {name.removeprefix("text/"): entry for name, entry in source if name.startswith("text/")}
+            check_sizes(folder, files, "backbone.text")
         encoder = T5TextEncoder(folder, self.device, self.dtype, tokens=self.policy_config.cls_token_num)
         if encoder.width != self.policy_config.caption_dim:
             raise RankEError(

@@ -257,10 +257,15 @@ def read_manifest(folder: str | Path, kind: str) -> dict[str, Any]:
         raise CheckpointError(f"backbone.base: {path} is not a manifest; run `rank-e convert` again") from None
     if found != kind:
         raise CheckpointError(f"backbone.base: {path} is of format {found!r}, not {kind!r}; give such a folder")
+    check_sizes(folder, files, "backbone.base")
+    return manifest
+
+
+def check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    """CheckpointError unless the files of a manifest (name -> {bytes}) are in `folder` at their full size."""
     for name, entry in files.items():
         file = folder / name
         size = file.stat().st_size if file.is_file() else None
         if size != entry["bytes"]:
             state = "is missing" if size is None else f"has {size} bytes, not {entry['bytes']}"
-            raise CheckpointError(f"backbone.base: {file} {state}; run `rank-e convert` again")
-    return manifest
+            raise CheckpointError(f"{where}: {file} {state}; run `rank-e convert` again")

@@ -64,16 +64,20 @@ class Batch:
 
 
 class PairSource:
-    """`samples` read as square pictures of `image_size` pixels; `new_report` counts what cannot be read."""
+    """`samples` read as square pictures of `image_size` pixels; `new_report` counts what cannot be read.
 
-    def __init__(self, samples: Samples, image_size: int, max_bad_share: float = 0.01) -> None:
+    `where` names the source's parameters in errors.
+    """
+
+    def __init__(self, samples: Samples, image_size: int, max_bad_share: float = 0.01, where: str = "data") -> None:
         if image_size < 1:
-            raise DataError(f"data.image_size is {image_size}; give the backbone's picture size in pixels")
+            raise DataError(f"{where}.image_size is {image_size}; give the backbone's picture size in pixels")
         if not 0 <= max_bad_share < 1:
-            raise DataError(f"data.max_bad_share is {max_bad_share}; give a share of at least 0 and below 1")
+            raise DataError(f"{where}.max_bad_share is {max_bad_share}; give a share of at least 0 and below 1")
         self.samples = samples
         self.image_size = image_size
         self.max_bad_share = max_bad_share
+        self.where = where
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -102,7 +106,7 @@ class PairSource:
 
     def new_report(self, rank: int = 0, world: int = 1) -> BadSamples:
         """An empty report for reader `rank`: its limit is the share of the samples in its own shard."""
-        return BadSamples(self.shard_length(rank, world), self.max_bad_share)
+        return BadSamples(self.shard_length(rank, world), self.max_bad_share, self.where)
 
     def shard_length(self, rank: int, world: int) -> int:
         """Samples an epoch that reader `rank` of `world` takes. DataError when there are none."""

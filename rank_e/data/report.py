@@ -19,11 +19,12 @@ class BadSample:
 
 
 class BadSamples:
-    """Skipped samples of `total`; at most `max_share` of them in [0, 1) may be bad."""
+    """Skipped samples of `total`; at most `max_share` of them in [0, 1) may be bad. `where` names the source."""
 
-    def __init__(self, total: int, max_share: float) -> None:
+    def __init__(self, total: int, max_share: float, where: str = "data") -> None:
         self.total = total
         self.max_share = max_share
+        self.where = where
         self._rows: dict[int, BadSample] = {}
 
     def __len__(self) -> int:
@@ -35,7 +36,7 @@ class BadSamples:
         if len(self) / self.total > self.max_share:  # divided: 29 of 100 are exactly the share 0.29
             first = self.rows()[0]
             raise DataError(
-                f"{len(self)} of {self.total} samples cannot be used, more than data.max_bad_share = "
+                f"{len(self)} of {self.total} samples cannot be used, more than {self.where}.max_bad_share = "
                 f"{self.max_share:g}; one is {first.name}, which {first.reason}; mend the data or raise the share"
             )
 

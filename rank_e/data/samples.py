@@ -49,9 +49,11 @@ class WebdatasetSamples:
     sample) and files are read where they lie in the tar.
     """
 
-    def __init__(self, tars: list[Path], column: str | None = None) -> None:
+    def __init__(self, tars: list[Path], column: str | None = None, where: str = "data") -> None:
+        """`where` names the source's parameters in errors."""
         self.tars = tars
         self.column = column
+        self.where = where
         self._tar = array("l")
         self._header = array("q")  # of the sample's first member: its name is read when a report wants it
         self._spans = {kind: (array("q"), array("q")) for kind in ("picture", "txt", "json")}
@@ -132,7 +134,7 @@ class WebdatasetSamples:
             raise BadSampleError(self.name(index), f"its json cannot be read ({error})") from None
         if isinstance(value, dict):
             try:
-                value = value[find_column(list(value), self.column, PROMPT_COLUMNS, "json", "data.column")]
+                value = value[find_column(list(value), self.column, PROMPT_COLUMNS, "json", f"{self.where}.column")]
             except DataError as error:
                 raise BadSampleError(self.name(index), str(error)) from None
         return _clean(value, self, index)
@@ -167,7 +169,7 @@ class FileSamples:
             raise BadSampleError(self.name(index), f"cannot be read ({error.strerror})") from None
 
 
-def open_webdataset(path: str | list[str], column: str | None = None) -> WebdatasetSamples:
+def open_webdataset(path: str | list[str], column: str | None = None, where: str = "data") -> WebdatasetSamples:
     """Tars from a folder (its *.tar), a file, a glob pattern, or a list of these; each sorted by name."""
     tars: list[Path] = []
     for item in [path] if isinstance(path, str) else path:
@@ -180,13 +182,17 @@ def open_webdataset(path: str | list[str], column: str | None = None) -> Webdata
         else:
             found = [place]
         if not found:
-            raise DataError(f"{item}: no tar there; mend data.path")
+            raise DataError(f"{item}: no tar there; put tars there, or correct {where}")
         tars += found
-    return WebdatasetSamples(tars, column)
+    return WebdatasetSamples(tars, column, where)
 
 
 def open_folder(
-    path: str | Path, captions: str | Path | None = None, column: str | None = None, image_column: str | None = None
+    path: str | Path,
+    captions: str | Path | None = None,
+    column: str | None = None,
+    image_column: str | None = None,
+    where: str = "data",
 ) -> FileSamples:
     """Pictures under `path`, listed with their captions by a table (tables.read_table).
 
@@ -196,17 +202,17 @@ def open_folder(
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise DataError(f"{folder}: is no folder; mend data.path")
+        raise DataError(f"{folder}: is no folder; correct {where}")
     if captions is None:
         kinds = ("csv", "tsv", "json", "jsonl", "parquet")
         found = [file for stem in CAPTION_TABLES for kind in kinds if (file := folder / f"{stem}.{kind}").is_file()]
         if len(found) != 1:
             held = " and ".join(file.name for file in found) or "no table called metadata.* or captions.*"
-            raise DataError(f"{folder}: holds {held}; name the table of captions by data.captions")
+            raise DataError(f"{folder}: holds {held}; name the table of captions by {where}.captions")
         captions = found[0]
     table = read_table(captions)
-    image = find_column(table.names, image_column, IMAGE_COLUMNS, str(captions), "data.image_column")
-    text = find_column(table.names, column, PROMPT_COLUMNS, str(captions), "data.column")
+    image = find_column(table.names, image_column, IMAGE_COLUMNS, str(captions), f"{where}.image_column")
+    text = find_column(table.names, column, PROMPT_COLUMNS, str(captions), f"{where}.column")
     return FileSamples([folder / name for name in table.texts(image)], table.column(text))
 
 

@@ -64,8 +64,8 @@ class FileSource:
         """DataError where the source has too few pictures. One that is damaged gives its place to the order's end."""
         if stop > len(self.samples):
             raise DataError(
-                f"data.held_out: {len(self.samples)} pictures; evaluation.reference_pictures and real_pictures ask for "
-                f"{stop}: lower them"
+                f"{self.samples.where}: {len(self.samples)} pictures; evaluation.reference_pictures and real_pictures "
+                f"ask for {stop}: lower them"
             )
         order = self.samples.order(seed).tolist()
         found = [self._either(order[place], order[-1 - place]) for place in range(start, stop)]
@@ -130,15 +130,16 @@ def open_source(
     if not folder.is_dir():
         raise DataError(f"{where}.folder: {folder} does not exist; put the data there or correct the path")
     return FileSource(
-        PairSource(_samples(section, folder), image_size, section.max_bad_share), _prompt_rows(section.prompts, folder)
+        PairSource(_samples(section, folder, where), image_size, section.max_bad_share, where),
+        _prompt_rows(section.prompts, folder),
     )
 
 
-def _samples(section: Any, folder: Path) -> Samples:
+def _samples(section: Any, folder: Path, where: str) -> Samples:
     if section.kind == "webdataset":
-        return open_webdataset(str(folder / section.tars), section.column)
+        return open_webdataset(str(folder / section.tars), section.column, where)
     if section.kind == "folder":
-        return open_folder(folder, folder / section.captions, section.column, section.image_column)
+        return open_folder(folder, folder / section.captions, section.column, section.image_column, where)
     return open_coco(folder, section.split, section.every_caption)
 
 

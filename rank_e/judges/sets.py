@@ -19,6 +19,7 @@ from rank_e.judges.scores import RewardScore
 from rank_e.judges.stream import Stream, Values
 from rank_e.judges.suite import Judges, build_judges, summarise
 from rank_e.rewards.mixture import build_rewards
+from rank_e.rewards.open_clip_models import model_within
 
 if TYPE_CHECKING:
     from rank_e.config_schema import GenEvalBenchmark, HPSv2Benchmark, PromptsBenchmark
@@ -123,7 +124,8 @@ def open_benchmark(
         return PromptSet(name, [row.text for row in rows], [row.category for row in rows], judges)
     if section.kind == "hpsv2":
         styles = read_benchmark(folder / section.prompts, section.per_style or None)
-        options = {"hps": {"kind": "hpsv2", "file": section.file, "weight": 1.0, "normalise": "none"}}
+        options = {"hps": {"kind": "hpsv2", "weight": 1.0, "normalise": "none"}}
+        options["hps"] |= {"file": section.file, "model": section.model}
         file = need_file(f"evaluation.benchmarks.{name}.file", folder / section.file)
         judge = reward_score(options, folder, device, sha256_of(file))
         return PromptSet(name, [p for _, p in styles], [style for style, _ in styles], Judges({}, {name: judge}))
@@ -134,12 +136,13 @@ def open_benchmark(
 
     tasks, samples = read_tasks(folder / section.prompts), section.samples_per_prompt
     detector = Mask2FormerDetector.from_folder(folder / section.detector, device)
+    colors = ClipColors.from_file(folder / section.clip, device, model_within(folder, section.model))
     return GenEvalSet(
         name,
         [task.prompt for task in tasks for _ in range(samples)],
         [task.tag for task in tasks for _ in range(samples)],
         Judges({}, {}),
-        geneval=GenEval(detector, ClipColors.from_file(folder / section.clip, device)),
+        geneval=GenEval(detector, colors),
         tasks=tasks,
         samples=samples,
     )

@@ -16,6 +16,7 @@ from rank_e.judges.reference import Statistics
 from rank_e.judges.scores import clip_score
 from rank_e.judges.stream import Stream
 from rank_e.plugins import call_factory, is_path
+from rank_e.rewards.open_clip_models import model_within
 
 FEATURES: dict[str, Callable[..., FeatureNetwork]] = {
     "inception": inception_features,
@@ -41,9 +42,9 @@ def build_judges(
     """Judges of `{NAME: {kind, file: PATH in folder, ...}}`, by name.
 
     Kinds of distances: inception, dinov2 (`file` is a folder), clip_features; of scores: clip_score. Further keys:
-    image_size (256), and model for the CLIP kinds (ViT-B-32-quickgelu). `package.module:factory` is called with
-    (folder, device, **further keys) and gives a `FeatureNetwork` or a `Scorer`. JudgeError (or CheckpointError, of a
-    file's contents) names the judge and the key.
+    image_size (256), and model for the CLIP kinds (ViT-B-32-quickgelu, or a JSON file in `folder`).
+    `package.module:factory` is called with (folder, device, **further keys) and gives a `FeatureNetwork` or a
+    `Scorer`. JudgeError (or CheckpointError, of a file's contents) names the judge and the key.
     """
     place = Path(folder)
     return Judges(
@@ -70,6 +71,10 @@ def _build(
         raise JudgeError(f"{where}.file: missing; name the local weights")
     if unknown := sorted(rest.keys() - set(_OPTIONS.get(kind, ("image_size",)))):
         raise JudgeError(f"{where}.{unknown[0]}: no such option of {kind}; remove it")
+    if "model" in rest:
+        if not isinstance(rest["model"], str):
+            raise JudgeError(f"{where}.model: is {rest['model']!r}; give an open_clip name or a JSON file")
+        rest["model"] = model_within(folder, rest["model"])
     return known[kind](folder / file, device, where=f"{where}.file", **rest)
 
 

@@ -17,7 +17,7 @@ from rank_e.rewards.aesthetic import load_aesthetic
 from rank_e.rewards.base import Reward, RewardError, check_pairs, check_scores
 from rank_e.rewards.clip import ClipModel, ClipReward, Tokenize
 from rank_e.rewards.imagereward import load_imagereward
-from rank_e.rewards.open_clip_models import load_clip
+from rank_e.rewards.open_clip_models import load_clip, model_within
 from rank_e.rewards.preprocessing import clip_protocol, hps_protocol
 from rank_e.rewards.running import RunningNormaliser
 
@@ -112,7 +112,7 @@ class _Builder:
 
     def _clip(self, model: str, file: str) -> tuple[ClipModel, Tokenize]:
         if (model, file) not in self._clips:
-            self._clips[model, file] = load_clip(model, self.folder / file, self.device)
+            self._clips[model, file] = load_clip(model_within(self.folder, model), self.folder / file, self.device)
         return self._clips[model, file]
 
     def clip(self, name: str, *, file: str, model: str = "ViT-L-14-quickgelu") -> Reward:
@@ -162,6 +162,7 @@ def build_rewards(settings: Mapping[str, Mapping[str, Any]], folder: str | Path,
     `aesthetic` {file: the head, clip_file, model: ViT-L-14-quickgelu};
     `imagereward` {file, tokenizer: bert-base-uncased's vocab.txt or its folder};
     `package.module:factory` {...}: factory(folder, device, **rest) -> (images, prompts) -> scores.
+    `model` is open_clip's name, or a JSON file of its format within `folder`.
     Raises RewardError naming the entry and the key.
     """
     builder = _Builder(Path(folder), torch.device(device))

@@ -41,6 +41,11 @@ def model_config(model: str) -> dict[str, Any]:
     return config
 
 
+def model_within(folder: Path, model: str) -> str:
+    """What `params.yaml` gives as `model`: a name stays, a JSON file lies in the weights' folder like every file."""
+    return str(folder / model) if model.endswith(".json") else model
+
+
 def load_clip(model: str, file: str | Path, device: torch.device) -> tuple[ClipModel, Tokenize]:
     """The open_clip model `model` with the weights of `file`, float32, frozen, in eval mode, and its tokenizer.
 
