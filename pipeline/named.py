@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rank_e.config import Params
-from rank_e.config_schema import Plugin
+from rank_e.config_types import Plugin
 
 REWARDS: dict[str, tuple[set[str], set[str]]] = {
     "clip": ({"file"}, {"model"}),

@@ -11,29 +11,25 @@ from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from rank_e.config_data import DataParams
+from rank_e.config_evaluation import EvaluationParams, FactorialParams
 from rank_e.config_messages import line, show
 from rank_e.config_schema import (
     SECTIONS,
     Arm,
-    ArmName,
     ArmParams,
     BackboneParams,
-    Count,
-    DataParams,
     DecoderParams,
-    EvaluationParams,
-    FactorialParams,
     PolicyParams,
     PromptsParams,
     RankingParams,
     RolloutsParams,
     Round,
     RuntimeParams,
-    Section,
-    Seed,
     SftParams,
     WeightsParams,
 )
+from rank_e.config_types import ArmName, Count, Section, Seed
 from rank_e.errors import RankEError
 
 RESERVED_ARMS = ("base", "sft", "reference", "prompts", "factorial", "original", "affine")

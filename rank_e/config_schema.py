@@ -1,28 +1,24 @@
-"""The sections of `params.yaml`: names, types and ranges; `rank_e.config` reads and checks the file."""
+"""The sections of `params.yaml` that describe a run; `rank_e.config` reads and checks the file."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Count = Annotated[int, Field(ge=1, le=10_000_000)]
-CountOrZero = Annotated[int, Field(ge=0, le=10_000_000)]
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Positive = Annotated[float, Field(gt=0, le=1000)]
-Weight = Annotated[float, Field(ge=0, le=1000)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
-JudgeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Text = Annotated[str, Field(min_length=1)]
-Betas = Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
-
-
-class Section(BaseModel):
-    """A group of parameters: unknown keys and silent conversions ("3", true, 2.0 for 2) are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from rank_e.config_types import (
+    BelowOne,
+    Betas,
+    Count,
+    CountOrZero,
+    Fraction,
+    JudgeName,
+    Name,
+    Plugin,
+    Positive,
+    Rate,
+    Section,
+    Text,
+    Weight,
+)
 
 
 class BackboneParams(Section):
@@ -32,78 +28,11 @@ class BackboneParams(Section):
     base: Text
 
 
-class PromptFile(Section):
-    """Prompts of their own: a file in the source's folder; a column is null where the file leaves no choice."""
-
-    file: Text
-    column: Text | None
-    category: Text | None
-
-
-class ShapesSource(Section):
-    """The embedded world: prompts and pictures are drawn on demand; `folder` holds the code that draws them."""
-
-    kind: Literal["shapes"]
-    folder: Text
-    split: Literal["train", "held_out"]
-
-
-class Pairs(Section):
-    """Pictures with captions in a folder; `prompts: null` takes the captions as prompts."""
-
-    folder: Text
-    prompts: PromptFile | None
-    max_bad_share: BelowOne
-
-
-class WebdatasetSource(Pairs):
-    """Tars (`tars`, a pattern in the folder) of jpg, png or webp with txt or json; `column`: the caption's key."""
-
-    kind: Literal["webdataset"]
-    tars: Text
-    column: Text | None
-
-
-class FolderSource(Pairs):
-    """Picture files in the folder, and a table of their captions (`captions`, a file in the folder)."""
-
-    kind: Literal["folder"]
-    captions: Text
-    column: Text | None
-    image_column: Text | None
-
-
-class CocoSource(Pairs):
-    """COCO 2014's own layout; a sample is a picture with its first caption, or with every caption one."""
-
-    kind: Literal["coco"]
-    split: Text
-    every_caption: bool
-
-
-Source = Annotated[ShapesSource | WebdatasetSource | FolderSource | CocoSource, Field(discriminator="kind")]
-
-
-class DataParams(Section):
-    """Where prompts and real pictures come from: `training` for the rounds, `held_out` for the evaluation."""
-
-    training: Source
-    held_out: Source
-
-
 class WeightsParams(Section):
     """Folders of local network files: what rewards and decoder update read, and what the judges read."""
 
     training: Text
     evaluation: Text
-
-
-class Plugin(BaseModel):
-    """A thing built by its `kind` (a published one's name, or `package.module:factory`) from further keys."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-    kind: Annotated[str, Field(min_length=1)]
 
 
 class RewardParams(Plugin):
@@ -257,75 +186,6 @@ class DecoderParams(Section):
     instance_noise: Fraction
     lecam: Weight
     ema_decay: BelowOne
-
-
-class PromptsBenchmark(Section):
-    """Any prompt list with scores of its own, a mean for each of its categories; `prompts: 0` takes all of them."""
-
-    kind: Literal["prompts"]
-    file: Text
-    column: Text | None
-    category: Text | None
-    prompts: CountOrZero
-    samples_per_prompt: Count
-    scores: Annotated[dict[JudgeName, Plugin], Field(min_length=1)]
-
-
-class HPSv2Benchmark(Section):
-    """HPSv2's four styles (a folder of its prompt files); `per_style: 0` takes all 800 of each; `model`: ViT-H-14."""
-
-    kind: Literal["hpsv2"]
-    prompts: Text
-    per_style: CountOrZero
-    file: Text
-    model: Text
-
-
-class GenEvalBenchmark(Section):
-    """GenEval's prompts (its evaluation_metadata.jsonl), a Mask2Former folder, and a CLIP file for colours with its
-    open_clip `model`: ViT-L-14-quickgelu.
-    """
-
-    kind: Literal["geneval"]
-    prompts: Text
-    samples_per_prompt: Count
-    detector: Text
-    clip: Text
-    model: Text
-
-
-Benchmark = Annotated[PromptsBenchmark | HPSv2Benchmark | GenEvalBenchmark, Field(discriminator="kind")]
-
-
-class EvaluationParams(Section):
-    """What is measured, on held-out prompts: Frechet distances to real pictures, scores, benchmarks, tokens.
-
-    reference_pictures make the real statistics; real_pictures others are judged as the rows "real" and
-    "reconstruction"; bootstrap resamples make the intervals (0: none).
-    """
-
-    prompts: Count
-    samples_per_prompt: Count
-    guidance: Annotated[float, Field(ge=1, le=100)]
-    temperature: Positive
-    top_k: CountOrZero
-    top_p: Rate
-    batch_size: Count
-    seed: Seed
-    reference_pictures: Annotated[int, Field(ge=2, le=10_000_000)]
-    real_pictures: Annotated[int, Field(ge=2, le=10_000_000)]
-    bootstrap: CountOrZero
-    pictures: Count
-    distances: dict[JudgeName, Plugin]
-    scores: dict[JudgeName, Plugin]
-    benchmarks: dict[JudgeName, Benchmark]
-
-
-class FactorialParams(Section):
-    """The table {policy of two arms} x {original decoder, decoder of each arm}, after the last round."""
-
-    arms: Annotated[list[ArmName], Field(min_length=2, max_length=2)]
-    round: Count
 
 
 class Arm(Section):

@@ -4,9 +4,14 @@ In the embedded world the real set has exactly the evaluation's prompt mix: anot
 of Frechet distance.
 """
 
+import json
+import os
+from pathlib import Path
+
 import pandas as pd
 import torch
 
+from rank_e.data.source import Originals, Source
 from rank_e.judges.base import as_bytes
 from rank_e.judges.reference import Statistics
 from rank_e.judges.sets import PromptSet
@@ -31,7 +36,7 @@ def run(stage: Stage) -> None:
     """
     params, backbone = stage.params.evaluation, backbone_of(stage)
     state, part = stage.state(), held_out_set(stage, backbone.image_size)
-    source = source_of(stage, "held_out", backbone.image_size)
+    originals = Pictures(source_of(stage, "held_out", backbone.image_size), state.folder / "skipped.json")
     seed = seed_for(params.seed, "reference")
     tokenizer = backbone.tokenizer(backbone.decoder_weights())
     size, device = tokenizer.config.image_size, stage.device
@@ -40,7 +45,7 @@ def run(stage: Stage) -> None:
         return pictures.to(device).float() / 255 * 2 - 1
 
     def real(start: int, stop: int) -> Batch:
-        pictures, captions = source.originals(start, stop, part.prompts, seed)
+        pictures, captions = originals(start, stop, part.prompts, seed)
         tokens = tokenizer.encode(unit(squares(pictures, size)))[1].cpu()
         return Batch(pictures, captions, totals={"tokens": token_histogram(tokens, tokenizer.config.codebook_size)})
 
@@ -51,7 +56,7 @@ def run(stage: Stage) -> None:
 
     def fresh(start: int, stop: int) -> tuple[torch.Tensor, list[str]]:
         first = params.reference_pictures
-        pictures, captions = source.originals(first + start, first + stop, part.prompts, seed)
+        pictures, captions = originals(first + start, first + stop, part.prompts, seed)
         return squares(pictures, size), captions
 
     def reconstructed(start: int, stop: int) -> tuple[torch.Tensor, list[str]]:
@@ -73,8 +78,31 @@ def run(stage: Stage) -> None:
         out.json("metrics", metrics)
         out.tensors("pictures", {"real": fresh(0, shown)[0], "reconstruction": reconstructed(0, shown)[0]})
         out.table("prompts", pd.DataFrame({"prompt": captions}))
-        out.json("skipped", source.skipped())
+        out.json("skipped", originals.skipped)
     state.remove()
+
+
+class Pictures:
+    """A source's real pictures, and an account of those that were skipped which outlives a killed stage.
+
+    What a draw skips is written down before its pictures are used, so that no picture counts whose draw was not noted.
+    """
+
+    def __init__(self, source: Source, path: Path) -> None:
+        self.source, self.path = source, path
+        self.skipped: list[dict[str, str]] = json.loads(path.read_text()) if path.is_file() else []
+
+    def __call__(self, start: int, stop: int, prompts: list[str], seed: int) -> Originals:
+        """`Source.originals`."""
+        found = self.source.originals(start, stop, prompts, seed)
+        known = {row["name"] for row in self.skipped}
+        if fresh := [row for row in self.source.skipped() if row["name"] not in known]:
+            self.skipped = sorted([*self.skipped, *fresh], key=lambda row: row["name"])
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.path.with_name(f"{self.path.name}.tmp")
+            temporary.write_text(json.dumps(self.skipped))
+            os.replace(temporary, self.path)
+        return found
 
 
 if __name__ == "__main__":

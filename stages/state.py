@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 SAVE_SECONDS = 10.0
-"""How much work a kill may cost, in seconds of wall clock."""
+"""How much work a kill may cost, in seconds of wall clock, where saving is quick."""
+SHARE = 20.0
+"""Work between two saves takes at least so many times as long as the last save: large models write gigabytes."""
 
 
 class StageState:
@@ -29,6 +31,7 @@ class StageState:
     def __init__(self, folder: Path, name: str, key: str) -> None:
         self.path = folder / f"{name}-{key}" / "state.safetensors"
         self._saved = time.monotonic()
+        self._cost = 0.0
         for other in folder.glob(f"{name}-*"):
             if other != self.path.parent:
                 shutil.rmtree(other)
@@ -39,13 +42,14 @@ class StageState:
         return self.path.parent
 
     def due(self) -> bool:
-        """Whether SAVE_SECONDS have passed since the last save (or since the stage began)."""
-        return time.monotonic() - self._saved >= SAVE_SECONDS
+        """Whether SAVE_SECONDS, and SHARE times what the last save took, have passed since it (or since the beginning)."""
+        return time.monotonic() - self._saved >= max(SAVE_SECONDS, SHARE * self._cost)
 
     def save(self, tensors: "Mapping[str, torch.Tensor]", value: Any) -> None:
         """Replace the state by these tensors and this JSON value; a kill leaves the old or the new."""
         from safetensors.torch import save_file
 
+        began = time.monotonic()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f"{self.path.name}.tmp")
         save_file(plain(tensors), temporary, metadata={"value": json.dumps(value)})
@@ -53,6 +57,7 @@ class StageState:
         os.replace(temporary, self.path)
         sync(self.path.parent)
         self._saved = time.monotonic()
+        self._cost = self._saved - began
 
     def load(self) -> "tuple[dict[str, torch.Tensor], Any] | None":
         """The saved tensors and value, or None if the stage begins from its inputs."""

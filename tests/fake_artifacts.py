@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from rank_e.config import Params, load
-from rank_e.config_schema import GenEvalBenchmark, HPSv2Benchmark, PromptsBenchmark
+from rank_e.config_evaluation import GenEvalBenchmark, HPSv2Benchmark, PromptsBenchmark
 from stages.artifacts import ArtifactWriter
 from stages.runtime import artifact_path
 

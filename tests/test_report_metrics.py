@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rank_e.config import Params
-from rank_e.config_schema import Plugin
+from rank_e.config_types import Plugin
 from stages.reporting.data import Results
 from stages.reporting.metrics import Metric, catalogue
 from tests.fake_artifacts import PUBLISHED, SHAPES, World, write_params

@@ -20,6 +20,7 @@ from stages import progress
 from stages.artifacts import ArtifactWriter
 from stages.progress import EventLog, clock, track
 from stages.runtime import ARGUMENTS, Hold, artifact_path, make_stage, parse_arguments, record_usage
+from stages.state import StageState
 
 ROOT = Path(__file__).parent.parent
 
@@ -215,3 +216,19 @@ def test_a_stage_writes_down_what_it_used(project: Path) -> None:
     assert 2.0 <= usage["seconds"] < 3.0
     assert usage["peak_rss_mb"] > block.nbytes / 1e6
     assert usage.keys() == {"seconds", "peak_rss_mb"}  # no GPU was used
+
+
+def test_a_slow_save_makes_the_next_one_wait_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("stages.state.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("stages.state.sync", lambda path: clock.__setitem__(0, clock[0] + 1.5))  # twice: 3 s a save
+    state = StageState(tmp_path, "policy", "key")
+    clock[0] = 9.0
+    assert not state.due()
+    clock[0] = 10.0
+    assert state.due()
+    state.save({"weight": torch.zeros(1)}, {})
+    clock[0] = 13.0 + 59.0
+    assert not state.due()
+    clock[0] = 13.0 + 60.0
+    assert state.due()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rank_e.config_schema import FolderSource, ShapesSource
+from rank_e.config_data import FolderSource, ShapesSource
 from rank_e.data import DataError
 from rank_e.data.source import Pair, Source
 from rank_e.data.sources import open_source

@@ -20,7 +20,7 @@ from rank_e.data.source import Originals, Pair, Source
 from rank_e.seeds import generator, seed_for
 
 if TYPE_CHECKING:
-    from rank_e.config_schema import CocoSource, FolderSource, PromptFile, ShapesSource, WebdatasetSource
+    from rank_e.config_data import CocoSource, FolderSource, PromptFile, ShapesSource, WebdatasetSource
 
 Read = TypeVar("Read")
 

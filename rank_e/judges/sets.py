@@ -22,7 +22,7 @@ from rank_e.rewards.mixture import build_rewards
 from rank_e.rewards.open_clip_models import model_within
 
 if TYPE_CHECKING:
-    from rank_e.config_schema import GenEvalBenchmark, HPSv2Benchmark, PromptsBenchmark
+    from rank_e.config_evaluation import GenEvalBenchmark, HPSv2Benchmark, PromptsBenchmark
     from rank_e.judges.geneval.judge import GenEval
     from rank_e.judges.geneval.tasks import Task
 

@@ -13,7 +13,8 @@ from rank_e.errors import RankEError
 from rank_e.plugins import call_factory, is_path
 
 if TYPE_CHECKING:
-    from rank_e.config_schema import PatchGANParams, Plugin, ProjectedParams
+    from rank_e.config_schema import PatchGANParams, ProjectedParams
+    from rank_e.config_types import Plugin
     from rank_e.models.projected_discriminator import Discriminator
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rank_e.config import Params
-from rank_e.config_schema import Benchmark
+from rank_e.config_evaluation import Benchmark
 
 Better = Literal["higher", "lower", "nearer"]
 Group = Literal["distance", "score", "benchmark", "tokens"]

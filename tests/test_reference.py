@@ -1,0 +1,38 @@
+"""Stage reference: what is skipped among the real pictures is told, whenever the stage was killed."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from rank_e.data.source import Originals
+from stages.reference import Pictures
+
+
+class Damaged:
+    """A source whose samples 1 and 4 cannot be read; what it skipped it knows only of this process, as files do."""
+
+    def __init__(self) -> None:
+        self.met: set[int] = set()
+
+    def originals(self, start: int, stop: int, prompts: list[str], seed: int) -> Originals:
+        self.met |= {1, 4} & set(range(start, stop))
+        return Originals([torch.zeros(3, 2, 2, dtype=torch.uint8)] * (stop - start), ["a"] * (stop - start))
+
+    def skipped(self) -> list[dict[str, str]]:
+        return [{"name": f"{index}.jpg", "reason": "is truncated"} for index in sorted(self.met)]
+
+
+def test_a_resumed_stage_still_names_what_it_skipped_before(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "skipped.json"
+    whole = Pictures(Damaged(), tmp_path / "other.json")  # type: ignore[arg-type]
+    for start in (0, 3):
+        whole(start, start + 3, ["a"], 0)
+    first = Pictures(Damaged(), path)  # type: ignore[arg-type]
+    first(0, 3, ["a"], 0)
+    assert [row["name"] for row in json.loads(path.read_text())] == ["1.jpg"]
+    resumed = Pictures(Damaged(), path)  # type: ignore[arg-type]
+    resumed(3, 6, ["a"], 0)
+    resumed(0, 3, ["a"], 0)  # drawn again: told once
+    assert resumed.skipped == whole.skipped
+    assert [row["name"] for row in resumed.skipped] == ["1.jpg", "4.jpg"]
