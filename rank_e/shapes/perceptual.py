@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rank_e.rewards.clip import clip_inputs
+from rank_e.rewards.preprocessing import normalise
 
 STAGES = [0, 1]  # the stem and the first residual stage: edges and texture, not meaning
 
@@ -19,13 +19,12 @@ class Perceptual:
     """
 
     def __init__(self, clip: Any) -> None:
-        self.clip = clip
+        self.tower = clip.visual
 
     def features(self, pictures: Tensor) -> list[Tensor]:
-        """Unit feature vectors [N, C, h, w] of each of STAGES."""
-        stages = self.clip.visual.forward_intermediates(
-            clip_inputs(self.clip, pictures), indices=STAGES, stop_early=True, intermediates_only=True
-        )
+        """Unit feature vectors [N, C, h, w] of each of STAGES, at the pictures' own size."""
+        inputs = normalise(pictures, self.tower.image_mean, self.tower.image_std)
+        stages = self.tower.forward_intermediates(inputs, indices=STAGES, stop_early=True, intermediates_only=True)
         return [F.normalize(maps, dim=1, eps=1e-6) for maps in stages["image_intermediates"]]
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
