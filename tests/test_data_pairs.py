@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from rank_e.data import BadSampleError, Batch, DataError, PairSource, open_pairs
+from rank_e.data import BadSampleError, Batch, DataError, PairSource
 from rank_e.data.pictures import UndecodableError, decode_picture, square
 
 
@@ -174,14 +174,6 @@ def test_wrong_arguments_are_named_before_anything_is_read() -> None:
         source.read(3)
     with pytest.raises(BadSampleError, match="sample 1: cannot be decoded"):
         PairSource(Memory(3, bad={1}), 2).read(1)
-
-
-@pytest.mark.parametrize("settings", [{}, {"format": "zip"}, {"formt": 1}, {"image_size": "8"}, {"image_size": True}])
-def test_wrong_settings_are_named(settings: dict) -> None:
-    right = {"format": "folder", "path": "x", "image_size": 8} if settings else {}
-    key = next(iter(settings), "format")
-    with pytest.raises(DataError, match=rf"data\.{key}"):
-        open_pairs(right | settings)
 
 
 # ---------------------------------------------------------------------------------------------- pictures

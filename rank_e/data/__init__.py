@@ -1,7 +1,7 @@
 """Prompts alone, and pictures with captions, from the files in which they are published."""
 
 from rank_e.data.errors import BadSampleError, DataError
-from rank_e.data.pairs import Batch, PairSettings, PairSource, open_pairs
+from rank_e.data.pairs import Batch, PairSource
 from rank_e.data.prompts import PromptRow, open_prompts
 from rank_e.data.report import BadSample, BadSamples
 
@@ -11,9 +11,7 @@ __all__ = [
     "BadSamples",
     "Batch",
     "DataError",
-    "PairSettings",
     "PairSource",
     "PromptRow",
-    "open_pairs",
     "open_prompts",
 ]

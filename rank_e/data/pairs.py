@@ -9,11 +9,9 @@ without end; its state is one number, the next position. A bad sample is skipped
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -22,31 +20,8 @@ from torch import Tensor
 from rank_e.data.errors import BadSampleError, DataError
 from rank_e.data.pictures import UndecodableError, decode_picture, square
 from rank_e.data.report import BadSamples
-from rank_e.data.samples import Samples, open_coco, open_folder, open_webdataset
+from rank_e.data.samples import Samples
 from rank_e.seeds import generator
-
-FORMATS = ("webdataset", "folder", "coco")
-
-
-@dataclass(frozen=True)
-class PairSettings:
-    """Where pairs lie and how they are read.
-
-    `format` one of FORMATS; `path`: tars (folder, file, glob or list), the pictures' folder, or COCO's root;
-    `image_size` in pixels; `max_bad_share` in [0, 1). `column` names the caption's column or JSON key. For
-    folder: `captions` the table, `image_column` its column of files. For coco: `split`, and `every_caption` for a
-    sample a caption rather than a picture.
-    """
-
-    format: str
-    path: str | list[str]
-    image_size: int
-    max_bad_share: float = 0.01
-    column: str | None = None
-    captions: str | None = None
-    image_column: str | None = None
-    split: str = "val2014"
-    every_caption: bool = False
 
 
 @dataclass(frozen=True)
@@ -205,45 +180,3 @@ class PairSource:
         if not 0 <= index < len(self):
             raise DataError(f"sample {index} of {len(self)}: give 0 <= index < {len(self)}")
         return index
-
-
-def open_pairs(settings: PairSettings | Mapping[str, Any]) -> PairSource:
-    """The pairs that `settings` describe (PairSettings, or a mapping of its fields); pictures are not read yet.
-
-    Raises DataError: unknown, missing or wrong settings, missing or damaged files, a source without samples.
-    """
-    checked = settings if isinstance(settings, PairSettings) else _settings(settings)
-    if checked.format not in FORMATS:
-        raise DataError(f"data.format: unknown format {checked.format!r}; known: {', '.join(FORMATS)}")
-    if checked.format == "webdataset":
-        samples: Samples = open_webdataset(checked.path, checked.column)
-    elif not isinstance(checked.path, str):
-        raise DataError(f"data.path: format {checked.format} reads one folder; give one path, not a list")
-    elif checked.format == "folder":
-        samples = open_folder(checked.path, checked.captions, checked.column, checked.image_column)
-    else:
-        samples = open_coco(checked.path, checked.split, checked.every_caption)
-    return PairSource(samples, checked.image_size, checked.max_bad_share)
-
-
-def _settings(settings: Mapping[str, Any]) -> PairSettings:
-    known = {field.name: field for field in fields(PairSettings)}
-    for name in settings:
-        if name not in known:
-            raise DataError(f"data.{name}: unknown setting; known: {', '.join(known)}")
-    for name in ("format", "path", "image_size"):
-        if name not in settings:
-            raise DataError(f"data.{name}: missing; give it")
-    plain: dict[str, Any] = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-    kinds: dict[str, tuple[type, ...]] = {
-        "path": (str, list),
-        "image_size": (int,),
-        "max_bad_share": (int, float),
-        "every_caption": (bool,),
-    }
-    for name, value in plain.items():
-        optional = name in ("column", "captions", "image_column") and value is None
-        wanted = kinds.get(name, (str,))
-        if not optional and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
-            raise DataError(f"data.{name}: {value!r} is not a {' or '.join(kind.__name__ for kind in wanted)}")
-    return PairSettings(**plain)
