@@ -42,7 +42,7 @@ class StageState:
         return self.path.parent
 
     def due(self) -> bool:
-        """Whether a save is due: SAVE_SECONDS, and SHARE times the last save's cost, after it or after the beginning."""
+        """Whether SAVE_SECONDS and SHARE times the last save's cost have passed since it, or since the beginning."""
         return time.monotonic() - self._saved >= max(SAVE_SECONDS, SHARE * self._cost)
 
     def save(self, tensors: "Mapping[str, torch.Tensor]", value: Any) -> None:
