@@ -37,11 +37,18 @@ def run(stage: Stage) -> None:
     )
     tokenizers = {name: backbone.tokenizer(weights) for name, weights in decoders.items()}
     original, batch = tokenizers["original"], params.evaluation.batch_size
-    cells = {}
+    names = (*part.judges.features, *part.judges.scores)
+    cells: dict[str, dict[str, float]] = {}
     for arm in params.factorial.arms:
-        tokens = inputs[f"{arm} evaluation"].tensors("tokens")["tokens"]
+        evaluation = inputs[f"{arm} evaluation"]
+        tokens, known = evaluation.tensors("tokens")["tokens"], evaluation.json("metrics")
+        # The arm's own evaluation has judged its tokens through the original decoder and through its own.
+        cells[f"{arm}/original"] = {name: known[f"{name}@original"] for name in names}
+        if arm in tokenizers:
+            cells[f"{arm}/{arm}"] = {name: known[name] for name in names}
         fitted = torch.cat([decode(original, rows).cpu() for rows in tokens[: len(real)].split(batch)])
-        draws = {name: decoded(part, tokens, tokenizer) for name, tokenizer in tokenizers.items()}
+        others = [name for name in tokenizers if name not in ("original", arm)]
+        draws = {name: decoded(part, tokens, tokenizers[name]) for name in others}
         draws["affine"] = decoded(part, tokens, original, AffineHalves(fitted, real[: len(fitted)]))
         for name, draw in draws.items():
             stream = judged(stage, state, part, f"{arm}-{name}", draw, len(tokens))
