@@ -76,6 +76,11 @@ def test_everything_runs_and_only_what_should_move_moves(workspace: Path) -> Non
     kept, evolved = (load_file(last[arm] / "decoder" / "ema.safetensors") for arm in ("frozen", "coevolved"))
     assert all(torch.equal(kept[name], decoder[name]) for name in decoder)
     assert all(not torch.equal(evolved[name], decoder[name]) for name in decoder)
+    cells = read_artifact(workspace / "artifacts/factorial/s0", "factorial").json("metrics")
+    assert cells.keys() == {f"{arm}/{drawn}" for arm in last for drawn in ("original", "coevolved", "affine")}
+    assert {tuple(sorted(cell)) for cell in cells.values()} == {tuple(sorted(cells["frozen/original"]))}
+    judged = read_artifact(last["coevolved"] / "evaluation", "evaluation").json("metrics")
+    assert cells["coevolved/coevolved"]["fd_patch"] == judged["fd_patch"] != cells["coevolved/original"]["fd_patch"]
     assert (workspace / "report" / "index.html").stat().st_size > 10_000
 
 
