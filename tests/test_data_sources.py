@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,8 @@ import torch
 import webdataset
 from PIL import Image
 
-from rank_e.data import BadSampleError, DataError, PairSource, open_pairs
-from rank_e.data.samples import WebdatasetSamples
+from rank_e.data import BadSampleError, DataError, PairSource
+from rank_e.data.samples import WebdatasetSamples, open_coco, open_folder, open_webdataset
 
 CAPTIONS = ["a red cube, left of a cone", "two dogs", "naïve café", "a cat", "three birds", "a boat"]
 
@@ -41,8 +42,12 @@ def members(numbers: range) -> list[tuple[str, bytes]]:
     return [member for pair in pairs for member in pair]
 
 
-def settings(format: str, path: Path, **more: object) -> dict:
-    return {"format": format, "path": str(path), "image_size": 16, **more}
+OPENERS: dict[str, Any] = {"webdataset": open_webdataset, "folder": open_folder, "coco": open_coco}
+
+
+def source_of(layout: str, path: str | Path | list[str], max_bad_share: float = 0.01, **options: object) -> PairSource:
+    where = path if isinstance(path, list) else str(path)
+    return PairSource(OPENERS[layout](where, **options), 16, max_bad_share)
 
 
 def contents(source: PairSource) -> list[tuple[list, str]]:
@@ -59,11 +64,11 @@ def expected() -> list[tuple[list, str]]:
 def test_webdataset_tars(tmp_path: Path, expected: list) -> None:
     write_tar(tmp_path / "b-1.tar", members(range(4, 6)))
     write_tar(tmp_path / "b-0.tar", members(range(4)))
-    assert contents(open_pairs(settings("webdataset", tmp_path))) == expected
-    assert contents(open_pairs(settings("webdataset", tmp_path / "b-[01].tar"))) == expected
+    assert contents(source_of("webdataset", tmp_path)) == expected
+    assert contents(source_of("webdataset", tmp_path / "b-[01].tar")) == expected
     parts = [str(tmp_path / "b-0.tar"), str(tmp_path / "b-1.tar")]
-    assert contents(open_pairs(settings("webdataset", tmp_path) | {"path": parts})) == expected
-    assert contents(open_pairs(settings("webdataset", tmp_path / "b-1.tar"))) == expected[4:]
+    assert contents(source_of("webdataset", parts)) == expected
+    assert contents(source_of("webdataset", tmp_path / "b-1.tar")) == expected[4:]
     assert sorted(os.listdir(tmp_path)) == ["b-0.tar", "b-1.tar"]  # nothing is extracted
 
 
@@ -117,7 +122,7 @@ def test_a_tar_sample_that_cannot_be_used_says_why(tmp_path: Path) -> None:
         ([("8.png", picture(8)[:400]), ("8.txt", b"truncated")], "cannot be decoded"),
     ]
     path = write_tar(tmp_path / "a.tar", [member for case, _ in cases for member in case])
-    source = open_pairs(settings("webdataset", path))
+    source = source_of("webdataset", path)
     for index, (_, reason) in enumerate(cases):
         with pytest.raises(BadSampleError, match=reason) as caught:
             source.read(index)
@@ -145,16 +150,16 @@ def test_damaged_tars_stop_at_once_and_are_named(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.tar"
         path.write_bytes(data)
         with pytest.raises(DataError, match=message) as caught:
-            open_pairs(settings("webdataset", path))
+            source_of("webdataset", path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     for place in ("missing.tar", "no-*.tar"):
         with pytest.raises(DataError, match=r"(missing|no-\*)\.tar: (does not exist|no tar there)"):
-            open_pairs(settings("webdataset", tmp_path / place))
+            source_of("webdataset", tmp_path / place)
 
 
 def test_a_tar_that_shrinks_after_indexing_gives_bad_samples(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", members(range(6)))
-    source = open_pairs(settings("webdataset", path))
+    source = source_of("webdataset", path)
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"00005.png") + 600])
     assert source.read(4)[1] == CAPTIONS[4]
@@ -183,17 +188,17 @@ def test_a_folder_with_a_table(tmp_path: Path, kind: str, expected: list) -> Non
         "parquet": lambda: table.to_parquet(path),
     }
     writers[kind]()
-    assert contents(open_pairs(settings("folder", tmp_path))) == expected
+    assert contents(source_of("folder", tmp_path)) == expected
     moved = path.rename(tmp_path / f"mine.{kind}")
     with pytest.raises(DataError, match=r"data\.captions"):
-        open_pairs(settings("folder", tmp_path))
-    assert contents(open_pairs(settings("folder", tmp_path, captions=moved, column="caption"))) == expected
+        source_of("folder", tmp_path)
+    assert contents(source_of("folder", tmp_path, captions=moved, column="caption")) == expected
 
 
 def test_a_folder_names_missing_pictures_and_captions(tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(picture(0))
     (tmp_path / "captions.csv").write_text('image,text\n0.png,a\n1.png,b\n0.png," "\n', encoding="utf-8")
-    source = open_pairs(settings("folder", tmp_path, max_bad_share=0.9))
+    source = source_of("folder", tmp_path, max_bad_share=0.9)
     report = source.new_report()
     assert [batch.captions for batch in source.batches(2, None, epochs=1, report=report)] == [["a"]]
     assert [(Path(row.name).name, row.reason) for row in report.rows()] == [
@@ -201,9 +206,9 @@ def test_a_folder_names_missing_pictures_and_captions(tmp_path: Path) -> None:
         ("0.png", "its caption is missing, empty or no text"),
     ]
     with pytest.raises(DataError, match=r"captions\.csv: no column 'file'.*data\.image_column"):
-        open_pairs(settings("folder", tmp_path, image_column="file"))
+        source_of("folder", tmp_path, image_column="file")
     with pytest.raises(DataError, match="is no folder"):
-        open_pairs(settings("folder", tmp_path / "nowhere"))
+        source_of("folder", tmp_path / "nowhere")
 
 
 def write_coco(root: Path) -> None:
@@ -223,8 +228,8 @@ def write_coco(root: Path) -> None:
 
 def test_coco_layout(tmp_path: Path, expected: list) -> None:
     write_coco(tmp_path)
-    assert contents(open_pairs(settings("coco", tmp_path))) == expected
-    every = open_pairs(settings("coco", tmp_path, every_caption=True))
+    assert contents(source_of("coco", tmp_path)) == expected
+    every = source_of("coco", tmp_path, every_caption=True)
     others = [f"other {k}" for k in range(4)]
     assert [every.caption(i) for i in range(len(every))] == [CAPTIONS[0], *others, *CAPTIONS[1:]]
     assert torch.equal(every.read(4)[0], every.read(0)[0]) and not torch.equal(every.read(5)[0], every.read(0)[0])
@@ -233,13 +238,13 @@ def test_coco_layout(tmp_path: Path, expected: list) -> None:
 
 def test_coco_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"captions_val2014\.json: does not exist"):
-        open_pairs(settings("coco", tmp_path))
+        source_of("coco", tmp_path)
     write_coco(tmp_path)
     file = tmp_path / "annotations" / "captions_val2014.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     content["annotations"] = [note for note in content["annotations"] if note["image_id"] != 43]
     file.write_text(json.dumps(content), encoding="utf-8")
-    source = open_pairs(settings("coco", tmp_path))
+    source = source_of("coco", tmp_path)
     assert len(source) == 6
     with pytest.raises(BadSampleError, match="its caption is missing"):
         source.read(1)
@@ -251,4 +256,4 @@ def test_coco_errors_name_the_file(tmp_path: Path) -> None:
     ):
         file.write_text(broken, encoding="utf-8")
         with pytest.raises(DataError, match=message):
-            open_pairs(settings("coco", tmp_path))
+            source_of("coco", tmp_path)
