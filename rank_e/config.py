@@ -157,7 +157,12 @@ def _cross_problems(params: Params) -> list[str]:
     ids, judged = range(1, params.last_round + 1), params.evaluated
     rising = judged == sorted({*judged} & {*ids})
     require(rising, "evaluated", judged, f"ids of rounds in rising order, each once, the last {params.last_round}")
-    require(judged[-1] == params.last_round, "evaluated", judged, f"a list that ends with round {params.last_round}")
+    require(
+        not rising or judged[-1] == params.last_round,
+        "evaluated",
+        judged,
+        f"a list that ends with round {params.last_round}",
+    )
     sft = params.sft
     limit = f"at most sft.batch_size = {sft.batch_size}"
     require(sft.microbatch_size <= sft.batch_size, "sft.microbatch_size", sft.microbatch_size, limit)

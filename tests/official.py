@@ -181,7 +181,7 @@ def log(self, step, total, metrics):
     if len(steps) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-steps, state.SAVE_SECONDS, EventLog.log = [], 0.0, log
+steps, state.SAVE_SECONDS, state.SHARE, EventLog.log = [], 0.0, 0.0, log
 run_module(sys.argv[1], sys.argv[2:])
 """
 """A stage that saves its state after the first step and is killed in the second."""

@@ -14,7 +14,7 @@ COMMON: dict[str, Any] = {
     "prompts": {"per_round": 6},
     "rollouts": {"group_size": 3, "batch_size": 8, "top_k": 48},
     "ranking": {"keep": 3, "batch_size": 8},
-    "policy": {"minibatch_size": 6, "learning_rate": 1e-3},
+    "policy": {"minibatch_size": 6, "microbatch_size": 4, "learning_rate": 1e-3},
     "decoder": {
         "rollouts_per_step": 4,
         "reals_per_step": 4,

@@ -21,8 +21,11 @@ JUDGED = {"reference", "baseline", "sft_evaluation", "evaluation", "factorial"}
 # Code that reads params, words errors, begins a process, shows progress or resumes: it decides no byte of an artifact.
 OUTSIDE = {
     "rank_e/config.py",
-    "rank_e/config_schema.py",
+    "rank_e/config_data.py",
+    "rank_e/config_evaluation.py",
     "rank_e/config_messages.py",
+    "rank_e/config_schema.py",
+    "rank_e/config_types.py",
     "rank_e/errors.py",
     "stages/process.py",
     "stages/progress.py",

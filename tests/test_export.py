@@ -46,6 +46,7 @@ def write_params(folder: Path, base: str = str(ROOT / "assets/shapes"), seeds: t
     data = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     data["backbone"]["base"], data["seeds"] = base, list(seeds)
     data["rounds"], data["factorial"]["round"] = [{"id": 1, "prev": 0}, {"id": 2, "prev": 1}], 2
+    data["evaluated"] = [1, 2]
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(data, file)
 

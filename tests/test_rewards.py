@@ -16,7 +16,7 @@ PROMPTS = ["a red circle", "two blue squares", "a red circle"]
 
 @pytest.fixture(scope="module")
 def model() -> ClipModel:
-    return clip.build(clip.REWARD, seed=1).eval().requires_grad_(False)
+    return clip.build(clip.TEXT, seed=1).eval().requires_grad_(False)
 
 
 @pytest.fixture

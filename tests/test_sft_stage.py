@@ -163,6 +163,7 @@ def test_killed_and_run_again_it_ends_in_the_same_bytes(
     whole = contents("artifacts/sft/s0/policy")
     owner: Any = SftUpdate if place == "step" else sft
     monkeypatch.setattr(state, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(state, "SHARE", 0.0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(owner, place, Calls(owner, place, after).bound())
         sft.run(cell())
@@ -193,6 +194,7 @@ def test_what_was_skipped_before_a_kill_is_reported_all_the_same(monkeypatch: py
     whole = contents("artifacts/sft/s0/policy")
     assert [row["name"] for row in policy().json("skipped")] == ["1.png", "22.png"]
     monkeypatch.setattr(state, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(state, "SHARE", 0.0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(sft, "encode_pictures", Calls(sft, "encode_pictures", 3).bound())
         sft.run(cell())

@@ -91,7 +91,7 @@ def test_another_takes_the_place_of_one_that_cannot_be_read(tmp_path: Path) -> N
     assert [Path(row["name"]).stem for row in source.skipped()] == ["2", "5", "6", "9"]
     for start in range(COUNT):  # whatever was read before
         assert same(list(folder(tmp_path / "damaged", (2, 5, 6, 9), 0.4).pairs(COUNT, 3, start)), found[start:])
-    with pytest.raises(DataError, match=r"more than data\.max_bad_share"):
+    with pytest.raises(DataError, match=r"more than data\.training\.max_bad_share"):
         list(folder(tmp_path / "damaged", (2, 5, 6, 9), 0.3).pairs(COUNT, 3))
 
 

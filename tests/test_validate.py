@@ -87,8 +87,15 @@ def test_every_problem_is_listed_at_once(project: Path) -> None:
         data["evaluation"]["distances"] = {"fd": {"kind": "dinov2", "file": "dinov2"}, "x": {"kind": "no.such:thing"}}
         data["evaluation"]["scores"] = {"clip": {"kind": "clip_scores", "file": "ViT-B-32.pt"}}
         data["evaluation"]["benchmarks"] = {
-            "hps": {"kind": "hpsv2", "prompts": "hpd", "per_style": 0, "file": "HPS.pt"},
-            "geneval": {"kind": "geneval", "prompts": "g.jsonl", "samples_per_prompt": 4, "detector": "m", "clip": "c"},
+            "hps": {"kind": "hpsv2", "prompts": "hpd", "per_style": 0, "file": "HPS.pt", "model": "ViT-H-14"},
+            "geneval": {
+                "kind": "geneval",
+                "prompts": "g.jsonl",
+                "samples_per_prompt": 4,
+                "detector": "m",
+                "clip": "c",
+                "model": "x",
+            },
         }
 
     write_params(change)
