@@ -75,7 +75,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, warm: None) -> Path:
     write_evaluation_weights(folder / "weights/evaluation")
     main(["convert", *write_llamagen(folder / "official"), "--to", str(folder / "base")])
     params(folder)
-    for words in (("prompts", *ROUND[2:]), ("start", *ROUND[:4]), ("rollouts", *ROUND), ("ranking", *ROUND)):
+    for words in (
+        ("prompts", *ROUND[2:]),
+        ("sft", *ROUND[2:4]),
+        ("start", *ROUND[:4]),
+        ("rollouts", *ROUND),
+        ("ranking", *ROUND),
+    ):
         done = stage(folder, *words)
         assert done.returncode == 0, done.stderr
     return folder
