@@ -33,6 +33,6 @@ def test_a_resumed_stage_still_names_what_it_skipped_before(tmp_path: Path) -> N
     assert [row["name"] for row in json.loads(path.read_text())] == ["1.jpg"]
     resumed = Pictures(Damaged(), path)  # type: ignore[arg-type]
     resumed(3, 6, ["a"], 0)
+    assert [row["name"] for row in resumed.skipped] == ["1.jpg", "4.jpg"]
     resumed(0, 3, ["a"], 0)  # drawn again: told once
     assert resumed.skipped == whole.skipped
-    assert [row["name"] for row in resumed.skipped] == ["1.jpg", "4.jpg"]
