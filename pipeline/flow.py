@@ -1,13 +1,15 @@
 """The Prefect flow: the stages of dvc.yaml by name, in lanes, with retries.
 
-DVC decides what has to run, Prefect shows it and tries again. What all arms share comes first, then each
-arm and seed as a chain in one of a few lanes, then what needs them all. No server is needed; with
-PREFECT_API_URL set, the run shows up there.
+DVC decides what has to run, Prefect shows it and tries again. Arms and seeds go through the rounds together, each
+lane taking the next job whose inputs are there, so that rounds can be compared while later ones still run. No server
+is needed; with PREFECT_API_URL set, the run shows up there.
 """
 
 import os
+import queue
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,13 +21,13 @@ os.environ.setdefault("PREFECT_SHOW_PROMOTIONAL_CONTENT", "false")
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture, wait
+from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from pipeline.dvc import Repro, Timing, ending_children, stopping, timings_path
-from pipeline.graph import Plan, Stage, load_graph, make_plan
+from pipeline.graph import Job, Stage, load_graph, make_jobs
 from pipeline.warm import warm_stages
-from rank_e.config import Params, load
+from rank_e.config import load
 from rank_e.errors import RankEError
 
 RETRY_DELAY = 3
@@ -67,7 +69,7 @@ def run_stage(repro: Repro, stage: Stage, count: Count) -> None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def run_chain(project: Path, stages: Sequence[Stage], retries: int, count: Count) -> None:
+def run_job(project: Path, stages: Sequence[Stage], retries: int, count: Count) -> None:
     """Stages one after another in one DVC process."""
     repro = Repro(project, stages)
     try:
@@ -77,50 +79,51 @@ def run_chain(project: Path, stages: Sequence[Stage], retries: int, count: Count
         repro.close()
 
 
-def batches(level: Sequence[Stage], lanes: int) -> list[tuple[Stage, ...]]:
-    """The stages of a level dealt out to the lanes, in turn."""
-    return [tuple(level[lane::lanes]) for lane in range(min(lanes, len(level)))]
-
-
-def chain_jobs(plan: Plan, params: Params) -> list[tuple[str, tuple[Stage, ...]]]:
-    """The chains, long ones first (an arm that trains its decoder), seeds in order: lanes end closer
-    together."""
-    order = sorted(plan.chains, key=lambda chain: (not params.arm(chain[0]).decoder.train, chain[1]))
-    jobs = [(f"{arm} s{seed}", plan.chains[arm, seed]) for arm, seed in order]
-    return [*jobs, ("shared", plan.beside)] if plan.beside else jobs
-
-
 @flow(name="rank-e", flow_run_name="rank-e", validate_parameters=False)
 def rank_e_flow(project: str = ".", lanes: int = 2, retries: int = 1) -> None:
-    """Reproduce all stages of the project's dvc.yaml; RunError names the chains that failed.
+    """Reproduce all stages of the project's dvc.yaml; RunError names the jobs that failed.
 
-    A failing chain does not stop the others: what they computed is kept, and the next run goes on from there.
+    A failure stops only what waits for it: the rest is computed and kept, and the next run goes on from there.
     """
     folder = Path(project).resolve()
-    params = load(folder / "params.yaml")
-    plan = make_plan(load_graph(folder))
+    load(folder / "params.yaml")  # all of its problems at once, before anything begins
+    jobs = make_jobs(load_graph(folder))
     timings_path(folder).unlink(missing_ok=True)
-    count = Count(len(plan.stages))
-    phases = [
-        *([("shared", batch) for batch in batches(level, lanes)] for level in plan.before),
-        chain_jobs(plan, params),
-        *([("final", batch) for batch in batches(level, lanes)] for level in plan.after),
-    ]
+    count = Count(sum(len(job.stages) for job in jobs))
     with ending_children(), warm_stages(folder):
-        for jobs in phases:
-            _run_phase(folder, jobs, retries, count)
-
-
-def _run_phase(folder: Path, jobs: Sequence[tuple[str, tuple[Stage, ...]]], retries: int, count: Count) -> None:
-    """Run jobs side by side and wait for all of them; RunError names those that failed."""
-    futures = [
-        run_chain.with_options(name=name, task_run_name=name).submit(folder, stages, retries, count)
-        for name, stages in jobs
-    ]
-    wait(futures)
-    failed = [name for (name, _), future in zip(jobs, futures, strict=True) if not future.state.is_completed()]
+        failed = _run_jobs(folder, jobs, lanes, retries, count)
     if failed:
-        raise RunError(f"these chains failed: {', '.join(failed)}; mend the cause and `rank-e run` again")
+        raise RunError(f"these failed: {', '.join(failed)}; mend the cause and `rank-e run` again")
+
+
+def _run_jobs(folder: Path, jobs: Sequence[Job], lanes: int, retries: int, count: Count) -> list[str]:
+    """Keep every lane busy with the first job whose turn has come; the names of those that failed.
+
+    What waits for a failed job is left out; everything else is done.
+    """
+    waiting, done, failed = list(jobs), set[str](), list[str]()
+    running: dict[str, PrefectFuture[None]] = {}
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    while True:
+        ready = [job for job in waiting if job.waits <= done]
+        for job in ready[: lanes - len(running)]:
+            waiting.remove(job)
+            task = run_job.with_options(name=job.name, task_run_name=job.name)
+            running[job.name] = task.submit(folder, job.stages, retries, count)
+            running[job.name].add_done_callback(partial(_put, ended, job.name))
+        if not running:
+            return failed
+        name = ended.get()
+        future = running.pop(name)
+        future.wait()  # it is over: this fetches its final state
+        if future.state.is_completed():
+            done.add(name)
+        else:
+            failed.append(name)
+
+
+def _put(ended: queue.SimpleQueue[str], name: str, future: PrefectFuture[None]) -> None:
+    ended.put(name)
 
 
 def _lanes(count: int) -> TaskRunner[PrefectFuture[Any]]:

@@ -52,23 +52,12 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The order of work: what chains need, then chains that may run side by side, then what needs chains.
+class Job:
+    """Stages that one DVC process reproduces one after another, and the names of the jobs that it waits for."""
 
-    `before` and `after` are levels: the stages of one level do not need each other. `beside` is shared work
-    that no chain needs: it may run along with them.
-    """
-
-    before: tuple[tuple[Stage, ...], ...]
-    chains: dict[tuple[str, int], tuple[Stage, ...]]
-    beside: tuple[Stage, ...]
-    after: tuple[tuple[Stage, ...], ...]
-
-    @property
-    def stages(self) -> list[Stage]:
-        """All stages in an order that respects every dependency."""
-        chains = itertools.chain(self.beside, *self.chains.values())
-        return [*itertools.chain(*self.before), *chains, *itertools.chain(*self.after)]
+    name: str
+    stages: tuple[Stage, ...]
+    waits: frozenset[str]
 
 
 def load_graph(project: Path) -> list[Stage]:
@@ -91,47 +80,53 @@ def load_graph(project: Path) -> list[Stage]:
     return found
 
 
-def make_plan(stages: Sequence[Stage]) -> Plan:
-    """Order the stages by what they read, and part them into shared, chains, and final ones.
+def make_jobs(stages: Sequence[Stage]) -> list[Job]:
+    """Part the stages into jobs, the first to be done first: round by round, training before its evaluation.
 
-    GraphError if stages wait for each other in a circle, or a chain reads from another chain.
+    The stages that carry an arm and seed through a round are one job. What nothing in its chain waits for (an
+    evaluation) is a job of its own, for whoever has time; so are the shared stages of a name and seed that wait for
+    the same. GraphError if stages wait for each other in a circle.
     """
     waits = dependencies(stages)
     ordered = _sorted(stages, waits)
-    late: set[str] = set()  # everything that needs some chain
-    for stage in ordered:
-        if any(other.chain is not None or other.address in late for other in waits[stage.address]):
-            late.add(stage.address)
-    chains: dict[tuple[str, int], list[Stage]] = {}
+    carrying = {other.address for stage in ordered for other in waits[stage.address] if other.chain == stage.chain}
+    groups: dict[tuple[object, ...], list[Stage]] = {}
     for stage in ordered:
         if stage.chain is None:
-            continue
-        strangers = [other for other in waits[stage.address] if other.chain not in (None, stage.chain)]
-        if strangers or any(other.chain is None and other.address in late for other in waits[stage.address]):
-            raise GraphError(f"dvc.yaml: {stage.label} needs another arm or seed: arms must be independent")
-        chains.setdefault(stage.chain, []).append(stage)
-    needed: set[str] = set()  # everything that some chain needs, itself or through others
-    for stage in reversed(ordered):
-        if stage.chain is not None or stage.address in needed:
-            needed.update(other.address for other in waits[stage.address])
-    shared = [stage for stage in ordered if stage.chain is None]
-    early = [stage for stage in shared if stage.address not in late]
-    return Plan(
-        _levels([stage for stage in early if stage.address in needed], waits),
-        {chain: tuple(members) for chain, members in chains.items()},
-        tuple(stage for stage in early if stage.address not in needed),
-        _levels([stage for stage in shared if stage.address in late], waits),
-    )
+            inputs = frozenset(other.address for other in waits[stage.address])
+            groups.setdefault((0, False, stage.name, stage.seed, inputs), []).append(stage)
+        elif stage.address in carrying:  # the start belongs to the first round
+            groups.setdefault((stage.round or 1, False, *stage.chain), []).append(stage)
+        else:
+            groups.setdefault((stage.round or 0, True, stage.address), []).append(stage)
+    names = {stage.address: _job_name(members) for members in groups.values() for stage in members}
+    found = []
+    for _, members in sorted(groups.items(), key=lambda group: group[0][:2]):
+        name = names[members[0].address]
+        needed = {names[other.address] for stage in members for other in waits[stage.address]}
+        found.append(Job(name, tuple(members), frozenset(needed - {name})))
+    _require_an_order(found)
+    return found
 
 
-def _levels(ordered: Sequence[Stage], waits: Mapping[str, Sequence[Stage]]) -> tuple[tuple[Stage, ...], ...]:
-    """Part sorted stages so that each level needs only earlier ones (and stages outside)."""
-    depth: dict[str, int] = {}
-    for stage in ordered:
-        inner = [depth[other.address] for other in waits[stage.address] if other.address in depth]
-        depth[stage.address] = max(inner, default=-1) + 1
-    count = max(depth.values(), default=-1) + 1
-    return tuple(tuple(s for s in ordered if depth[s.address] == level) for level in range(count))
+def _require_an_order(jobs: Sequence[Job]) -> None:
+    """Jobs may wait for each other where their stages do not: an arm that reads from the middle of another's round."""
+    left, done = list(jobs), set[str]()
+    while ready := [job for job in left if job.waits <= done]:
+        done |= {job.name for job in ready}
+        left = [job for job in left if job not in ready]
+    if left:
+        raise GraphError(f"dvc.yaml: these wait for each other: {', '.join(job.name for job in left)}")
+
+
+def _job_name(members: Sequence[Stage]) -> str:
+    """The stage's own label where it is alone, `coevolved s0 r1` for a round, else the first's and how many more."""
+    first, last = members[0], members[-1]
+    if len(members) == 1:
+        return last.label
+    if last.chain is None:
+        return f"{first.label} and {len(members) - 1} more"
+    return last.label.removeprefix(f"{last.name} ")
 
 
 def dependencies(stages: Sequence[Stage]) -> dict[str, list[Stage]]:
@@ -159,7 +154,7 @@ def _sorted(stages: Sequence[Stage], waits: Mapping[str, Sequence[Stage]]) -> li
     while left:
         ready = next((s for s in left if all(other.address in done for other in waits[s.address])), None)
         if ready is None:
-            raise GraphError(f"dvc.yaml: these stages wait for each other: {', '.join(s.label for s in left)}")
+            raise GraphError(f"dvc.yaml: these wait for each other: {', '.join(s.label for s in left)}")
         left.remove(ready)
         done.add(ready.address)
         found.append(ready)

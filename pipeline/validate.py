@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.estimate import Memory, disk, gigabytes, memory, summary
-from pipeline.graph import Plan, load_graph, make_plan
+from pipeline.graph import load_graph, make_jobs
 from pipeline.named import WEIGHTS, missing_files, need_file
 from pipeline.sizes import FORMATS, OFFICIAL, Sizes, read_base, read_manifest
 from rank_e.config import Params, load
@@ -44,9 +44,9 @@ def check(lanes: int) -> list[str]:
     """Look at everything; what the run will be, in lines. RankEError holds every problem, a line each."""
     params = load()
     problems: list[str] = []
-    plan: Plan | None = None
+    stages = 0
     try:
-        plan = make_plan(load_graph(Path()))
+        stages = sum(len(job.stages) for job in make_jobs(load_graph(Path())))
     except RankEError as error:
         problems.append(str(error))
     sizes, found = base_problems(params)
@@ -60,10 +60,10 @@ def check(lanes: int) -> list[str]:
     if sizes is not None:
         needed = sum(disk(sizes, params).values())
         problems += room_problems(params, machine, needed - held(), memory(sizes, params), lanes)
-    if problems or sizes is None or plan is None:
+    if problems or sizes is None:
         raise RankEError("\n".join(problems))
     counts = f"{len(params.arms)} arms, {len(params.seeds)} seeds, {len(params.rounds)} rounds"
-    return [f"params.yaml: {counts}, {len(plan.stages)} stages", *summary(sizes, params)]
+    return [f"params.yaml: {counts}, {stages} stages", *summary(sizes, params)]
 
 
 def base_problems(params: Params) -> tuple[Sizes | None, list[str]]:

@@ -14,10 +14,12 @@ import psutil
 import pytest
 
 from pipeline.dvc import Repro, StageError, ending_children, record, stop_all, stopping, timings_path
-from pipeline.graph import GraphError, Stage, dependencies, load_graph, make_plan
+from pipeline.graph import GraphError, Stage, dependencies, load_graph, make_jobs
 from tests.fake_artifacts import write_params
 
 ROOT = Path(__file__).parents[1]
+ARMS = ("frozen", "coevolved")
+TRAINED = ["start", "rollouts", "ranking", "policy", "decoder"]
 WORK = """
 import os, pathlib, sys, time
 name, out, *deps = sys.argv[1:]
@@ -102,29 +104,39 @@ def test_addresses_are_those_of_dvc(folder: Path | None, toy: Path) -> None:
     assert {stage.address for stage in load_graph(folder)} == set(listed) - {"old"}
 
 
-def test_the_plan_parts_shared_chains_and_final_stages(toy: Path) -> None:
-    plan = make_plan(load_graph(toy))
-    assert [[stage.label for stage in level] for level in plan.before] == [["prompts s0"]]
-    assert [stage.label for stage in plan.beside] == ["reference"]
-    assert [[stage.label for stage in level] for level in plan.after] == [["table"], ["report"]]
-    for arm in ("frozen", "coevolved"):
-        labels = [stage.label for stage in plan.chains[arm, 0]]
-        assert labels == [f"start {arm} s0", f"policy {arm} s0 r1", f"policy {arm} s0 r2"]
+def test_arms_go_through_the_rounds_together_and_leaves_are_jobs_of_their_own(toy: Path) -> None:
+    jobs = {job.name: job for job in make_jobs(load_graph(toy))}
+    assert list(jobs)[2:] == [
+        "table",
+        "report",
+        *(f"{arm} s0 r1" for arm in ARMS),
+        *(f"policy {arm} s0 r2" for arm in ARMS),
+    ]
+    assert set(list(jobs)[:2]) == {"reference", "prompts s0"}
+    for arm in ARMS:
+        first, second = jobs[f"{arm} s0 r1"], jobs[f"policy {arm} s0 r2"]
+        assert [stage.label for stage in first.stages] == [f"start {arm} s0", f"policy {arm} s0 r1"]
+        assert first.waits == {"prompts s0"} and second.waits == {"prompts s0", first.name}
+    assert jobs["table"].waits == {"policy coevolved s0 r2"}
+    assert jobs["report"].waits == set(jobs) - {"report"}
 
 
-def test_the_projects_plan_respects_every_dependency() -> None:
+def test_the_projects_jobs_respect_every_dependency() -> None:
     found = load_graph(ROOT)
-    plan, waits = make_plan(found), dependencies(found)
-    place = {stage.address: index for index, stage in enumerate(plan.stages)}
-    assert len(place) == len(found)
-    for stage in found:
-        assert all(place[other.address] < place[stage.address] for other in waits[stage.address])
-    assert plan.after[-1][-1].name == "report"
-    first = [stage.name for stage in plan.chains["coevolved", 0]]
-    before = {stage.label for level in plan.before for stage in level}
-    assert {"reference", *(f"sft s{seed}" for seed in range(3))} <= before
-    assert [stage.label for stage in plan.beside] == ["baseline", *(f"sft_evaluation s{seed}" for seed in range(3))]
-    assert first[:6] == ["start", "rollouts", "ranking", "policy", "decoder", "evaluation"]
+    jobs, waits = make_jobs(found), dependencies(found)
+    home = {stage.address: job for job in jobs for stage in job.stages}
+    assert len(home) == len(found) == sum(len(job.stages) for job in jobs)
+    for job in jobs:
+        for place, stage in enumerate(job.stages):
+            inside = {other.address for other in job.stages[:place]}
+            for other in waits[stage.address]:
+                assert other.address in inside or home[other.address].name in job.waits
+    names = [job.name for job in jobs]
+    round_1 = [name for name in names if name.endswith(" r1")]
+    assert [stage.name for stage in jobs[names.index("coevolved s0 r1")].stages] == TRAINED
+    assert round_1[6:] == [f"evaluation {name}" for name in round_1[:6]]  # all of a round's training before its judging
+    assert names.index(round_1[-1]) < names.index("coevolved s0 r2")
+    assert {"prompts s0 r1 and 2 more", "reference", "baseline", "factorial s0", "report"} <= set(names)
 
 
 @pytest.mark.parametrize(
@@ -136,14 +148,14 @@ def test_the_projects_plan_respects_every_dependency() -> None:
             "[work.py, report], outs: [x]}\n  y: {cmd: a, deps: [x], outs",
             "each other",
         ),
-        ("- out/prompts/s${item.seed}\n", "- out/frozen/s0/r2\n", "another arm|each other"),
+        ("- out/prompts/s${item.seed}\n", "- out/frozen/s0/r2\n", "each other"),
     ],
 )
 def test_a_wrong_graph_is_named(toy: Path, old: str, new: str, message: str) -> None:
     assert old in PIPELINE
     (toy / "dvc.yaml").write_text(PIPELINE.replace(old, new))
     with pytest.raises(GraphError, match=message):
-        make_plan(load_graph(toy))
+        make_jobs(load_graph(toy))
 
 
 def test_one_process_runs_a_chain_stage_by_stage_and_measures_it(toy: Path) -> None:
@@ -238,6 +250,16 @@ def test_the_command_runs_everything_by_name_and_tries_again(toy: Path) -> None:
     assert "Where to look next" in output and (toy / "report" / "f.txt").exists()
     status = subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=toy, capture_output=True, text=True)
     assert [line for line in status.stdout.splitlines() if not line.startswith("\t")] == ["old:"]  # the frozen one
+
+
+@pytest.mark.slow
+def test_a_failure_stops_only_what_waits_for_it(toy: Path) -> None:
+    (toy / "fail-policy-frozen-1").touch()
+    command = command_line("run", "--no-track", "--retries", "0")
+    done = subprocess.run(command, cwd=toy, env=environment(toy), capture_output=True, text=True)
+    assert done.returncode == 1 and "these failed: frozen s0 r1;" in done.stdout + done.stderr
+    assert (toy / "out/coevolved/s0/r2/f.txt").exists() and (toy / "out/table/f.txt").exists()
+    assert not (toy / "out/frozen/s0/r2").exists() and not (toy / "report").exists()
 
 
 @pytest.mark.slow
