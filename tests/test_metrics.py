@@ -133,7 +133,7 @@ def test_features_do_not_depend_on_the_batch(evaluator: ClipModel, real: tuple[t
 
 
 def test_mid_level_features_serve_a_vision_transformer_too(real: tuple[torch.Tensor, list[str]]) -> None:
-    last, middle = evaluator_features(clip.build(clip.TEXT).eval(), real[0][:4])
+    last, middle, _ = evaluator_features(clip.build(clip.TEXT).eval(), real[0][:4])
     assert last.shape == (4, 64) and middle.shape == (4, 128)
 
 

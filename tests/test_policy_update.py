@@ -48,6 +48,25 @@ def test_ratio_is_exactly_one_before_the_first_update(config):
     assert update.step(1)["ratio_deviation"] > 0.0
 
 
+def test_a_policy_that_starts_as_the_reference_is_scored_once_to_the_same_bits():
+    once, twice = make(), make()
+    for update in (once, twice):
+        update.prepare()
+    assert once.starts_from_reference
+    twice.starts_from_reference = False
+    assert [once.step(i) for i in range(2)] == [twice.step(i) for i in range(2)]
+
+
+def test_a_reference_that_is_another_policy_or_moves_is_scored_itself():
+    moving, other = make(policy_params(reference="ema")), make()
+    with torch.no_grad():
+        next(iter(other.reference.parameters())).add_(0.1)
+    for update in (moving, other):
+        update.prepare()
+        assert not update.starts_from_reference
+    assert other.step(0)["kl"] > 0
+
+
 @pytest.mark.parametrize("size", [3, 8])
 def test_gradients_of_parts_add_up_to_those_of_the_minibatch(size):
     whole, parts = make(policy_params(minibatch_size=8)), make(policy_params(minibatch_size=8, microbatch_size=size))

@@ -15,8 +15,11 @@ from rank_e.judges.reference import Statistics
 from rank_e.judges.stream import Stream
 from rank_e.judges.suite import Judges, build_judges, summarise
 from rank_e.metrics.frechet import Moments, frechet_distance
+from rank_e.rewards.clip import clip_inputs
 from rank_e.rewards.mixture import build_rewards
-from rank_e.shapes import dataset
+from rank_e.shapes import clip, dataset
+from rank_e.shapes.backbone import load_clip
+from rank_e.shapes.judges import Evaluator
 from rank_e.shapes.source import ShapesSource
 from rank_e.training.networks import build_perceptual
 
@@ -80,6 +83,22 @@ def test_a_distance_counts_every_patch_of_every_picture(
     found = Statistics.of(stream, "fd_patch", "").moments
     torch.testing.assert_close(found.cov, by_hand.cov, rtol=1e-6, atol=1e-8)
     assert found.n == by_hand.n and frechet_distance(found, by_hand) == pytest.approx(0, abs=1e-3)
+
+
+def test_the_evaluator_runs_once_for_all_its_judges_and_again_for_other_pictures(
+    real: tuple[Tensor, list[str], list[str]],
+) -> None:
+    evaluator = Evaluator(load_clip(ASSETS, "evaluator", clip.EVALUATOR, CPU))
+    runs = []
+    evaluator.model.visual.attnpool.register_forward_hook(lambda *_: runs.append(1))
+    pictures, same, other = real[0][:4].clone(), real[0][:4].clone(), real[0][4:8]
+    first = evaluator(pictures)
+    assert evaluator(same) is first and len(runs) == 1
+    pictures[0] = other[0]  # the very tensor that was judged, changed in place
+    changed = evaluator(pictures)
+    assert len(runs) == 2 and not torch.equal(changed.last[0], first.last[0])
+    torch.testing.assert_close(changed.embedding, evaluator.model.encode_image(clip_inputs(evaluator.model, pictures)))
+    assert len(evaluator(other[:2]).last) == 2
 
 
 def test_originals_repeat_the_prompts_in_other_scenes() -> None:

@@ -5,6 +5,7 @@ local ones.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,21 +29,32 @@ def spatial_statistics(maps: Tensor) -> Tensor:
     return torch.cat([flat.mean(2), flat.std(2, correction=0)], dim=1)
 
 
+class EvaluatorFeatures(NamedTuple):
+    """What one pass gives: last [N, C] and middle [N, 2 C'] on the CPU, embedding [N, D] on the model's device."""
+
+    last: Tensor
+    middle: Tensor
+    embedding: Tensor
+
+
 @torch.no_grad()
-def evaluator_features(model: ClipModel, pictures: Tensor, batch_size: int = 128) -> tuple[Tensor, Tensor]:
-    """Penultimate [N, C] and mid-level [N, 2 C'] features (float32, on the CPU) of pictures in [0, 1].
+def evaluator_features(model: ClipModel, pictures: Tensor, batch_size: int = 128) -> EvaluatorFeatures:
+    """Penultimate and mid-level features and the image embedding (float32) of pictures in [0, 1].
 
     Any open_clip visual tower: penultimate is the last stage (block) averaged over the picture, before the
     projection into the text's space; mid-level is the middle stage's `spatial_statistics`, which sees texture
     and edges.
     """
-    last, middle = [], []
+    last, middle, embedding = [], [], []
     for part in pictures.split(batch_size):
-        stages = model.visual.forward_intermediates(clip_inputs(model, part), intermediates_only=True)
+        stages = model.visual.forward_intermediates(clip_inputs(model, part))
         maps = stages["image_intermediates"]
         last.append(SCALE * maps[-1].mean((2, 3)))
         middle.append(SCALE * spatial_statistics(maps[len(maps) // 2]))
-    return torch.cat(last).float().cpu(), torch.cat(middle).float().cpu()
+        embedding.append(stages["image_features"])
+    return EvaluatorFeatures(
+        torch.cat(last).float().cpu(), torch.cat(middle).float().cpu(), torch.cat(embedding).float()
+    )
 
 
 class PatchNet(nn.Module):

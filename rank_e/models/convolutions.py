@@ -56,14 +56,19 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a convolution."""
+    """Nearest-neighbour doubling, then a convolution; both at once, as one transposed convolution.
+
+    A 3x3 kernel reads every input place under the doubled map with the sum of the taps that fall on it: 4x4 taps for
+    four output places, 16 products where the two steps take 36.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        taps = F.avg_pool2d(F.pad(self.conv.weight, (1, 1, 1, 1)), 2, stride=1, divisor_override=1)
+        return F.conv_transpose2d(x, taps.flip(2, 3).transpose(0, 1), self.conv.bias, stride=2, padding=1)
 
 
 class Level(nn.Module):

@@ -79,7 +79,10 @@ class ClipReward:
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Scores float32 [N] of `images` [N, 3, H, W] in [0, 1]; RewardError if one is not finite."""
         check_pairs(self.name, images, prompts)
-        inputs = clip_inputs(self.model, images, self.protocol)
-        pictures = F.normalize(self.model.encode_image(inputs), dim=-1)
+        return self.compare(self.model.encode_image(clip_inputs(self.model, images, self.protocol)), prompts)
+
+    def compare(self, embeddings: Tensor, prompts: list[str]) -> Tensor:
+        """The same scores of the model's own image embeddings [N, D], of any length."""
+        pictures = F.normalize(embeddings, dim=-1)
         scores = self.scale * (pictures * self.text_features(prompts)).sum(-1)
         return check_scores(self.name, scores.float())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rank_e.files import sha256_of
 from rank_e.judges.base import Pictures, check_values
-from rank_e.metrics.features import evaluator_features, patch_features
+from rank_e.metrics.features import EvaluatorFeatures, evaluator_features, patch_features
 from rank_e.rewards.clip import ClipModel, ClipReward
 from rank_e.shapes import clip, dataset
 from rank_e.shapes.backbone import load_clip
@@ -32,9 +32,26 @@ def perceptual(folder: Path, device: torch.device) -> Perceptual:
     return Perceptual(load_clip(folder, "reward", clip.REWARD, device))
 
 
+class Evaluator:
+    """The frozen evaluator; pictures that several judges see one after another pass through it once.
+
+    The last pictures are kept and compared value by value, so that others never get their features.
+    """
+
+    def __init__(self, model: ClipModel) -> None:
+        self.model = model
+        self._last: tuple[Tensor, EvaluatorFeatures] | None = None
+
+    def __call__(self, pictures: Tensor) -> EvaluatorFeatures:
+        """Features of pictures [N, 3, H, W] in [0, 1], on the model's device."""
+        if self._last is None or not torch.equal(self._last[0], pictures):
+            self._last = (pictures.clone(), evaluator_features(self.model, pictures))
+        return self._last[1]
+
+
 @lru_cache(maxsize=1)
-def _evaluator(folder: Path, device: torch.device) -> ClipModel:
-    return load_clip(folder, "evaluator", clip.EVALUATOR, device)
+def _evaluator(folder: Path, device: torch.device) -> Evaluator:
+    return Evaluator(load_clip(folder, "evaluator", clip.EVALUATOR, device))
 
 
 @lru_cache(maxsize=1)
@@ -71,17 +88,17 @@ class ShapesScore:
 
 def last_features(folder: Path, device: torch.device) -> ShapesFeatures:
     """What the evaluator sees last, averaged over the picture."""
-    model = _evaluator(folder, device)
+    evaluator = _evaluator(folder, device)
     return ShapesFeatures(
-        lambda x: evaluator_features(model, x)[0], device, protocol="shapes evaluator, last", source=_source(folder)
+        lambda x: evaluator(x).last, device, protocol="shapes evaluator, last", source=_source(folder)
     )
 
 
 def middle_features(folder: Path, device: torch.device) -> ShapesFeatures:
     """What the evaluator sees half-way: texture and edges."""
-    model = _evaluator(folder, device)
+    evaluator = _evaluator(folder, device)
     return ShapesFeatures(
-        lambda x: evaluator_features(model, x)[1], device, protocol="shapes evaluator, middle", source=_source(folder)
+        lambda x: evaluator(x).middle, device, protocol="shapes evaluator, middle", source=_source(folder)
     )
 
 
@@ -94,7 +111,12 @@ def patch_places(folder: Path, device: torch.device) -> ShapesFeatures:
 
 def clip_score(folder: Path, device: torch.device) -> ShapesScore:
     """100 cos(picture, prompt) by the evaluator, which no update ever saw."""
-    score = ClipReward(_evaluator(folder, device), clip.tokenize, name="clip score")
+    evaluator = _evaluator(folder, device)
+    reward = ClipReward(evaluator.model, clip.tokenize, name="clip score")
+
+    def score(pictures: Tensor, prompts: list[str]) -> Tensor:
+        return reward.compare(evaluator(pictures).embedding, prompts)
+
     return ShapesScore(score, device, protocol="shapes evaluator, 100 cos", source=_source(folder))
 
 

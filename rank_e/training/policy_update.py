@@ -85,6 +85,7 @@ class PolicyUpdate:
             ).split(params.minibatch_size)
         ]
         self.old = torch.empty_like(self.rollouts.log_probs)
+        self.starts_from_reference = False
 
     def _score(self, policy: PolicyModel, rows: Tensor) -> Tensor:
         """Log-probabilities [n, L] of the rollouts `rows`; each prompt's text runs once."""
@@ -108,6 +109,7 @@ class PolicyUpdate:
         the same distribution, and a gap beyond rounding means that the rollouts are another policy's: an error.
         """
         self.online.eval()
+        self.starts_from_reference = self.reference is not self.average and _equal(self.online, self.reference)
         per_epoch = len(self.minibatches) // self.params.epochs
         for rows in self.minibatches[:per_epoch]:
             for part in rows.split(self.params.microbatch_size):  # as `step` scores them: the ratio is then exactly 1
@@ -134,10 +136,11 @@ class PolicyUpdate:
         losses, kls, ratios = [], [], []
         for part in rows.split(params.microbatch_size):
             share = len(part) / len(rows)  # losses are means over rollouts: shares make the sum the minibatch's mean
-            with torch.no_grad():
-                reference = self._score(self.reference, part)
-            new = self._score(self.online, part)
             old = self.old[part]
+            with torch.no_grad():
+                # In a first round the reference drew the rollouts: `prepare` has its score.
+                reference = old if self.starts_from_reference else self._score(self.reference, part)
+            new = self._score(self.online, part)
             surrogate = policy_loss(new, old, self.rollouts.advantages[part, None], params.clip_epsilon)
             kl = k2_kl(new, reference)
             loss = (surrogate + params.kl_coefficient * kl) * share
@@ -176,3 +179,9 @@ class PolicyUpdate:
     def load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from the optimiser's state, as `state` gave it."""
         load_optimizer_tensors(self.optimizer, self.masters.named, tensors)
+
+
+def _equal(a: PolicyModel, b: PolicyModel) -> bool:
+    """Whether two policies of one architecture hold the same weights."""
+    pairs = zip(a.named_parameters(), b.named_parameters(), strict=True)
+    return all(torch.equal(weight, other) for (_, weight), (_, other) in pairs)
