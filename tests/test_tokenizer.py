@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rank_e.errors import RankEError
+from rank_e.models.convolutions import Upsample
 from rank_e.models.tokenizer import Tokenizer, TokenizerConfig, codebook_losses, straight_through
 from rank_e.seeds import generator
 
@@ -157,3 +158,16 @@ def test_impossible_sizes_are_refused() -> None:
         TokenizerConfig(16, 48, (1, 2), 1, 16, 32, 4)
     with pytest.raises(RankEError, match="multiple of 4"):
         TokenizerConfig(18, 32, (1, 1, 2), 1, 16, 32, 4)
+
+
+def test_upsampling_at_once_equals_doubling_and_then_a_convolution_in_values_and_gradients() -> None:
+    upsample = Upsample(5).double()
+    x = torch.randn(2, 5, 3, 4, dtype=torch.float64, requires_grad=True)
+    wanted = upsample.conv(torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+    inputs = [x, *upsample.parameters()]
+    pull = torch.randn_like(wanted)
+    torch.testing.assert_close(upsample(x), wanted)
+    for found, right in zip(
+        torch.autograd.grad(upsample(x), inputs, pull), torch.autograd.grad(wanted, inputs, pull), strict=True
+    ):
+        torch.testing.assert_close(found, right)
