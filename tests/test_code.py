@@ -123,9 +123,13 @@ def test_a_judge_of_ones_own_leaves_the_training_alone(project: Path) -> None:
 
 def test_an_arms_own_module_counts_too(project: Path) -> None:
     watch(project, "mine")
-    arm: dict[str, Any] = {"rollouts": {}, "ranking": {}, "policy": {}}
-    change(project, arms={"coevolved": arm | {"decoder": {"perceptual": {"kind": "mine.rewards:sharp"}}}})
+    plain: dict[str, Any] = {"rollouts": {}, "ranking": {}, "policy": {}, "decoder": {}}
+    own = {"kind": "mine.rewards:sharp"}
+    change(project, arms={"coevolved": plain | {"decoder": {"perceptual": own}}})
     assert users(project, "mine/rewards.py") == {"decoder"}
+    reward = {"rewards": {"sharp": own | {"weight": 1.0, "normalise": "none"}}}
+    change(project, arms={"coevolved": plain | {"ranking": reward}})
+    assert users(project, "mine/rewards.py") >= {"ranking", "decoder"}
 
 
 def test_a_module_whose_change_nobody_would_see_is_an_error(project: Path) -> None:
