@@ -94,4 +94,4 @@ def run(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    main("report", run)
+    main("report", run, computes=False)

@@ -1,7 +1,7 @@
 """What every stage shares: arguments, params, errors, determinism, progress, events, mid-stage state.
 
 A stage module is `def run(stage: Stage) -> None` and `main("name", run)`. Before `run`, the process ties
-its life to its parent's, takes the stage's lock, and fixes threads and deterministic algorithms.
+its life to its parent's, takes the stage's lock, and fixes threads and deterministic algorithms of torch.
 """
 
 import argparse
@@ -35,6 +35,7 @@ WORK = Path(".rank-e")
 """Events, states and locks: of use while a run lasts, never an input or an output."""
 
 ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "code": (),
     "reference": (),
     "baseline": (),
     "sft": ("seed",),
@@ -57,6 +58,8 @@ LOCK_PATIENCE = 30.0
 
 def artifact_path(kind: str, arm: str = "", seed: int = 0, round: int = 0) -> Path:
     """The folder of an artifact of `kind` (a stage's name), relative to the project's folder."""
+    if kind == "code":
+        return ARTIFACTS / "code"
     if kind == "reference":
         return ARTIFACTS / "reference"
     if kind == "baseline":
@@ -148,15 +151,19 @@ class Stage:
         return StageState(WORK / "state", self.key, digest.hexdigest()[:16])
 
 
-def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = None) -> None:
-    """Run a stage from the command line; exits with 1 and one line for an error that the user can mend."""
+def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = None, *, computes: bool = True) -> None:
+    """Run a stage from the command line; exits with 1 and one line for an error that the user can mend.
+
+    A stage that does not compute, `computes=False`, is over before torch would be imported.
+    """
     began = time.monotonic()
     follow_parent()
     stage_arguments = parse_arguments(name, arguments)
     try:
         stage = make_stage(name, load(), **stage_arguments)
         with Hold(WORK / "locks" / f"{stage.key}.lock", LOCK_PATIENCE):
-            configure_torch(stage.params)
+            if computes:
+                configure_torch(stage.params)
             run(stage)
             record_usage(stage, began)
     except RankEError as error:
@@ -200,10 +207,9 @@ def configure_torch(params: Params) -> None:
 
 def record_usage(stage: Stage, began: float) -> None:
     """.rank-e/usage/<cell>.json: seconds of this process, peak resident MB, and peak MB of the GPU if one was used."""
-    import torch
-
     usage = {"seconds": round(time.monotonic() - began, 3), "peak_rss_mb": round(resource_peak_mb(), 1)}
-    if torch.cuda.is_initialized():
+    torch = sys.modules.get("torch")  # not there: no GPU was used
+    if torch is not None and torch.cuda.is_initialized():
         usage["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
     path = WORK / "usage" / f"{stage.key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

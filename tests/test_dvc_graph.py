@@ -1,12 +1,10 @@
 """The DVC graph: the grid expands, and a change re-runs what reads it and nothing else."""
 
-import ast
 import json
 import os
 import shutil
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,29 +13,23 @@ from dvc.repo import Repo
 from dvc.stage import Stage
 from networkx import descendants
 
+from pipeline.graph import load_graph, make_plan
+from stages.runtime import ARGUMENTS
+
 ROOT = Path(__file__).parent.parent
 STAGES = ("rollouts", "ranking", "policy", "decoder", "evaluation")
 JUDGED = {"reference", "baseline", "sft_evaluation", "evaluation", "factorial"}
-# Code that reads params, words errors, begins a process, shows progress or resumes: it decides no byte of an artifact.
-OUTSIDE = {
-    "rank_e/config.py",
-    "rank_e/config_data.py",
-    "rank_e/config_evaluation.py",
-    "rank_e/config_messages.py",
-    "rank_e/config_schema.py",
-    "rank_e/config_types.py",
-    "rank_e/errors.py",
-    "stages/process.py",
-    "stages/progress.py",
-    "stages/state.py",
-}
 
-# Stands in for every stage: its outs are a hash of the files and params that dvc.yaml lets it read.
+# Stands in for every stage but `code`: its outs are a hash of the files and params that dvc.yaml lets it read.
 FAKE = """
-import hashlib, json, os, pathlib
+import hashlib, json, os, pathlib, sys
+from stages.process import run_module
+if sys.argv[1] == "code":
+    run_module("code", [])
+    sys.exit()
 deps, params, outs = json.loads(pathlib.Path("plan.json").read_text())[os.environ["DVC_STAGE"]]
-files = [file for dep in deps for file in sorted(pathlib.Path(dep).rglob("value"))]
-value = hashlib.sha256(repr([params, [(str(file), file.read_text()) for file in files]]).encode()).hexdigest()
+paths = [path for dep in map(pathlib.Path, deps) for path in ([dep] if dep.is_file() else sorted(dep.rglob("value")))]
+value = hashlib.sha256(repr([params, [(str(path), path.read_text()) for path in paths]]).encode()).hexdigest()
 for out in outs:
     pathlib.Path(out).mkdir(parents=True)
     pathlib.Path(out, "value").write_text(value)
@@ -91,7 +83,7 @@ def test_both_profiles_expand_to_the_whole_grid(graphs: dict[str, Repo]) -> None
     for name, seeds, rounds in (("shapes", 3, 3), ("tiny", 1, 2)):
         stages = pipeline(graphs[name])
         cells = 2 * seeds * rounds
-        assert len(stages) == 3 + seeds * rounds + 2 * seeds + 2 * seeds + cells * len(STAGES) + seeds
+        assert len(stages) == 4 + seeds * rounds + 2 * seeds + 2 * seeds + cells * len(STAGES) + seeds
         assert set(stages.values()) <= set(graphs[name].index.graph)  # built: no cycle, no two outs in one place
         outs = relative(graphs[name], graphs[name].index.outs)
         for arm in ("frozen", "coevolved"):
@@ -116,11 +108,11 @@ def test_no_command_needs_a_shell_between_dvc_and_the_stage(graphs: dict[str, Re
     ("key", "expected"),
     [
         ("decoder.steps", {"decoder"}),
-        ("arms.frozen.decoder", {"decoder"}),
+        ("arms.frozen.decoder", {"code", "decoder"}),
         ("policy.learning_rate", {"policy"}),
         ("rollouts.guidance", {"rollouts", "policy"}),
         ("ranking.temperature", {"ranking"}),
-        ("ranking.rewards", {"ranking", "decoder", *JUDGED}),
+        ("ranking.rewards", {"code", "ranking", "decoder", *JUDGED}),
         ("data.training", {"sft", "prompts", "decoder"}),
         ("sft.learning_rate", {"sft"}),
         ("sft.train", {"sft", "sft_evaluation"}),
@@ -130,6 +122,8 @@ def test_no_command_needs_a_shell_between_dvc_and_the_stage(graphs: dict[str, Re
         ("prompts.per_round", {"prompts"}),
         ("factorial.round", {"factorial"}),
         ("evaluation.bootstrap", JUDGED),
+        ("evaluation.scores", {"code", *JUDGED}),
+        ("backbone.name", set(ARGUMENTS) - {"report"}),
     ],
 )
 def test_a_param_is_read_where_it_acts(graphs: dict[str, Repo], key: str, expected: set[str]) -> None:
@@ -143,38 +137,18 @@ def test_an_arm_reads_its_own_overrides_only(graphs: dict[str, Repo]) -> None:
         assert not any(key.startswith(f"arms.{other}") for key in keys)
 
 
-@cache
-def imported(module: str) -> frozenset[str]:
-    """The project's files that a module imports, directly or through others."""
-    tree = ast.parse((ROOT / module).read_text())
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    paths = {name.replace(".", "/") + ".py" for name in names if name.split(".")[0] in ("rank_e", "stages")}
-    direct = {path for path in paths if (ROOT / path).is_file()}
-    return frozenset(direct).union(*(imported(path) for path in direct))
-
-
-def test_every_module_that_a_stage_imports_is_a_dependency(graphs: dict[str, Repo]) -> None:
-    missing = []
+def test_a_stage_depends_on_its_own_code_and_no_source_file(graphs: dict[str, Repo]) -> None:
     for name, stage in pipeline(graphs["tiny"]).items():
-        module = f"stages/{name.split('@')[0]}.py"
-        deps = relative(graphs["tiny"], stage.deps)
-        wanted = {module, *imported(module)}
-        if "rank_e/models/backbone.py" in wanted:  # it imports the backbone by its name in params.yaml
-            for path in ("shapes/backbone", "backbones/llamagen", "backbones/janus"):
-                wanted |= imported(f"rank_e/{path}.py")
-        if "rank_e/plugins.py" in wanted:  # and this what a dotted path names
-            wanted |= imported("rank_e/shapes/judges.py")
-        missing += [
-            f"{name}: {path}"
-            for path in sorted(wanted - OUTSIDE)
-            if not any(path == dep or path.startswith(f"{dep}/") for dep in deps)
-        ]
-    assert missing == []
+        kind, deps = name.split("@")[0], relative(graphs["tiny"], stage.deps)
+        code = {dep for dep in deps if dep.startswith(("stages", "rank_e", "artifacts/code/"))}
+        if kind == "code":
+            assert code == {"stages", "rank_e"}
+        elif kind == "report":
+            assert deps == {"artifacts", "params.yaml"}
+        else:
+            assert code - {"rank_e/shapes"} == {f"artifacts/code/{kind}.json"}, (
+                name
+            )  # the embedded world is its own data
 
 
 def test_the_report_waits_for_everything_but_the_training_of_the_base(graphs: dict[str, Repo]) -> None:
@@ -183,6 +157,12 @@ def test_the_report_waits_for_everything_but_the_training_of_the_base(graphs: di
     stages = pipeline(repo)
     above = descendants(repo.index.graph, stages["report"])  # edges point from a stage to what it reads
     assert {stage.name for stage in above} == set(stages) - {"report"}
+
+
+def test_the_flow_finds_the_code_before_anything_else() -> None:
+    plan = make_plan(load_graph(ROOT))
+    assert [stage.address for stage in plan.before[0]] == ["code"]
+    assert {stage.name for level in plan.before[1:] for stage in level} >= {"prompts", "reference"}
 
 
 def repro(folder: Path) -> set[str]:
@@ -209,13 +189,22 @@ def repro(folder: Path) -> set[str]:
 def test_a_change_runs_again_only_what_depends_on_it(tmp_path: Path) -> None:
     """Real `dvc repro` over the tiny grid, each stage replaced by one that hashes its inputs and params."""
     folder = project(tmp_path, "tiny")
-    for name in pipeline(Repo(str(folder))):
-        (folder / f"stages/{name.split('@')[0]}.py").write_text(FAKE)
+    (folder / "stages/__main__.py").write_text(FAKE)
     (folder / "assets/shapes").mkdir(parents=True)
     (folder / "assets/shapes/value").write_text("base")
     everything = repro(folder)
-    assert len(everything) == 3 + 2 + 2 + 2 + 4 * len(STAGES) + 1
+    assert len(everything) == 4 + 2 + 2 + 2 + 4 * len(STAGES) + 1
     assert repro(folder) == set()
+
+    def edited(*paths: str) -> set[str]:
+        for path in paths:
+            (folder / path).write_text((folder / path).read_text() + "# edited\n")
+        return repro(folder)
+
+    assert edited("rank_e/config_types.py", "stages/warm.py") == {"code"}
+    judged = {name for name in everything if name.split("@")[0] in JUDGED}
+    assert edited("rank_e/judges/suite.py") == judged | {"code", "report"}
+    assert edited("stages/reporting/style.py") == {"code", "report"}
 
     # Round 1's rollouts, ranking and policy stay, and so does the other arm; round 2 ranks the new pictures.
     params = folder / "params.yaml"
@@ -223,7 +212,7 @@ def test_a_change_runs_again_only_what_depends_on_it(tmp_path: Path) -> None:
     params.write_text(changed)
     first = {"decoder@coevolved-0-round0", "evaluation@coevolved-0-1"}
     second = {f"{name}@coevolved-0-round1" for name in ("ranking", "policy", "decoder")} | {"evaluation@coevolved-0-2"}
-    assert repro(folder) == first | second | {"factorial@0", "report"}
+    assert repro(folder) == first | second | {"code", "factorial@0", "report"}
 
     longer = changed.replace("{id: 2, prev: 1}", "{id: 2, prev: 1}\n  - {id: 3, prev: 2}")
     longer = longer.replace("evaluated: [1, 2]", "evaluated: [1, 2, 3]")

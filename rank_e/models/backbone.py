@@ -1,4 +1,4 @@
-"""The one protocol behind which every generator lives, and the registry that finds it by name."""
+"""The one protocol behind which every generator lives, and how one is loaded by its name."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rank_e.errors import RankEError
+from rank_e.backbones import backbone_path
 from rank_e.models.protocol import PolicyModel, TokenizerModel
 
 
@@ -49,18 +49,9 @@ class Backbone(Protocol):
         ...
 
 
-BACKBONES = {
-    "janus": "rank_e.backbones.janus:JanusBackbone",
-    "llamagen": "rank_e.backbones.llamagen:LlamaGenBackbone",
-    "shapes": "rank_e.shapes.backbone:ShapesBackbone",
-}
-
-
 def load_backbone(name: str, base: str | Path, device: torch.device, dtype: torch.dtype) -> Backbone:
     """The backbone called `name` with the base weights in folder `base`; RankEError names an unknown one."""
-    if name not in BACKBONES:
-        raise RankEError(f"backbone.name: unknown backbone {name!r}; known: {', '.join(sorted(BACKBONES))}")
-    module, _, attribute = BACKBONES[name].partition(":")
+    module, _, attribute = backbone_path(name).partition(":")
     maker: Any = getattr(import_module(module), attribute)
     backbone: Backbone = maker(Path(base), device, dtype)
     return backbone

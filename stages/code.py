@@ -1,0 +1,89 @@
+"""Stage code: what each stage is made of, so that a changed file re-runs those that use it and no others.
+
+artifacts/code/<stage>.json maps every source file that decides a byte of the stage's artifact to its sha256. Each stage
+depends on its own: DVC sees one dependency instead of dozens, and a file that keeps its bytes stops the change. DVC
+notices the change itself by the `deps` of this stage.
+"""
+
+import json
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from rank_e.backbones import backbone_path
+from rank_e.config import Params
+from rank_e.errors import RankEError
+from rank_e.files import sha256_of, sync
+from stages.imports import Sources
+from stages.runtime import ARGUMENTS, Stage, main
+
+OUTSIDE = frozenset(
+    {
+        "rank_e/config.py",
+        "rank_e/config_data.py",
+        "rank_e/config_evaluation.py",
+        "rank_e/config_messages.py",
+        "rank_e/config_schema.py",
+        "rank_e/config_types.py",
+        "rank_e/errors.py",
+        "stages/process.py",
+        "stages/progress.py",
+        "stages/state.py",
+    }
+)
+"""Code that reads params, words errors, begins a process, shows progress or resumes: it decides no artifact's bytes."""
+
+
+def manifests(project: Path, params: Params) -> dict[str, dict[str, str]]:
+    """For each stage {path of a source file: its sha256}; RankEError names a file whose change DVC would not notice."""
+    sources = Sources(project, imported_by_name(params))
+    used = {name: sources.closure(f"stages.{name}") - OUTSIDE for name in ARGUMENTS if name != "code"}
+    every = sorted(set().union(*used.values()))
+    watched = YAML(typ="safe", pure=True).load((project / "dvc.yaml").read_text(encoding="utf-8"))
+    folders = watched["stages"]["code"]["deps"]
+    for path in every:
+        if not any(PurePosixPath(path).is_relative_to(folder) for folder in folders):
+            raise RankEError(f"{path}: its changes would go unseen; add it to the deps of the stage `code` in dvc.yaml")
+    hashes = {path: sha256_of(project / path) for path in every}
+    return {name: {path: hashes[path] for path in paths} for name, paths in used.items()}
+
+
+def imported_by_name(params: Params) -> dict[str, set[str]]:
+    """The modules that params.yaml makes the loaders import, by the loader's file."""
+    arms = [params.arm(name).model_dump() for name in params.arms]
+    judges = params.evaluation.model_dump()
+    rewards = [params.ranking.model_dump()["rewards"], *(arm["ranking"]["rewards"] for arm in arms)]
+    return {
+        "rank_e/models/backbone.py": {backbone_path(params.backbone.name).partition(":")[0]},
+        "rank_e/rewards/mixture.py": plugins(rewards),
+        "rank_e/judges/suite.py": plugins([judges["distances"], judges["scores"], judges["benchmarks"]]),
+        "rank_e/training/networks.py": plugins([arm["decoder"]["perceptual"] for arm in arms]),
+    }
+
+
+def plugins(value: Any) -> set[str]:
+    """The modules of every `kind: package.module:factory` within a value."""
+    if isinstance(value, list):
+        return set().union(*map(plugins, value))
+    if not isinstance(value, dict):
+        return set()
+    module, separator, _ = str(value.get("kind")).partition(":")
+    return plugins(list(value.values())) | ({module} if separator else set())
+
+
+def run(stage: Stage) -> None:
+    """artifacts/code/: a file for each stage, whole or not there, the same bytes for the same code."""
+    folder = stage.path("code")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, manifest in manifests(Path(), stage.params).items():
+        temporary = folder / f"{name}.tmp-json"  # no dependency of the report: see .dvcignore
+        temporary.write_text(json.dumps(manifest, sort_keys=True, indent=2) + "\n", encoding="utf-8")
+        sync(temporary)
+        os.replace(temporary, folder / f"{name}.json")
+    sync(folder)
+
+
+if __name__ == "__main__":
+    main("code", run, computes=False)
