@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rank_e.errors import RankEError
 from rank_e.metrics.affine import AffineControl
 from rank_e.metrics.bootstrap import bootstrap_interval
-from rank_e.metrics.features import PATCHES_PER_PICTURE, evaluator_features, patch_features, random_patches
+from rank_e.metrics.features import evaluator_features, patch_features, patches_of
 from rank_e.metrics.frechet import Moments, frechet_distance
 from rank_e.metrics.tokens import entropy_bits, token_histogram, token_kl
 from rank_e.rewards.clip import ClipModel
@@ -127,9 +127,9 @@ def test_features_do_not_depend_on_the_batch(evaluator: ClipModel, real: tuple[t
         strict=True,
     ):
         torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
-    assert patch_features(pictures, 1).shape == (8, PATCHES_PER_PICTURE, 64)
-    torch.testing.assert_close(patch_features(pictures, 1), patch_features(pictures, 1, 3), rtol=1e-4, atol=1e-5)
-    assert not torch.equal(patch_features(pictures, 1), patch_features(pictures, 2))
+    assert patch_features(pictures).shape == (8, 9, 64)
+    torch.testing.assert_close(patch_features(pictures), patch_features(pictures, 3), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(patch_features(pictures)[5:], patch_features(pictures[5:]), rtol=1e-4, atol=1e-5)
 
 
 def test_mid_level_features_serve_a_vision_transformer_too(real: tuple[torch.Tensor, list[str]]) -> None:
@@ -137,19 +137,15 @@ def test_mid_level_features_serve_a_vision_transformer_too(real: tuple[torch.Ten
     assert last.shape == (4, 64) and middle.shape == (4, 128)
 
 
-def test_random_patches_are_cut_from_their_own_picture() -> None:
-    rows = torch.arange(20.0).view(1, 1, 20, 1) + 100 * torch.arange(3.0).view(3, 1, 1, 1)
-    cols = torch.arange(24.0).view(1, 1, 1, 24) / 100
-    pictures = (rows + cols).expand(3, 3, 20, 24)
-    patches = random_patches(pictures, seed=4, count=5)
-    assert patches.shape == (3, 5, 3, 16, 16)
-    corner = patches[..., :1, :1]
-    grid = torch.arange(16.0)[:, None] + torch.arange(16.0)[None] / 100
-    torch.testing.assert_close(patches, corner + grid, rtol=0, atol=1e-3)
-    assert ((patches[:, :, 0, 0, 0] // 100) == torch.arange(3)[:, None]).all()
-    assert len(patches[0, :, 0, 0, 0].unique()) > 1
+def test_patches_lie_side_by_side() -> None:
+    pictures = torch.rand(2, 3, 33, 63, generator=torch.Generator().manual_seed(0))
+    patches = patches_of(pictures)
+    places = [(top, left) for top in (0, 16) for left in (0, 16, 32)]  # what does not fill a patch is left out
+    assert patches.shape == (2, len(places), 3, 16, 16)
+    for place, (top, left) in enumerate(places):
+        assert torch.equal(patches[:, place], pictures[:, :, top : top + 16, left : left + 16])
     with pytest.raises(RankEError, match="16 x 16"):
-        random_patches(pictures[..., :15], seed=0)
+        patches_of(pictures[..., :15])
 
 
 def test_affine_control_undoes_a_change_of_brightness_and_contrast(
@@ -166,6 +162,6 @@ def test_affine_control_undoes_a_change_of_brightness_and_contrast(
 def test_patch_features_see_texture_and_not_flat_colour(real: tuple[torch.Tensor, list[str]]) -> None:
     pictures = 0.2 + 0.6 * real[0]
     tinted = pictures + torch.tensor([0.1, -0.1, 0.05]).view(3, 1, 1)
-    torch.testing.assert_close(patch_features(tinted, 1), patch_features(pictures, 1), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(patch_features(tinted), patch_features(pictures), rtol=1e-3, atol=1e-3)
     noisy = pictures + 0.05 * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
-    assert (patch_features(noisy, 1) - patch_features(pictures, 1)).abs().mean() > 0.05
+    assert (patch_features(noisy) - patch_features(pictures)).abs().mean() > 0.05

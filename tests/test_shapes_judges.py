@@ -134,7 +134,7 @@ def test_the_perceptual_loss_is_zero_for_equal_pictures_alone(real: tuple[Tensor
     [
         ("rank_e.shapes.judges:nothing", "cannot be imported"),
         ("rank_e.nowhere:judge", "cannot be imported"),
-        ("rank_e.shapes.judges:PATCH_SEED", "failed with TypeError"),
+        ("rank_e.shapes.judges:Tensor", "failed with TypeError"),
         ("builtins:repr", "failed with TypeError"),
         ("sharpness", "unknown judge 'sharpness'"),
     ],

@@ -1,6 +1,4 @@
-"""Features whose distributions are compared: an evaluator's late and middle ones, and random patches'
-local ones.
-"""
+"""Features whose distributions are compared: an evaluator's late and middle ones, and local ones of patches."""
 
 from __future__ import annotations
 
@@ -16,7 +14,6 @@ from rank_e.rewards.clip import ClipModel, clip_inputs
 from rank_e.seeds import generator
 
 PATCH = 16
-PATCHES_PER_PICTURE = 8
 SCALE = 10.0  # of every feature, so that distances (which grow with its square) have readable digits
 _RULER_SEED = 0  # the patch network is a ruler: the same for every run, so that its distances can be compared
 
@@ -82,29 +79,22 @@ class PatchNet(nn.Module):
         return SCALE * x.mean((2, 3))
 
 
-def random_patches(pictures: Tensor, seed: int, count: int = PATCHES_PER_PICTURE) -> Tensor:
-    """`count` patches of each picture [N, 3, H, W] at places drawn from `seed`: [N, count, 3, 16, 16].
+def patches_of(pictures: Tensor) -> Tensor:
+    """Pictures [N, 3, H, W] in patches side by side: [N, P, 3, 16, 16], row by row; a remainder is left out.
 
-    Raises RankEError for pictures smaller than a patch.
+    Places drawn at random would move the distance of 512 pictures by as much as an arm does, and draws for a batch
+    would make it depend on the batch. Raises RankEError for pictures smaller than a patch.
     """
-    n, channels, height, width = pictures.shape
+    height, width = pictures.shape[2:]
     if min(height, width) < PATCH:
-        raise RankEError(f"random_patches: pictures of {height} x {width} pixels; they need {PATCH} x {PATCH} at least")
-    draw = generator(seed, "patch places")
-    tops = torch.randint(height - PATCH + 1, (n, count), generator=draw)
-    lefts = torch.randint(width - PATCH + 1, (n, count), generator=draw)
-    span = torch.arange(PATCH)
-    rows = (tops[..., None] + span)[:, :, None, :, None]
-    cols = (lefts[..., None] + span)[:, :, None, None, :]
-    picture = torch.arange(n).view(n, 1, 1, 1, 1)
-    channel = torch.arange(channels).view(1, 1, channels, 1, 1)
-    return pictures[picture, channel, rows, cols]
+        raise RankEError(f"patches_of: pictures of {height} x {width} pixels; they need {PATCH} x {PATCH} at least")
+    cut = pictures.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
+    return cut.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
 
 
 @torch.no_grad()
-def patch_features(pictures: Tensor, seed: int, batch_size: int = 128) -> Tensor:
-    """PatchNet features of `random_patches`, float32 [N, PATCHES_PER_PICTURE, 64]."""
-    patches = random_patches(pictures.cpu(), seed)
+def patch_features(pictures: Tensor, batch_size: int = 128) -> Tensor:
+    """PatchNet features of `patches_of`, float32 [N, P, 64], on the CPU."""
     net = PatchNet()
-    features = [net(part.flatten(0, 1)) for part in patches.split(batch_size)]
-    return torch.cat(features).view(len(pictures), PATCHES_PER_PICTURE, PatchNet.dim)
+    parts = [patches_of(part) for part in pictures.cpu().split(batch_size)]
+    return torch.cat([net(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts])

@@ -19,8 +19,6 @@ from rank_e.shapes import clip, dataset
 from rank_e.shapes.backbone import load_clip
 from rank_e.shapes.perceptual import Perceptual
 
-PATCH_SEED = 0  # where patches are cut out: the same places in every batch, for every arm
-
 
 def clip_reward(folder: Path, device: torch.device) -> ClipReward:
     """100 cos(picture, prompt) by the reward's CLIP."""
@@ -103,10 +101,8 @@ def middle_features(folder: Path, device: torch.device) -> ShapesFeatures:
 
 
 def patch_places(folder: Path, device: torch.device) -> ShapesFeatures:
-    """Random patches seen by a fixed random network: texture without meaning."""
-    return ShapesFeatures(
-        lambda x: patch_features(x, PATCH_SEED), device, protocol="random patches, fixed random network", source="none"
-    )
+    """Patches all over the picture seen by a fixed random network: texture without meaning."""
+    return ShapesFeatures(patch_features, device, protocol="patches, fixed random network", source="none")
 
 
 def clip_score(folder: Path, device: torch.device) -> ShapesScore:

@@ -80,7 +80,7 @@ KNOWN = {
     f"{WORLD}middle_features": _known(
         "distance", "Mid-level FD", 2, "Fréchet distance of the evaluator's middle features"
     ),
-    f"{WORLD}patch_places": _known("distance", "Patch FD", 2, "Fréchet distance of random patches: texture and edges"),
+    f"{WORLD}patch_places": _known("distance", "Patch FD", 2, "Fréchet distance of patches: texture and edges"),
     f"{WORLD}clip_score": _known(
         "score", "CLIP score", 2, "agreement of picture and prompt, 100 cos, by a network that no update ever saw"
     ),
