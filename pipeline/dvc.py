@@ -1,8 +1,8 @@
 """DVC as a subprocess: several stages in one call, each seen by name, none left running.
 
-A call of DVC costs about a second, so one process takes a whole chain of stages; its output tells which one
-it is at. The process leads its own group, and the group is ended when anything goes wrong here: a stage
-must never outlive the run that started it.
+A call of DVC costs about a second, so one process takes all stages of a job; its output tells which one it is
+at. The process leads its own group, and the group is ended when anything goes wrong here: a stage must never
+outlive the run that started it.
 """
 
 import contextlib
@@ -29,7 +29,15 @@ GRACE = 10.0
 """Seconds that a process group gets to end by itself."""
 TAIL = 12
 """Lines of output that an error shows."""
-NOISE = ("Updating lock file", "Generating lock file", "Use `dvc push`", "To track the changes with git")
+NOISE = (
+    "Updating lock file",
+    "Generating lock file",
+    "Use `dvc push`",
+    "To track the changes with git",
+    "git add ",
+    "To enable auto staging",
+    "dvc config core.autostage",
+)
 """What DVC says after every stage."""
 WAYS = {":": "ran", " didn't change": "unchanged", " is cached": "restored"}
 
@@ -70,7 +78,7 @@ def command(addresses: Sequence[str]) -> list[str]:
 
 
 class Repro:
-    """A chain of stages reproduced by one DVC process; `run` returns when the named stage has ended.
+    """Stages reproduced one after another by one DVC process; `run` returns when the named stage has ended.
 
     After an error, the next `run` starts a new process with the stages that are left: a retry.
     """
@@ -115,7 +123,7 @@ class Repro:
             elif head and head.group(2) in following:
                 self._held = (moment, line)
                 break
-            if line.strip() and not line.startswith(NOISE):
+            if line.strip() and not line.strip().startswith(NOISE):
                 tail.append(line)
                 on_line(line)
         peak = peak_memory(self.project, stage) if outcome == "ran" else None
