@@ -20,7 +20,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install
 	$(BIN)/rank-e run
 
-# The same pipeline at its smallest, in about a minute and a half.
+# The same pipeline at its smallest, in about a minute.
 tiny: install
 	$(BIN)/rank-e profile tiny
 	$(BIN)/rank-e run
