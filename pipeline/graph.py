@@ -81,7 +81,7 @@ def load_graph(project: Path) -> list[Stage]:
 
 
 def make_jobs(stages: Sequence[Stage]) -> list[Job]:
-    """Part the stages into jobs, the first to be done first: round by round, training before its evaluation.
+    """Part the stages into jobs, the first to be done first: round by round, then as in dvc.yaml.
 
     The stages that carry an arm and seed through a round are one job. What nothing in its chain waits for (an
     evaluation) is a job of its own, for whoever has time; so are the shared stages of a name and seed that wait for
@@ -90,18 +90,18 @@ def make_jobs(stages: Sequence[Stage]) -> list[Job]:
     waits = dependencies(stages)
     ordered = _sorted(stages, waits)
     carrying = {other.address for stage in ordered for other in waits[stage.address] if other.chain == stage.chain}
-    groups: dict[tuple[object, ...], list[Stage]] = {}
+    groups: dict[tuple[Any, ...], list[Stage]] = {}  # by round, and what else keeps them apart
     for stage in ordered:
         if stage.chain is None:
             inputs = frozenset(other.address for other in waits[stage.address])
-            groups.setdefault((0, False, stage.name, stage.seed, inputs), []).append(stage)
+            groups.setdefault((0, stage.name, stage.seed, inputs), []).append(stage)
         elif stage.address in carrying:  # the start belongs to the first round
-            groups.setdefault((stage.round or 1, False, *stage.chain), []).append(stage)
+            groups.setdefault((stage.round or 1, *stage.chain), []).append(stage)
         else:
-            groups.setdefault((stage.round or 0, True, stage.address), []).append(stage)
+            groups.setdefault((stage.round or 0, stage.address), []).append(stage)
     names = {stage.address: _job_name(members) for members in groups.values() for stage in members}
     found = []
-    for _, members in sorted(groups.items(), key=lambda group: group[0][:2]):
+    for _, members in sorted(groups.items(), key=lambda group: group[0][0]):
         name = names[members[0].address]
         needed = {names[other.address] for stage in members for other in waits[stage.address]}
         found.append(Job(name, tuple(members), frozenset(needed - {name})))

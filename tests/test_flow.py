@@ -158,6 +158,15 @@ def test_a_wrong_graph_is_named(toy: Path, old: str, new: str, message: str) -> 
         make_jobs(load_graph(toy))
 
 
+def test_arms_that_need_each_other_within_a_round_are_named() -> None:
+    # No stage waits in a circle, but x's round waits for the middle of y's and the other way round.
+    first = [Stage(f"a@{arm}", "a", arm, 0, 1, (), (f"a/{arm}",)) for arm in "xy"]
+    second = [Stage(f"b@{arm}", "b", arm, 0, 1, ("a/x", "a/y"), (f"b/{arm}",)) for arm in "xy"]
+    third = [Stage(f"c@{arm}", "c", arm, 0, 2, (f"b/{arm}",), (f"c/{arm}",)) for arm in "xy"]
+    with pytest.raises(GraphError, match="each other: x s0 r1, y s0 r1, c x s0 r2, c y s0 r2"):
+        make_jobs([*first, *second, *third])
+
+
 def test_one_process_runs_a_chain_stage_by_stage_and_measures_it(toy: Path) -> None:
     chain = stages(toy, "prompts s0", "start frozen s0", "policy frozen s0 r1")
     usage = toy / ".rank-e" / "usage" / "prompts-s0.json"  # as a stage of this project writes it
