@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--no-track", action="store_true")
     parser.add_argument("--keep", type=Path, help="run in this new folder and leave it there")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: it ends the run too
     arguments = ["--lanes", given.lanes, *(["--no-track"] if given.no_track else [])]
     with tempfile.TemporaryDirectory(prefix="rank-e-demo-") as temporary:
         folder = Path(temporary) if given.keep is None else given.keep.resolve()

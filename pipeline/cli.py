@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     serve = add("serve", do_serve, "offer the run to a Prefect server (PREFECT_API_URL), on a schedule if wanted")
     serve.add_argument("--cron", metavar="EXPRESSION", help='such as "0 3 * * *"')
     for command in (run, serve):
-        command.add_argument("--lanes", type=positive, default=2, metavar="N", help="arms and seeds at a time (2)")
+        command.add_argument("--lanes", type=positive, default=2, metavar="N", help="stages at a time (2)")
         command.add_argument("--retries", type=count, default=1, metavar="N", help="tries after a failure (1)")
     run.add_argument("--no-track", action="store_true", help="copy nothing to MLflow")
     add("compare", do_compare, "print base, arms and seeds side by side, with paired differences")
