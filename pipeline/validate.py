@@ -14,6 +14,7 @@ from pipeline.named import WEIGHTS, missing_files, need_file
 from pipeline.sizes import FORMATS, OFFICIAL, Sizes, read_base, read_manifest
 from rank_e.config import Params, load
 from rank_e.errors import RankEError
+from stages.code import manifests
 
 SPARE = 1.1
 """The estimate of a device's memory times this must be there: allocators lose a part to fragmentation."""
@@ -46,7 +47,10 @@ def check(lanes: int) -> list[str]:
     problems: list[str] = []
     stages = 0
     try:
-        stages = sum(len(job.stages) for job in make_jobs(load_graph(Path())))
+        graph = load_graph(Path())
+        stages = sum(len(job.stages) for job in make_jobs(graph))
+        if "code" in {stage.name for stage in graph}:
+            manifests(Path(), params)  # names a module of the user's own that DVC would not watch
     except RankEError as error:
         problems.append(str(error))
     sizes, found = base_problems(params)

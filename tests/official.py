@@ -225,6 +225,9 @@ def copy_code(folder: Path) -> None:
     for name in COPIED:
         source, ignore = ROOT / name, shutil.ignore_patterns("__pycache__")
         shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder / name)
+    if (folder / "mine.py").exists():  # as dvc.yaml asks its user to
+        pipeline = folder / "dvc.yaml"
+        pipeline.write_text(pipeline.read_text().replace("      - rank_e\n", "      - rank_e\n      - mine.py\n", 1))
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:

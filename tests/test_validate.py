@@ -62,6 +62,21 @@ def test_a_good_folder_passes_and_says_what_it_takes(project: Path, capsys: pyte
     assert not (project / "artifacts").exists()
 
 
+def test_a_module_of_ones_own_that_dvc_would_not_watch_is_named(project: Path) -> None:
+    (project / "stages").symlink_to(ROOT / "stages")
+    (project / "mine.py").write_text("def reward(folder, device):\n    return None\n")
+
+    def change(data: dict[str, Any]) -> None:
+        data["ranking"]["rewards"]["mine"] = {"kind": "mine:reward", "weight": 1.0, "normalise": "none"}
+
+    write_params(change)
+    unseen = "mine.py: its changes would go unseen; add it to the deps of the stage `code` in dvc.yaml"
+    assert problems() == [unseen]
+    pipeline = project / "dvc.yaml"
+    pipeline.write_text(pipeline.read_text().replace("      - rank_e\n", "      - rank_e\n      - mine.py\n", 1))
+    cli.main(["validate"])
+
+
 def test_every_problem_is_listed_at_once(project: Path) -> None:
     def change(data: dict[str, Any]) -> None:
         data["backbone"]["base"] = "models/nothing"
