@@ -33,7 +33,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 
-# The embedded world's base from nothing (about an hour), compared with the one in assets/shapes.
+# The embedded world's base from nothing (an hour and a half on one core), compared with the one in assets/shapes.
 base: install
 	$(BIN)/dvc repro base/dvc.yaml
 	$(BIN)/python -m stages.base compare
