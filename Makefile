@@ -36,7 +36,7 @@ lint: install
 # The embedded world's base from nothing (an hour and a half on one core), compared with the one in assets/shapes.
 base: install
 	$(BIN)/dvc repro base/dvc.yaml
-	$(BIN)/python -m stages.base compare
+	$(BIN)/python -m base.train compare
 
 clean:
 	rm -rf artifacts report .rank-e mlflow.db mlruns .mypy_cache .pytest_cache .ruff_cache

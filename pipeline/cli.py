@@ -134,9 +134,9 @@ def do_compare(_: argparse.Namespace) -> None:
     """Print the tables of what has been computed so far."""
     from rich.console import Console
 
-    from pipeline.compare import show
     from rank_e.config import load
-    from stages.reporting.data import load_results
+    from stages.report.data import load_results
+    from stages.report.terminal import show
 
     # A pipe has no width of its own, and a wrapped table is hard to read.
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -153,7 +153,7 @@ def do_track(arguments: argparse.Namespace) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.nice(10)  # training comes first
     parent = os.getppid()
-    from pipeline.tracking import Tracker, follow
+    from pipeline.tracking.tracking import Tracker, follow
     from rank_e.config import load
 
     def say(words: str) -> None:
@@ -172,7 +172,7 @@ def do_track(arguments: argparse.Namespace) -> None:
 def do_report(_: argparse.Namespace) -> None:
     """Write the page without DVC; torch stays out."""
     from rank_e.config import load
-    from stages.report import write_report
+    from stages.report.writing import write_report
 
     print(write_report(load(), Path()))
 
@@ -196,11 +196,11 @@ def do_convert(arguments: argparse.Namespace) -> None:
     if len(source) == 1:
         if any(option is not None for option in options):
             raise RankEError("convert: --text, --image-size and --heads are for LlamaGen's two files; leave them out")
-        from rank_e.convert.janus import convert_janus
+        from rank_e.backbones.janus.convert import convert_janus
 
         manifest = convert_janus(source[0], arguments.to)
     elif len(source) == 2:
-        from rank_e.convert.llamagen import convert
+        from rank_e.backbones.llamagen.convert import convert
 
         (policy, tokenizer), (text, image_size, heads) = source, options
         manifest = convert(policy, tokenizer, arguments.to, image_size, text, heads)
@@ -222,7 +222,7 @@ def do_export(arguments: argparse.Namespace) -> None:
 
 def do_validate(arguments: argparse.Namespace) -> None:
     """Check parameters, graph, files, device and room; say what the run will take."""
-    from pipeline.validate import check
+    from pipeline.preflight.validate import check
 
     print("\n".join(check(arguments.lanes)))
 

@@ -14,9 +14,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from rank_e.backbones.janus.convert import FORMAT as JANUS
+from rank_e.backbones.janus.export import export_janus
+from rank_e.backbones.llamagen.convert import FORMAT as LLAMAGEN
+from rank_e.backbones.llamagen.export import export as export_llamagen
+from rank_e.backbones.llamagen.tokenizer import DECODER_PREFIXES
 from rank_e.config import ConfigError, Params
-from rank_e.convert import janus, llamagen
-from rank_e.convert.checkpoints import (
+from rank_e.errors import RankEError
+from rank_e.io.checkpoints import (
     MANIFEST,
     check_absent,
     check_finite,
@@ -29,19 +34,17 @@ from rank_e.convert.checkpoints import (
     shapes_of,
     write_folder,
 )
-from rank_e.errors import RankEError
-from rank_e.files import sha256_of
-from rank_e.models.tokenizer import DECODER_PREFIXES
-from stages.artifacts import manifest_sha256, read_artifact
-from stages.runtime import artifact_path
+from rank_e.io.files import sha256_of
+from stages.runtime.artifacts import manifest_sha256, read_artifact
+from stages.runtime.stage import artifact_path
 
 Weights = Literal["ema", "online"]
 SHAPES = "shapes"  # the embedded world's base.json names no format
 ORIGIN = "manifest.json"
 DECODER = "the decoder and post_quant_conv alone"
 CONTENTS = {
-    llamagen.FORMAT: {"t2i_*": "the policy", "vq_*": "the tokenizer with the decoder", "decoder.*": DECODER},
-    janus.FORMAT: {
+    LLAMAGEN: {"t2i_*": "the policy", "vq_*": "the tokenizer with the decoder", "decoder.*": DECODER},
+    JANUS: {
         "model*": "the whole model; transformers loads the folder",
         "decoder.safetensors": DECODER,
     },
@@ -161,8 +164,8 @@ def _fitted(given: Mapping[str, Tensor], like: Mapping[str, Tensor], where: str)
 
 
 WRITERS: dict[str, Callable[[Path, Path, Mapping[str, Tensor], Mapping[str, Tensor]], object]] = {
-    llamagen.FORMAT: llamagen.export,
-    janus.FORMAT: janus.export_janus,
+    LLAMAGEN: export_llamagen,
+    JANUS: export_janus,
     SHAPES: write_shapes,
 }
 

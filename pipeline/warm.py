@@ -1,4 +1,4 @@
-"""A warm process for the stages of one run: they fork from it instead of importing torch again (see stages.warm)."""
+"""A warm process for the stages of one run (see `stages.runtime.warm`): they fork from it, torch imported."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rank_e.errors import RankEError
-from stages.warm import SOCKET
+from stages.runtime.warm import SOCKET
 
 PATIENCE = 30.0
 """Seconds that the process gets to open its socket, and to end."""
@@ -22,7 +22,7 @@ def warm_stages(project: Path) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="rank-e-") as folder:
         path = Path(folder) / "stages.sock"
         process = subprocess.Popen(
-            [sys.executable, "-m", "stages.warm", str(path)],
+            [sys.executable, "-m", "stages.runtime.warm", str(path)],
             cwd=project,
             stdin=subprocess.PIPE,  # its closing, also by our death, ends the process
             start_new_session=True,

@@ -1,14 +1,15 @@
 """`python -m stages NAME [--arm A] [--seed S] [--round R]`: run one stage, here or in a warm process.
 
-With RANK_E_WARM set to the socket of a `stages.warm` server, the stage runs in a fork of it, which has the heavy
-libraries imported already; this process only waits, hands on the exit code, and takes the stage with it if it dies.
+With RANK_E_WARM set to the socket of a `stages.runtime.warm` server, the stage runs in a fork of it, which has the
+heavy libraries imported already; this process only waits, hands on the exit code, and takes the stage with it if it
+dies.
 """
 
 import os
 import sys
 
-from stages.process import follow_parent, run_module
-from stages.warm import SOCKET, ask
+from stages.runtime.process import follow_parent, run_module
+from stages.runtime.warm import SOCKET, ask
 
 
 def main() -> None:

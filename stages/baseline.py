@@ -1,9 +1,9 @@
 """Stage baseline: the evaluation of the base, before any round: the row that every arm is compared with."""
 
-from stages.artifacts import read_artifact
-from stages.backbone import backbone_of
 from stages.evaluation import evaluate
-from stages.runtime import Stage, main
+from stages.runtime.artifacts import read_artifact
+from stages.runtime.backbone import backbone_of
+from stages.runtime.stage import Stage, main
 
 
 def run(stage: Stage) -> None:

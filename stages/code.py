@@ -15,22 +15,23 @@ from ruamel.yaml import YAML
 from rank_e.backbones import backbone_path
 from rank_e.config import Params
 from rank_e.errors import RankEError
-from rank_e.files import sha256_of, sync
-from stages.imports import Sources
-from stages.runtime import ARGUMENTS, Stage, main
+from rank_e.io.files import sha256_of, sync
+from stages.runtime.imports import Sources
+from stages.runtime.stage import ARGUMENTS, Stage, main
 
 OUTSIDE = frozenset(
     {
-        "rank_e/config.py",
-        "rank_e/config_data.py",
-        "rank_e/config_evaluation.py",
-        "rank_e/config_messages.py",
-        "rank_e/config_schema.py",
-        "rank_e/config_types.py",
+        "rank_e/config/__init__.py",
+        "rank_e/config/data.py",
+        "rank_e/config/evaluation.py",
+        "rank_e/config/loading.py",
+        "rank_e/config/messages.py",
+        "rank_e/config/schema.py",
+        "rank_e/config/types.py",
         "rank_e/errors.py",
-        "stages/process.py",
-        "stages/progress.py",
-        "stages/state.py",
+        "stages/runtime/process.py",
+        "stages/runtime/progress.py",
+        "stages/runtime/state.py",
     }
 )
 """Code that reads params, words errors, begins a process, shows progress or resumes: it decides no artifact's bytes."""
@@ -56,9 +57,9 @@ def imported_by_name(params: Params) -> dict[str, set[str]]:
     judges = params.evaluation.model_dump()
     rewards = [params.ranking.model_dump()["rewards"], *(arm["ranking"]["rewards"] for arm in arms)]
     return {
-        "rank_e/models/backbone.py": {backbone_path(params.backbone.name).partition(":")[0]},
+        "rank_e/backbones/__init__.py": {backbone_path(params.backbone.name).partition(":")[0]},
         "rank_e/rewards/mixture.py": plugins(rewards),
-        "rank_e/judges/suite.py": plugins([judges["distances"], judges["scores"], judges["benchmarks"]]),
+        "rank_e/evaluation/suite.py": plugins([judges["distances"], judges["scores"], judges["benchmarks"]]),
         "rank_e/training/networks.py": plugins([arm["decoder"]["perceptual"] for arm in arms]),
     }
 

@@ -9,16 +9,16 @@ from typing import Any
 import pandas as pd
 import torch
 
+from rank_e.backbones.protocol import Backbone
 from rank_e.data.source import Source
-from rank_e.models.backbone import Backbone
 from rank_e.seeds import generator, seed_for
 from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedPictures
 from rank_e.training.networks import build_discriminator, build_perceptual
-from stages.artifacts import Artifact, ArtifactWriter, read_artifact
-from stages.backbone import backbone_of
-from stages.rewards import rewards_of
-from stages.runtime import Stage, main
-from stages.source import source_of
+from stages.runtime.artifacts import Artifact, ArtifactWriter, read_artifact
+from stages.runtime.backbone import backbone_of
+from stages.runtime.rewards import rewards_of
+from stages.runtime.source import source_of
+from stages.runtime.stage import Stage, main
 
 KINDS = ("online/", "ema/", "discriminator/", "optimizer/")
 

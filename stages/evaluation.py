@@ -12,19 +12,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rank_e.judges.base import as_bytes
-from rank_e.judges.sets import PromptSet, open_benchmark
-from rank_e.judges.stream import Stream
-from rank_e.metrics.tokens import entropy_bits, token_histogram, token_kl
-from rank_e.models.backbone import Backbone
-from rank_e.models.protocol import PolicyModel
+from rank_e.backbones.protocol import Backbone, PolicyModel
+from rank_e.evaluation.base import as_bytes
+from rank_e.evaluation.sets import PromptSet, open_benchmark
+from rank_e.evaluation.stream import Stream
+from rank_e.evaluation.tokens import entropy_bits, token_histogram, token_kl
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
-from stages.artifacts import Artifact, ArtifactWriter, read_artifact
-from stages.backbone import backbone_of
-from stages.judging import HELD_OUT, decode, decoded, held_out_set, judged, metrics_of, references_of
-from stages.runtime import Stage, main
-from stages.state import StageState
+from stages.runtime.artifacts import Artifact, ArtifactWriter, read_artifact
+from stages.runtime.backbone import backbone_of
+from stages.runtime.judging import HELD_OUT, decode, decoded, held_out_set, judged, metrics_of, references_of
+from stages.runtime.stage import Stage, main
+from stages.runtime.state import StageState
 
 Weights = Mapping[str, Tensor]
 

@@ -7,13 +7,13 @@ control that a better decoder must beat: the original decoder's pictures, bright
 import torch
 from torch import Tensor
 
-from rank_e.metrics.affine import AffineControl
+from rank_e.evaluation.affine import AffineControl
 from rank_e.seeds import seed_for
-from stages.artifacts import ArtifactWriter, read_artifact
-from stages.backbone import backbone_of
-from stages.judging import decode, decoded, held_out_set, judged, metrics_of, references_of
-from stages.runtime import Stage, main
-from stages.source import source_of
+from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.backbone import backbone_of
+from stages.runtime.judging import decode, decoded, held_out_set, judged, metrics_of, references_of
+from stages.runtime.source import source_of
+from stages.runtime.stage import Stage, main
 
 
 def run(stage: Stage) -> None:

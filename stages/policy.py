@@ -6,9 +6,9 @@ import pandas as pd
 
 from rank_e.sampling.sampler import SamplingConfig
 from rank_e.training.policy_update import PolicyUpdate, Rollouts
-from stages.artifacts import ArtifactWriter, read_artifact
-from stages.backbone import backbone_of
-from stages.runtime import Stage, main
+from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.backbone import backbone_of
+from stages.runtime.stage import Stage, main
 
 OPTIMIZER, ONLINE, EMA = "optimizer/", "online/", "ema/"
 

@@ -3,10 +3,10 @@
 import pandas as pd
 
 from rank_e.seeds import seed_for
-from stages.artifacts import ArtifactWriter
-from stages.backbone import backbone_of
-from stages.runtime import Stage, main
-from stages.source import source_of
+from stages.runtime.artifacts import ArtifactWriter
+from stages.runtime.backbone import backbone_of
+from stages.runtime.source import source_of
+from stages.runtime.stage import Stage, main
 
 
 def run(stage: Stage) -> None:

@@ -2,15 +2,15 @@
 
 import torch
 
-from rank_e.models.tokenizer import to_unit
+from rank_e.backbones.llamagen.tokenizer import to_unit
 from rank_e.objectives.anchors import temperature_at
 from rank_e.objectives.grpo import group_advantages
 from rank_e.objectives.rank_gan import keep_top, rank_weights
 from rank_e.rewards.mixture import Parts
-from stages.artifacts import ArtifactWriter, read_artifact
-from stages.backbone import backbone_of
-from stages.rewards import rewards_of
-from stages.runtime import Stage, main
+from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.backbone import backbone_of
+from stages.runtime.rewards import rewards_of
+from stages.runtime.stage import Stage, main
 
 
 @torch.no_grad()

@@ -11,20 +11,20 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from rank_e.backbones.llamagen.tokenizer import to_unit
 from rank_e.data.source import Originals, Source
-from rank_e.judges.base import as_bytes
-from rank_e.judges.reference import Statistics
-from rank_e.judges.sets import PromptSet
-from rank_e.judges.stream import Batch, Stream, judge
-from rank_e.judges.suite import Judges
-from rank_e.metrics.tokens import token_histogram
-from rank_e.models.tokenizer import to_unit
+from rank_e.evaluation.base import as_bytes
+from rank_e.evaluation.reference import Statistics
+from rank_e.evaluation.sets import PromptSet
+from rank_e.evaluation.stream import Batch, Stream, judge
+from rank_e.evaluation.suite import Judges
+from rank_e.evaluation.tokens import token_histogram
 from rank_e.seeds import seed_for
-from stages.artifacts import ArtifactWriter
-from stages.backbone import backbone_of
-from stages.judging import digest, held_out_set, judged, metrics_of, squares
-from stages.runtime import Stage, main
-from stages.source import source_of
+from stages.runtime.artifacts import ArtifactWriter
+from stages.runtime.backbone import backbone_of
+from stages.runtime.judging import digest, held_out_set, judged, metrics_of, squares
+from stages.runtime.source import source_of
+from stages.runtime.stage import Stage, main
 
 
 @torch.no_grad()

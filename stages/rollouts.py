@@ -2,9 +2,9 @@
 
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
-from stages.artifacts import ArtifactWriter, read_artifact
-from stages.backbone import backbone_of
-from stages.runtime import Stage, main
+from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.backbone import backbone_of
+from stages.runtime.stage import Stage, main
 
 
 def run(stage: Stage) -> None:

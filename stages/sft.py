@@ -12,14 +12,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rank_e.models.backbone import Backbone
+from rank_e.backbones.protocol import Backbone
 from rank_e.seeds import seed_for
 from rank_e.training.sft_update import EncodedPictures, SftUpdate, encode_pictures
-from stages.artifacts import ArtifactWriter
-from stages.backbone import backbone_of
-from stages.runtime import Stage, main
-from stages.source import source_of
-from stages.state import StageState
+from stages.runtime.artifacts import ArtifactWriter
+from stages.runtime.backbone import backbone_of
+from stages.runtime.source import source_of
+from stages.runtime.stage import Stage, main
+from stages.runtime.state import StageState
 
 TOKENS, CAPTIONS = "pictures/tokens", "pictures/captions"
 Weights = Mapping[str, Tensor]

@@ -3,10 +3,10 @@
 With `sft.train: false` the start is the base, and the baseline's evaluation is handed on.
 """
 
-from stages.artifacts import ArtifactWriter, read_artifact
-from stages.backbone import backbone_of
 from stages.evaluation import evaluate
-from stages.runtime import Stage, main
+from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.backbone import backbone_of
+from stages.runtime.stage import Stage, main
 
 
 def run(stage: Stage) -> None:

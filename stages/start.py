@@ -1,8 +1,8 @@
 """Stage start: round 0 of an arm, the SFT policy and the base decoder as the artifacts that round 1 reads."""
 
-from stages.artifacts import ArtifactWriter, read_artifact
-from stages.backbone import backbone_of
-from stages.runtime import Stage, main
+from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.backbone import backbone_of
+from stages.runtime.stage import Stage, main
 
 
 def run(stage: Stage) -> None:

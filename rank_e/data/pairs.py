@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from rank_e.data.errors import BadSampleError, DataError
-from rank_e.data.pictures import UndecodableError, decode_picture, square
+from rank_e.data.images import UndecodableError, decode_picture, square
 from rank_e.data.report import BadSamples
 from rank_e.data.samples import Samples
 from rank_e.seeds import generator

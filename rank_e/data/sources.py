@@ -20,7 +20,7 @@ from rank_e.data.source import Originals, Pair, Source
 from rank_e.seeds import generator, seed_for
 
 if TYPE_CHECKING:
-    from rank_e.config_data import CocoSource, FolderSource, PromptFile, ShapesSource, WebdatasetSource
+    from rank_e.config.data import CocoSource, FolderSource, PromptFile, ShapesSource, WebdatasetSource
 
 Read = TypeVar("Read")
 
@@ -123,7 +123,7 @@ def open_source(
 ) -> Source:
     """The source that `section` of the parameters names; DataError (naming `where`) for what is not there."""
     if section.kind == "shapes":
-        from rank_e.shapes.source import ShapesSource as Shapes
+        from rank_e.shapes.dataset import ShapesSource as Shapes
 
         return Shapes(section.split)
     folder = Path(section.folder)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rank_e.io.torchvision_ops import declare_torchvision_ops
 from rank_e.rewards.aesthetic import build_head
 from rank_e.rewards.base import RewardError, check_pairs, check_scores
 from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, clip_protocol
 from rank_e.rewards.weights import assign, read_weights
-from rank_e.torchvision_ops import declare_torchvision_ops
 
 SCORE_MEAN, SCORE_STD = 0.16717362830052426, 1.0333394966054072  # published: unit variance on its data
 PROMPT_LENGTH = 35  # tokens, start and end included

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rank_e.plugins import call_factory, is_path
+from rank_e.io.plugins import call_factory, is_path
 from rank_e.rewards.aesthetic import load_aesthetic
 from rank_e.rewards.base import Reward, RewardError, check_pairs, check_scores
 from rank_e.rewards.clip import ClipModel, ClipReward, Tokenize

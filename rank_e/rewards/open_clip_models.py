@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from rank_e.io.torchvision_ops import import_open_clip
 from rank_e.rewards.base import RewardError
 from rank_e.rewards.clip import ClipModel, Tokenize
 from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD
 from rank_e.rewards.weights import assign, read_weights
-from rank_e.torchvision_ops import import_open_clip
 
 
 def model_config(model: str) -> dict[str, Any]:

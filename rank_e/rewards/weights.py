@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rank_e.convert.checkpoints import CheckpointError, check_shapes, read_tensors, shapes_of
+from rank_e.io.checkpoints import CheckpointError, check_shapes, read_tensors, shapes_of
 from rank_e.rewards.base import RewardError
 
 # Entries of OpenAI's CLIP archives that describe the network and are no weights of it.

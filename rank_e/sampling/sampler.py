@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rank_e.backbones.protocol import PolicyModel, PrefixRows
 from rank_e.errors import RankEError
-from rank_e.models.protocol import PolicyModel, PrefixRows
 from rank_e.sampling.filters import cumulative_sum, filter_logits, guide
 
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rank_e.backbones.llamagen.policy import Policy, PolicyConfig
+from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.errors import RankEError
-from rank_e.models.policy import Policy, PolicyConfig
-from rank_e.models.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.rewards.clip import ClipModel
 from rank_e.shapes import clip
 

@@ -11,10 +11,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from rank_e.models.policy import Policy, PolicyConfig
-from rank_e.models.tokenizer import Tokenizer, TokenizerConfig
+from rank_e.backbones.llamagen.policy import Policy, PolicyConfig
+from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.seeds import generator
-from rank_e.shapes import clip, dataset
+from rank_e.shapes import clip, world
 from rank_e.shapes.training import Log, train_policy, train_tokenizer
 
 CLIPS = {"text": clip.TEXT, "reward": clip.REWARD, "evaluator": clip.EVALUATOR}
@@ -72,8 +72,8 @@ class BaseParams(_Section):
 
 def real_set(split: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
     """`count` real pictures [N, 3, H, W] uint8 of a split and their captions."""
-    prompts = dataset.prompts(split, count, seed)
-    pictures = dataset.pictures([dataset.scene_for(prompt, seed) for prompt in prompts])
+    prompts = world.prompts(split, count, seed)
+    pictures = world.pictures([world.scene_for(prompt, seed) for prompt in prompts])
     return pictures.mul(255).round().to(torch.uint8), [prompt.text for prompt in prompts]
 
 
@@ -143,10 +143,10 @@ def policy_config(size: PolicySize, text: clip.TextEncoder, tokenizer: Tokenizer
 
 def real_tokens(tokenizer: Tokenizer, split: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
     """Tokens int64 [count, L] of real pictures of a split and their captions, drawn part by part to save memory."""
-    prompts = dataset.prompts(split, count, seed)
+    prompts = world.prompts(split, count, seed)
     parts = []
     for start in range(0, count, 1000):
-        pictures = dataset.pictures([dataset.scene_for(prompt, seed) for prompt in prompts[start : start + 1000]])
+        pictures = world.pictures([world.scene_for(prompt, seed) for prompt in prompts[start : start + 1000]])
         parts.append(encode_pictures(tokenizer, pictures.mul(255).round().to(torch.uint8)))
     return torch.cat(parts), [prompt.text for prompt in prompts]
 

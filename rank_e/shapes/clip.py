@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rank_e.errors import RankEError
+from rank_e.io.torchvision_ops import import_open_clip
 from rank_e.rewards.clip import ClipModel, clip_inputs
 from rank_e.seeds import generator, seed_for
 from rank_e.shapes.captions import CATEGORIES, COMPOSITIONS, VOCABULARY
-from rank_e.torchvision_ops import import_open_clip
 
 PAD, START = 0, 1
 _IDS = {word: 2 + place for place, word in enumerate(VOCABULARY)}

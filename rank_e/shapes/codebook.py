@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rank_e.models.tokenizer import Tokenizer
+from rank_e.backbones.llamagen.tokenizer import Tokenizer
 from rank_e.seeds import generator
 
 

@@ -1,122 +1,43 @@
-"""Prompts, scenes and pictures of a split, and the checker's verdict on pictures.
+"""The embedded world as a source: prompts and real pictures are drawn on demand, as many as are asked for."""
 
-The mix of categories is exact up to rounding and each category cycles through its captions, so that two sets
-of the same size differ as little as they can: a different mix alone moves a Frechet distance.
-"""
+from collections.abc import Iterator, Sequence
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import torch
 from torch import Tensor
 
-from rank_e.errors import RankEError
+from rank_e.data.source import Originals, Pair
+from rank_e.evaluation.base import as_bytes
 from rank_e.seeds import seed_for
-from rank_e.shapes.captions import CATEGORIES, COMPOSITIONS, Composition, held_out, parse
-from rank_e.shapes.checker import check
-from rank_e.shapes.render import render
-from rank_e.shapes.scene import Scene, make_scene
-
-SPLITS: tuple[str, ...] = ("train", "held_out")
-SHARES: dict[str, float] = {
-    "one object": 0.10,
-    "two objects": 0.15,
-    "counting": 0.25,
-    "colors": 0.15,
-    "position": 0.20,
-    "color attribution": 0.15,
-}
+from rank_e.shapes import world
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A caption to draw: its index in its set, text, GenEval category and composition."""
+class ShapesSource:
+    """One split of the world, "train" or "held_out"; nothing in it can be damaged."""
 
-    id: int
-    text: str
-    category: str
-    composition: Composition
+    def __init__(self, split: str) -> None:
+        self.split = split
 
-    @classmethod
-    def from_text(cls, prompt_id: int, text: str) -> "Prompt":
-        """The prompt of a caption, category and composition parsed. Raises RankEError as `parse`."""
-        composition = parse(text)
-        return cls(prompt_id, text, composition.category, composition)
+    def prompts(self, count: int, seed: int) -> list[tuple[str, str]]:
+        """`count` (prompt, category), a function of the seed."""
+        return [(prompt.text, prompt.category) for prompt in world.prompts(self.split, count, seed)]
 
+    def real_pictures(self, prompts: Sequence[str], seed: int) -> Tensor:
+        """A picture of each prompt's own scene: float32 [N, 3, 48, 48] in [0, 1]."""
+        named = [world.Prompt.from_text(index, text) for index, text in enumerate(prompts)]
+        return world.pictures([world.scene_for(prompt, seed) for prompt in named])
 
-def compositions(split: str) -> list[Composition]:
-    """Every composition of "train" or "held_out"; the two share no meaning (see captions.meaning)."""
-    if split not in SPLITS:
-        raise RankEError(f"split {split!r} of the picture world is unknown: use one of {', '.join(SPLITS)}")
-    return [c for c in COMPOSITIONS.values() if held_out(c) == (split == "held_out")]
+    def pairs(self, count: int, seed: int, start: int = 0) -> Iterator[Pair]:
+        """`count` prompts in the world's mix, each with a picture of a scene of its own."""
+        for prompt in world.prompts(self.split, count, seed)[start:]:
+            yield Pair(world.pictures([world.scene_for(prompt, seed)])[0], prompt.text)
 
+    def originals(self, start: int, stop: int, prompts: Sequence[str], seed: int) -> Originals:
+        """Picture i shows prompt i modulo their number, each time in another scene: exactly the prompts' mix."""
+        places = [divmod(index, len(prompts)) for index in range(start, stop)]
+        named = [(copy, world.Prompt.from_text(place, prompts[place])) for copy, place in places]
+        scenes = [world.scene_for(prompt, seed_for(seed, "copy", copy)) for copy, prompt in named]
+        pictures = as_bytes(world.pictures(scenes))
+        return Originals(list(pictures), [prompts[place] for _, place in places])
 
-def prompts(split: str, n: int, seed: int) -> list[Prompt]:
-    """`n` prompts of a split in random order, categories by SHARES (largest remainder), ids 0 to n - 1.
-
-    Within a category the captions come in random order, and again only after all of them have come.
-    """
-    rng = np.random.default_rng(seed_for(seed, "shapes", split, "prompts"))
-    known = set(compositions(split))
-    texts: list[str] = []
-    for category, count in zip(CATEGORIES, _quotas(n), strict=True):
-        captions = [text for text, c in COMPOSITIONS.items() if c.category == category and c in known]
-        while count > 0:
-            order = rng.permutation(len(captions))[:count]
-            texts += [captions[i] for i in order]
-            count -= len(order)
-    return [Prompt.from_text(i, texts[j]) for i, j in enumerate(rng.permutation(len(texts)))]
-
-
-def scene_for(prompt: Prompt, seed: int) -> Scene:
-    """A real scene for a prompt; depends on the seed, the prompt's id and its text alone."""
-    rng = np.random.default_rng(seed_for(seed, "shapes", "scene", prompt.id, prompt.text))
-    return make_scene(prompt.composition, prompt.text, prompt.id, rng)
-
-
-def scenes(split: str, n: int, seed: int) -> list[Scene]:
-    """`n` real scenes of a split: one for each of `prompts(split, n, seed)`, in that order."""
-    return [scene_for(prompt, seed) for prompt in prompts(split, n, seed)]
-
-
-def pictures(scenes: Sequence[Scene]) -> Tensor:
-    """Draw scenes: float32 [N, 3, 48, 48] in [0, 1]."""
-    if not scenes:
-        raise RankEError("no scenes to draw: ask for at least one")
-    drawn = np.stack([render(scene) for scene in scenes])
-    return torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous().float().div_(255)
-
-
-def check_pictures(pictures: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-    """Bool [N]: does picture i ([0, 1], [N, 3, 48, 48], any device) show exactly what prompt i asks for?"""
-    if len(pictures) != len(prompts):
-        raise RankEError(f"{len(pictures)} pictures for {len(prompts)} prompts: give one prompt per picture")
-    arrays = pictures.detach().float().cpu().numpy()
-    verdicts = [check(array, prompt.composition) for array, prompt in zip(arrays, prompts, strict=True)]
-    return torch.tensor(verdicts, dtype=torch.bool)
-
-
-def accuracy_by_category(correct: Tensor | Iterable[bool], categories: Iterable[str]) -> dict[str, float]:
-    """Share of correct pictures: "accuracy", and "accuracy_<category>" ("_" for " ") where present."""
-    flags = np.asarray([bool(flag) for flag in correct])
-    names = np.asarray(list(categories))
-    if len(flags) == 0 or len(flags) != len(names):
-        raise RankEError(f"{len(flags)} verdicts for {len(names)} categories: give one of each per picture")
-    result = {"accuracy": float(flags.mean())}
-    for category in CATEGORIES:
-        if (names == category).any():
-            result[f"accuracy_{category.replace(' ', '_')}"] = float(flags[names == category].mean())
-    return result
-
-
-def _quotas(n: int) -> list[int]:
-    """Prompts of each category, by CATEGORIES: shares rounded to sum to n (largest remainder)."""
-    if n < 1:
-        raise RankEError(f"{n} prompts asked for: ask for at least one")
-    exact = [SHARES[category] * n for category in CATEGORIES]
-    quotas = [int(share) for share in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda i: quotas[i] - exact[i])
-    for i in by_remainder[: n - sum(quotas)]:
-        quotas[i] += 1
-    return quotas
+    def skipped(self) -> list[dict[str, str]]:
+        """Nothing: what is drawn is always whole."""
+        return []

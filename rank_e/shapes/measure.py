@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from rank_e.rewards.clip import clip_inputs
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
-from rank_e.shapes import clip, dataset
+from rank_e.shapes import clip, world
 from rank_e.shapes.backbone import ShapesBackbone, load_clip
 from rank_e.shapes.base import encode_pictures, real_set
 from rank_e.shapes.captions import COMPOSITIONS
@@ -50,7 +50,7 @@ def measure(folder: Path) -> dict[str, float]:
         load_clip(folder, name, size, device) for name, size in (("reward", clip.REWARD), ("evaluator", clip.EVALUATOR))
     )
     pictures, captions = real_set("held_out", PICTURES, SEED)
-    prompts = [dataset.Prompt.from_text(i, caption) for i, caption in enumerate(captions)]
+    prompts = [world.Prompt.from_text(i, caption) for i, caption in enumerate(captions)]
     real = pictures.float() / 255
     tokenizer = backbone.tokenizer(backbone.decoder_weights())
     policy = backbone.policy(backbone.policy_weights())
@@ -66,10 +66,10 @@ def measure(folder: Path) -> dict[str, float]:
         for batch in (drawn, tokens)
     )
     return {
-        "reconstruction_accuracy": dataset.check_pictures(restored, prompts).float().mean().item(),
+        "reconstruction_accuracy": world.check_pictures(restored, prompts).float().mean().item(),
         "reconstruction_l1": (restored - real).abs().mean().item(),
         "held_out_nats": F.cross_entropy(logits.flatten(0, 1), tokens.flatten()).item(),
-        "accuracy": dataset.check_pictures(decoded, prompts).float().mean().item(),
+        "accuracy": world.check_pictures(decoded, prompts).float().mean().item(),
         "text_recall": recall(backbone.text_encoder.clip, real, captions),
         "reward_recall": recall(reward, real, captions),
         "evaluator_recall": recall(evaluator, real, captions),

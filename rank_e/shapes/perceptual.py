@@ -1,5 +1,6 @@
 """The embedded world's perceptual distance: early feature maps of the reward CLIP, as LPIPS takes VGG's."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rank_e.rewards.preprocessing import normalise
+from rank_e.shapes import clip
+from rank_e.shapes.backbone import load_clip
 
 STAGES = [0, 1]  # the stem and the first residual stage: edges and texture, not meaning
 
@@ -30,3 +33,8 @@ class Perceptual:
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         pairs = zip(self.features(a), self.features(b), strict=True)
         return torch.stack([(x - y).square().sum(1).mean() for x, y in pairs]).mean()
+
+
+def perceptual(folder: Path, device: torch.device) -> Perceptual:
+    """A distance by the reward CLIP's early features."""
+    return Perceptual(load_clip(folder, "reward", clip.REWARD, device))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rank_e.models.policy import Policy
-from rank_e.models.tokenizer import Tokenizer
+from rank_e.backbones.llamagen.policy import Policy
+from rank_e.backbones.llamagen.tokenizer import Tokenizer
 from rank_e.seeds import generator
 from rank_e.shapes.codebook import CodebookEMA
 

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rank_e.backbones.llamagen.tokenizer import to_unit
+from rank_e.backbones.protocol import TokenizerModel
 from rank_e.config import DecoderParams
-from rank_e.models.projected_discriminator import Discriminator
-from rank_e.models.protocol import TokenizerModel
-from rank_e.models.tokenizer import to_unit
 from rank_e.objectives.anchors import adaptive_weight, consistency, output_gradient_weight
 from rank_e.objectives.rank_gan import hinge_discriminator_loss, lecam, rank_gan_loss, reward_loss
 from rank_e.seeds import generator
 from rank_e.training.ema import ema_update, load_optimizer_tensors, optimizer_tensors
+from rank_e.training.projected_discriminator import Discriminator
 
 LECAM_DECAY = 0.95
 FAKES = ("rollouts", "reconstructions")

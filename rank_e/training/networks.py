@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from rank_e.errors import RankEError
-from rank_e.plugins import call_factory, is_path
+from rank_e.io.plugins import call_factory, is_path
 
 if TYPE_CHECKING:
-    from rank_e.config_schema import PatchGANParams, ProjectedParams
-    from rank_e.config_types import Plugin
-    from rank_e.models.projected_discriminator import Discriminator
+    from rank_e.config.schema import PatchGANParams, ProjectedParams
+    from rank_e.config.types import Plugin
+    from rank_e.training.projected_discriminator import Discriminator
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,7 +31,7 @@ def build_perceptual(section: Plugin, folder: Path, device: torch.device) -> Per
             f"decoder.perceptual: {section.kind} with {', '.join(options) or 'no further key'}; "
             "give {kind: lpips, file: PATH} or {kind: package.module:factory, ...}"
         )
-    from rank_e.models.lpips_vgg import LpipsVGG
+    from rank_e.training.lpips_vgg import LpipsVGG
 
     return LpipsVGG(folder / str(options["file"]), device)
 
@@ -41,10 +41,10 @@ def build_discriminator(
 ) -> Discriminator:
     """A freshly initialised discriminator on the device; RankEError names a file that cannot be loaded."""
     if section.kind == "patchgan":
-        from rank_e.models.discriminator import PatchGAN
+        from rank_e.training.patchgan import PatchGAN
 
         return PatchGAN(section.channels, section.layers, norm="group").initialise(draw).to(device)
-    from rank_e.models.projected_discriminator import ProjectedDiscriminator
+    from rank_e.training.projected_discriminator import ProjectedDiscriminator
 
     projected = ProjectedDiscriminator(
         folder / section.dinov3,

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from rank_e.backbones.protocol import PolicyModel
 from rank_e.config import PolicyParams
 from rank_e.errors import RankEError
-from rank_e.models.protocol import PolicyModel
 from rank_e.objectives.grpo import k2_kl, policy_loss
 from rank_e.sampling.sampler import SamplingConfig, score
 from rank_e.seeds import generator

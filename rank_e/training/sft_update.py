@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rank_e.backbones.protocol import PolicyModel, TokenizerModel
 from rank_e.config import SftParams
 from rank_e.errors import RankEError
-from rank_e.models.protocol import PolicyModel, TokenizerModel
 from rank_e.seeds import generator
 from rank_e.training.ema import ema_update, load_optimizer_tensors, optimizer_tensors
 from rank_e.training.masters import Masters, optimizer_groups

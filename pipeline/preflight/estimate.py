@@ -1,0 +1,232 @@
+"""What a run takes: disk, memory and arithmetic, as pure functions of sizes and parameters.
+
+`python -m pipeline.preflight.estimate [PARAMS.yaml]` prints them. Bytes on disk are exact but for headers and
+tables. Memory is an upper estimate from what autograd saves; it knows nothing of an allocator's fragmentation. Time is
+arithmetic divided by an assumed rate: an assumption, not a measurement.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.preflight.sizes import OFFICIAL, VALUE, Sizes, read_base
+from rank_e.config import ArmParams, Params, load
+from rank_e.config.schema import PatchGANParams, ProjectedParams
+from rank_e.errors import RankEError
+
+RATE = 1.0e14
+"""Assumed useful floating-point operations a second: 10 % of an H100's bfloat16 peak of 989e12."""
+LIBRARIES = {"cpu": 0.5e9, "cuda": 4.0e9}  # bytes of main memory that a process holds beside its tensors
+LPIPS_PIXEL = 4000  # bytes that LPIPS keeps a pixel of one pair: VGG16 to conv5_3, float32, and its differences
+REWARD_PICTURE = 1.5e9  # bytes that a reward network keeps a picture with a gradient: ViT-H/14 at 224 pixels
+
+
+def patchgan(section: PatchGANParams | ProjectedParams) -> int:
+    """Parameters of the discriminator; of the projected one the heads' upper bound, its frozen networks aside."""
+    if not isinstance(section, PatchGANParams):
+        return 8 * (1 << 20)
+    width, total = section.channels, 3 * section.channels * 16 + section.channels
+    for depth in range(1, section.layers + 1):
+        inputs, width = width, section.channels * min(2**depth, 8)
+        total += inputs * width * 16 + 2 * width
+    return total + width * 16 + 1
+
+
+def policy_artifact(sizes: Sizes) -> int:
+    """online, ema and AdamW's two moments, float32."""
+    return 16 * sizes.policy
+
+
+def decoder_artifact(sizes: Sizes, arm: ArmParams) -> int:
+    """online and ema; if it is trained also its moments, the discriminator and the discriminator's moments."""
+    return 8 * sizes.decoder + (8 * sizes.decoder + 12 * patchgan(arm.decoder.discriminator)) * arm.decoder.train
+
+
+def rollouts_artifact(sizes: Sizes, params: Params, arm: ArmParams) -> int:
+    """int32 tokens and float32 log-probabilities."""
+    return 8 * params.prompts.per_round * arm.rollouts.group_size * sizes.length
+
+
+def evaluation_artifact(sizes: Sizes, params: Params) -> int:
+    """int32 tokens of the held-out pictures, and the pictures that are shown, twice."""
+    settings = params.evaluation
+    tokens = 4 * settings.prompts * settings.samples_per_prompt * sizes.length
+    return tokens + 6 * settings.pictures * sizes.image_size**2
+
+
+def prompts_artifact(sizes: Sizes, params: Params) -> int:
+    """The text of a round's prompts as the policy reads it."""
+    return params.prompts.per_round * sizes.text_bytes(VALUE[params.runtime.dtype])
+
+
+def disk(sizes: Sizes, params: Params) -> dict[str, int]:
+    """Bytes by kind of artifact, of all arms, seeds and rounds, and of the state of one running stage.
+
+    DVC's cache shares them with the workspace by reflinks or hard links; what older parameters left is not counted.
+    """
+    seeds, rounds = len(params.seeds), len(params.rounds)
+    arms = [params.arm(name) for name in params.arms]
+    sft = (16 if params.sft.train else 8) * sizes.policy * seeds  # handed on, the base has no moments
+    return {
+        "supervised start": sft,
+        "round 0": len(arms) * seeds * 8 * (sizes.policy + sizes.decoder),
+        "prompts": seeds * rounds * prompts_artifact(sizes, params),
+        "rollouts": seeds * rounds * sum(rollouts_artifact(sizes, params, arm) for arm in arms),
+        "policy": seeds * rounds * len(arms) * policy_artifact(sizes),
+        "decoder": seeds * rounds * sum(decoder_artifact(sizes, arm) for arm in arms),
+        "evaluation": (seeds * (len(arms) * len(params.evaluated) + 1) + 1) * evaluation_artifact(sizes, params),
+        "state of a running stage": 2 * policy_artifact(sizes),
+    }
+
+
+def layer_row(sizes: Sizes, value: int) -> float:
+    """Bytes that one layer of LlamaGen's transformer keeps for one row's backward pass, at `value` bytes a number."""
+    return sizes.dim * (20 + 4.3 * value) + 5 * sizes.hidden * value
+
+
+def policy_memory(sizes: Sizes, params: Params, arm: ArmParams) -> float:
+    """Peak bytes on the device of the policy stage: weights, optimiser, one microbatch's activations and logits."""
+    value, settings = VALUE[params.runtime.dtype], arm.policy
+    masters = 0 if value == 4 else 8
+    fixed = (3 * value + masters + 8) * sizes.policy + value * sizes.frozen
+    fixed += prompts_artifact(sizes, params) + rollouts_artifact(sizes, params, arm)
+    branches = 2 if settings.scoring == "guided" and arm.rollouts.guidance != 1 else 1
+    image = branches * settings.microbatch_size * sizes.length
+    texts = branches * min(settings.microbatch_size, params.prompts.per_round) * sizes.text_rows
+    kept = value * sizes.dim * (image + texts) * sizes.layers
+    one = layer_row(sizes, value) * max(image, texts)
+    activations = kept + one if settings.checkpointing else layer_row(sizes, value) * (image + texts) * sizes.layers
+    logits = 4 * settings.microbatch_size * sizes.length * sizes.vocab * (branches + 4)
+    gradients = (value if value == 4 else value + 4) * sizes.policy
+    # At the end of the stage everything that moves is copied once more before it is written.
+    return fixed + max(gradients + activations + logits, 16 * sizes.policy)
+
+
+def decoder_picture(sizes: Sizes) -> int:
+    """Bytes that the decoder keeps for one picture's backward pass, float32: inputs of norms, SiLUs, convolutions."""
+    widths = [sizes.channels * m for m in reversed(sizes.multipliers)]
+    places = (sizes.image_size // 2 ** (len(widths) - 1)) ** 2
+    attention = 7
+    total = places * widths[0] * (2 * 6 + attention)
+    width = widths[0]
+    for level, outputs in enumerate(widths):
+        for block in range(sizes.residual_blocks + 1):
+            total += places * (3 * width + 3 * outputs + (attention * outputs if level == 0 else 0))
+            width = outputs if block == 0 else width
+        if level + 1 < len(widths):
+            places *= 4
+            total += places * outputs
+    return 4 * (total + 3 * places * width)
+
+
+def decoder_memory(sizes: Sizes, arm: ArmParams) -> float:
+    """Peak bytes on the device of the decoder stage: two tokenizers, the optimiser, one step's pictures.
+
+    LPIPS and a reward network are allowances for the published ones.
+    """
+    settings = arm.decoder
+    if not settings.train:
+        return 0.0
+    pixels = sizes.image_size**2
+    each = decoder_picture(sizes) + LPIPS_PIXEL * pixels
+    pictures = (settings.rollouts_per_step + settings.reals_per_step) * each
+    rewarded = settings.rollouts_per_step * REWARD_PICTURE if settings.lambda_reward > 0 else 0
+    fixed = 8 * sizes.tokenizer + 12 * sizes.decoder + 16 * patchgan(settings.discriminator)
+    return fixed + pictures + rewarded + (4.0e9 if settings.lambda_reward > 0 else 0)
+
+
+def host_memory(sizes: Sizes, params: Params) -> float:
+    """Peak bytes of main memory of one stage beside what lies on the device."""
+    reals = 12 * sizes.image_size**2
+    policy = 16 * sizes.policy + prompts_artifact(sizes, params)
+    decoder = reals * params.prompts.per_round + 24 * sizes.decoder
+    factorial = 2 * reals * params.evaluation.real_pictures
+    text = VALUE[params.runtime.dtype] * sizes.text_encoder
+    return max(policy, decoder, factorial, text)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak bytes of one stage: on the device, and in main memory (both together on a CPU)."""
+
+    device: float
+    host: float
+
+
+def memory(sizes: Sizes, params: Params) -> Memory:
+    """The largest stage of any arm."""
+    arms = [params.arm(name) for name in params.arms]
+    device = max(max(policy_memory(sizes, params, arm), decoder_memory(sizes, arm)) for arm in arms)
+    host = host_memory(sizes, params)
+    if params.runtime.device == "cpu":
+        return Memory(0.0, device + host + LIBRARIES["cpu"])
+    return Memory(device, host + LIBRARIES["cuda"])
+
+
+def operations(sizes: Sizes, params: Params) -> dict[str, float]:
+    """Floating-point operations of the policy by stage, of all rounds, arms and seeds: 2 a parameter and token.
+
+    Training a rollout: 2 to score it once, 2 for the reference, 6 for the step, 2 more where layers are recomputed.
+    The convolutions, the rewards and the judges are not counted.
+    """
+    found = {"rollouts": 0.0, "policy": 0.0, "evaluation": 0.0}
+    for arm in (params.arm(name) for name in params.arms):
+        cells = len(params.seeds) * len(params.rounds)
+        branches = 2 if arm.rollouts.guidance != 1 else 1
+        tokens = cells * params.prompts.per_round * arm.rollouts.group_size * sizes.length * branches
+        found["rollouts"] += 2.0 * sizes.policy * tokens
+        each = 2 + arm.policy.epochs * (8 + 2 * arm.policy.checkpointing)
+        found["policy"] += float(each) * sizes.policy * tokens
+        judged = params.evaluation.prompts * params.evaluation.samples_per_prompt * sizes.length
+        judgements = len(params.seeds) * len(params.evaluated)
+        found["evaluation"] += 2.0 * sizes.policy * judgements * judged * (2 if params.evaluation.guidance != 1 else 1)
+    return found
+
+
+def gigabytes(value: float) -> str:
+    """Bytes as text in powers of ten."""
+    return f"{value / 1e9:,.1f} GB" if value >= 1e8 else f"{value / 1e6:,.1f} MB"
+
+
+def summary(sizes: Sizes, params: Params) -> list[str]:
+    """Disk, memory and time in lines."""
+    need, room = memory(sizes, params), disk(sizes, params)
+    kinds = ", ".join(f"{kind} {gigabytes(value)}" for kind, value in room.items() if value)
+    lines = [f"disk: {gigabytes(sum(room.values()))} ({kinds})"]
+    if need.device:
+        arms = [params.arm(name) for name in params.arms]
+        policy = max(policy_memory(sizes, params, arm) for arm in arms)
+        decoder = max(decoder_memory(sizes, arm) for arm in arms)
+        lines.append(f"device memory of a stage: policy {gigabytes(policy)}, decoder {gigabytes(decoder)}")
+    lines.append(f"main memory of a stage: {gigabytes(need.host)}")
+    work = operations(sizes, params)
+    hours = ", ".join(f"{name} {value:.2g} FLOP = {value / RATE / 3600:.1f} h" for name, value in work.items())
+    if params.runtime.device != "cpu":
+        lines.append(f"policy's arithmetic at an assumed {RATE:.0e} FLOP/s: {hours}")
+    return lines
+
+
+def sizes_of(params: Params) -> Sizes:
+    """The sizes of the base, or those of the published model that its folder's name stands for."""
+    folder = Path(params.backbone.base)
+    if folder.exists():
+        return read_base(params.backbone.name, folder)[0]
+    if folder.name not in OFFICIAL:
+        raise RankEError(f"backbone.base: {folder} does not exist; convert a base to it")
+    return OFFICIAL[folder.name]
+
+
+def main(paths: list[str]) -> None:
+    """Print the estimate of each params file."""
+    try:
+        for path in paths or ["params.yaml"]:
+            params = load(path)
+            print(path, *summary(sizes_of(params), params), sep="\n  ")
+    except RankEError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

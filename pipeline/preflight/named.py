@@ -1,0 +1,170 @@
+"""Every file and folder that params.yaml names, looked for before anything runs: a line for each that is not there.
+
+Contents are left to the loaders, which refuse what they cannot use; here only what is named, and how, is checked.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+from rank_e.config import Params
+from rank_e.config.types import Plugin
+
+REWARDS: dict[str, tuple[set[str], set[str]]] = {
+    "clip": ({"file"}, {"model"}),
+    "hpsv2": ({"file"}, {"model"}),
+    "aesthetic": ({"file", "clip_file"}, {"model"}),
+    "imagereward": ({"file", "tokenizer"}, set()),
+}
+"""Published rewards: keys that name files and must be given, and keys that may be given."""
+DISTANCES: dict[str, tuple[set[str], set[str]]] = {
+    "inception": ({"file"}, {"image_size"}),
+    "dinov2": ({"file"}, {"image_size"}),
+    "clip_features": ({"file"}, {"model", "image_size"}),
+}
+SCORES: dict[str, tuple[set[str], set[str]]] = {"clip_score": ({"file"}, {"model", "image_size"})}
+STYLES = ("anime", "concept-art", "paintings", "photo")  # HPSv2's benchmark files
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+GET = "get it (docs/reproduce.md) or correct the path"
+
+
+def missing_files(params: Params) -> list[str]:
+    """What the data, rewards, networks and judges of the params need and do not find."""
+    found = [*_source("data.training", params.data.training), *_source("data.held_out", params.data.held_out)]
+    training, judging = Path(params.weights.training), Path(params.weights.evaluation)
+    folders = {"weights.training": training, "weights.evaluation": judging}
+    absent = [f"{where}: folder {folder} does not exist; {GET}" for where, folder in folders.items()]
+    found += [line for line, folder in zip(absent, folders.values(), strict=True) if not folder.is_dir()]
+    for arm in map(params.arm, params.arms):
+        for name, reward in arm.ranking.rewards.items():
+            found += _plugin(f"ranking.rewards.{name}", reward, training, REWARDS, {"weight", "normalise"})
+        if arm.decoder.train:
+            found += _plugin("decoder.perceptual", arm.decoder.perceptual, training, {"lpips": ({"file"}, set())})
+            judge = arm.decoder.discriminator
+            if judge.kind == "projected":
+                found += _folder("decoder.discriminator.dinov3", training / judge.dinov3)
+                found += need_file("decoder.discriminator.efficientnet", training / judge.efficientnet)
+    evaluation = params.evaluation
+    for name, section in evaluation.distances.items():
+        found += _plugin(f"evaluation.distances.{name}", section, judging, DISTANCES)
+    for name, section in evaluation.scores.items():
+        found += _plugin(f"evaluation.scores.{name}", section, judging, SCORES)
+    for name, benchmark in evaluation.benchmarks.items():
+        found += _benchmark(f"evaluation.benchmarks.{name}", benchmark, judging)
+    return list(dict.fromkeys(found))  # arms share most of what they name
+
+
+def need_file(where: str, path: Path) -> Iterator[str]:
+    """A line if no such file exists."""
+    if not path.is_file():
+        yield f"{where}: file {path} does not exist; {GET}"
+
+
+def _folder(where: str, path: Path) -> Iterator[str]:
+    """A Hugging Face folder: a configuration and weights."""
+    if not path.is_dir():
+        yield f"{where}: folder {path} does not exist; {GET}"
+        return
+    yield from need_file(where, path / "config.json")
+    if not any((path / name).is_file() for name in WEIGHTS):
+        yield f"{where}: folder {path} holds none of {', '.join(WEIGHTS)}; {GET}"
+
+
+def _plugin(
+    where: str,
+    section: Plugin,
+    folder: Path,
+    known: Mapping[str, tuple[set[str], set[str]]],
+    common: Set[str] = frozenset(),
+) -> Iterator[str]:
+    """A thing of a published kind, whose files lie in `folder`, or of a dotted path, which must be importable."""
+    options: dict[str, Any] = {key: value for key, value in (section.model_extra or {}).items() if key not in common}
+    if ":" in section.kind:
+        yield from _importable(f"{where}.kind", section.kind)
+        return
+    if section.kind not in known:
+        yield f"{where}.kind = {section.kind}: unknown; give {', '.join(known)} or your own package.module:factory"
+        return
+    required, optional = known[section.kind]
+    for key in sorted(required - options.keys()):
+        yield f"{where}.{key} is missing; {section.kind} needs a path there"
+    for key in sorted(options.keys() - required - optional):
+        yield f"{where}.{key}: unknown key; {section.kind} knows {', '.join(sorted(required | optional))}"
+    for key in sorted(required & options.keys()):
+        value = options[key]
+        if not isinstance(value, str) or not value:
+            yield f"{where}.{key} = {value!r}: give a path"
+        elif section.kind == "dinov2":
+            yield from _folder(f"{where}.{key}", folder / value)
+        elif section.kind == "imagereward" and key == "tokenizer" and (folder / value).is_dir():
+            yield from need_file(f"{where}.{key}", folder / value / "vocab.txt")
+        else:
+            yield from need_file(f"{where}.{key}", folder / value)
+
+
+def _importable(where: str, kind: str) -> Iterator[str]:
+    """Whether `package.module:name` is there, without running the module: it may import torch."""
+    module, _, name = kind.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # stages run in the project's folder
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    finally:
+        sys.path.remove(here)
+    if spec is None or spec.origin is None:
+        yield f"{where} = {kind}: there is no module {module}; correct the path"
+        return
+    if not spec.origin.endswith(".py"):
+        return  # compiled: only an import could tell
+    bound: set[str] = set()
+    for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            bound.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            bound.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            bound |= {alias.asname or alias.name for alias in node.names}
+    if name not in bound and "*" not in bound:
+        yield f"{where} = {kind}: {module} has no {name}; correct the path"
+
+
+def _source(where: str, section: Any) -> Iterator[str]:
+    folder = Path(section.folder)
+    if not folder.is_dir():
+        yield f"{where}.folder: folder {folder} does not exist; {GET}"
+        return
+    if section.kind == "shapes":
+        return
+    if section.kind == "webdataset":
+        if not any(folder.glob(section.tars)):
+            yield f"{where}.tars: no file {folder / section.tars}; {GET}"
+    elif section.kind == "folder":
+        yield from need_file(f"{where}.captions", folder / section.captions)
+    else:
+        yield from need_file(f"{where}.split", folder / "annotations" / f"captions_{section.split}.json")
+        if not (folder / section.split).is_dir():
+            yield f"{where}.split: folder {folder / section.split} does not exist; {GET}"
+    if section.prompts is not None:
+        yield from need_file(f"{where}.prompts.file", folder / section.prompts.file)
+
+
+def _benchmark(where: str, section: Any, folder: Path) -> Iterator[str]:
+    if section.kind == "prompts":
+        yield from need_file(f"{where}.file", folder / section.file)
+        for name, score in section.scores.items():
+            yield from _plugin(f"{where}.scores.{name}", score, folder, SCORES)
+    elif section.kind == "hpsv2":
+        for style in STYLES:
+            yield from need_file(f"{where}.prompts", folder / section.prompts / f"{style}.json")
+        yield from need_file(f"{where}.file", folder / section.file)
+    else:
+        yield from need_file(f"{where}.prompts", folder / section.prompts)
+        yield from _folder(f"{where}.detector", folder / section.detector)
+        yield from need_file(f"{where}.clip", folder / section.clip)

@@ -1,0 +1,132 @@
+"""What `rank-e validate` looks at before anything runs, every problem at once: a line each with place and mend."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from pipeline.graph import load_graph, make_jobs
+from pipeline.preflight.estimate import Memory, disk, gigabytes, memory, summary
+from pipeline.preflight.named import WEIGHTS, missing_files, need_file
+from pipeline.preflight.sizes import FORMATS, OFFICIAL, Sizes, read_base, read_manifest
+from rank_e.config import Params, load
+from rank_e.errors import RankEError
+from stages.code import manifests
+
+SPARE = 1.1
+"""The estimate of a device's memory times this must be there: allocators lose a part to fragmentation."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Free bytes of disk, bytes of main memory, bytes of the run's device (None: there is no such device)."""
+
+    disk: int
+    memory: int
+    device: int | None
+
+
+def this_machine(params: Params) -> Machine:
+    """What is here. torch is imported only where runtime.device is a GPU."""
+    device: int | None = 0
+    if params.runtime.device != "cpu":
+        import torch
+
+        number = int(params.runtime.device.partition(":")[2] or 0)
+        present = torch.cuda.is_available() and number < torch.cuda.device_count()
+        device = torch.cuda.get_device_properties(number).total_memory if present else None
+    return Machine(shutil.disk_usage(Path.cwd()).free, psutil.virtual_memory().total, device)
+
+
+def check(lanes: int) -> list[str]:
+    """Look at everything; what the run will be, in lines. RankEError holds every problem, a line each."""
+    params = load()
+    problems: list[str] = []
+    stages = 0
+    try:
+        graph = load_graph(Path())
+        stages = sum(len(job.stages) for job in make_jobs(graph))
+        if "code" in {stage.name for stage in graph}:
+            manifests(Path(), params)  # names a module of the user's own that DVC would not watch
+    except RankEError as error:
+        problems.append(str(error))
+    sizes, found = base_problems(params)
+    problems += found + missing_files(params)
+    machine = this_machine(params)
+    if machine.device is None:
+        problems.append(
+            f"runtime.device = {params.runtime.device}: there is no such device here; use cpu or another machine"
+        )
+    sizes = sizes or OFFICIAL.get(Path(params.backbone.base).name)  # room can be judged before a base is converted
+    if sizes is not None:
+        needed = sum(disk(sizes, params).values())
+        problems += room_problems(params, machine, needed - held(), memory(sizes, params), lanes)
+    if problems or sizes is None:
+        raise RankEError("\n".join(problems))
+    counts = f"{len(params.arms)} arms, {len(params.seeds)} seeds, {len(params.rounds)} rounds"
+    return [f"params.yaml: {counts}, {stages} stages", *summary(sizes, params)]
+
+
+def base_problems(params: Params) -> tuple[Sizes | None, list[str]]:
+    """The base's sizes (None where they cannot be read) and what is wrong with its folder."""
+    name, folder = params.backbone.name, Path(params.backbone.base)
+    if name not in FORMATS:
+        return None, [f"backbone.name = {name}: unknown backbone; give one of {', '.join(FORMATS)}"]
+    try:
+        manifest = read_manifest(name, folder)
+        sizes, found = read_base(name, folder)
+    except RankEError as error:
+        return None, [str(error)]
+    for file, entry in manifest["files"].items():
+        size = (folder / file).stat().st_size if (folder / file).is_file() else None
+        wanted = entry["bytes"] if isinstance(entry, dict) else size  # the embedded world's lists hashes alone
+        if size is None or size != wanted:
+            state = "does not exist" if size is None else f"has {size} bytes, base.json says {wanted}"
+            found.append(f"backbone.base: {folder / file} {state}; convert or check out the base again")
+    if name == "llamagen":
+        found += text_problems(folder, manifest["text"]["folder"])
+    for arm_name in params.arms:
+        top_k = params.arm(arm_name).rollouts.top_k
+        if top_k > sizes.vocab:
+            found.append(f"arms.{arm_name}: rollouts.top_k = {top_k} exceeds the vocabulary of {sizes.vocab}; lower it")
+    return sizes, found
+
+
+def text_problems(folder: Path, named: str | None) -> list[str]:
+    """What a LlamaGen base's text encoder lacks."""
+    if named is None:
+        return [f"backbone.base: {folder} names no text encoder; convert it again with --text FOLDER of flan-t5-xl"]
+    place, where = folder / named, "backbone.base: text encoder"
+    found = list(need_file(where, place / "config.json"))
+    for kind, names in (("weights", WEIGHTS), ("tokenizer", ("tokenizer.json", "spiece.model"))):
+        if not any((place / name).is_file() for name in names):
+            found.append(f"{where}: {place} holds no {kind} ({', '.join(names)}); copy flan-t5-xl there")
+    return found
+
+
+def held() -> int:
+    """Bytes of artifacts that are there already: an earlier part of the run."""
+    return sum(path.stat().st_size for path in Path("artifacts").rglob("*") if path.is_file())
+
+
+def room_problems(params: Params, machine: Machine, needed: int, need: Memory, lanes: int) -> list[str]:
+    """Disk and memory that the run will want and the machine does not have; `lanes` stages run at a time."""
+    found = []
+    if needed > machine.disk:
+        mend = "free some, or shorten rounds, seeds or arms"
+        found.append(f"disk: the run needs {gigabytes(needed)} more, {gigabytes(machine.disk)} are free; {mend}")
+    fewer = " or run with --lanes 1" if lanes > 1 else ""
+    at_once = f" for {lanes} lanes" if lanes > 1 else ""
+    if need.host * lanes > machine.memory:
+        wanted, there = gigabytes(need.host * lanes), gigabytes(machine.memory)
+        mend = f"lower policy.microbatch_size, prompts.per_round or evaluation.real_pictures{fewer}"
+        found.append(f"main memory: a stage needs about {wanted}{at_once}, the machine has {there}; {mend}")
+    if machine.device is not None and need.device * lanes * SPARE > machine.device:
+        wanted, there = gigabytes(need.device * lanes * SPARE), gigabytes(machine.device)
+        mend = f"lower policy.microbatch_size, decoder.rollouts_per_step and reals_per_step{fewer}"
+        device = params.runtime.device
+        found.append(f"memory of {device}: a stage needs about {wanted}{at_once}, it has {there}; {mend}")
+    return found

@@ -1,0 +1,1 @@
+"""MLflow: every round as a run, copied from the artifacts."""

@@ -1,0 +1,212 @@
+"""Janus-Pro between a Hugging Face folder (as deepseek-community/Janus-Pro-1B) and the project's own.
+
+The project's folder holds, beside base.json and copies of the configuration and processor files,
+
+* policy.safetensors: language model, generation embedding, aligner and head, without "model." in their names,
+* tokenizer.safetensors: the VQ model, under `rank_e.backbones.llamagen.tokenizer.Tokenizer`'s names,
+* rest.safetensors: what generation never runs (vision encoder, its aligner, text head), kept for export alone.
+
+Every tensor keeps its dtype and its bits; `export_janus` puts them back under the source's names, file by file.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rank_e.backbones.janus.tokenizer import ours, tokenizer_config
+from rank_e.io.checkpoints import (
+    CheckpointError,
+    check_finite,
+    check_shapes,
+    read_tensors,
+    save_tensors,
+    shapes_of,
+    source_of,
+    write_folder,
+    write_manifest,
+)
+from rank_e.io.torchvision_ops import declare_torchvision_ops
+
+if TYPE_CHECKING:
+    from transformers import JanusConfig
+
+FORMAT = "janus"
+WEIGHTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
+NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
+PROCESSOR = (
+    "generation_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.model",
+)
+"""Files that are copied as they are, if the source has them."""
+MODEL, VQ = "model.", "model.vqmodel."
+PARTS = ("language_model", "generation_embeddings", "generation_aligner", "generation_head")
+POLICY = tuple(f"{MODEL}{part}." for part in PARTS)
+TEXT_EMBEDDING = "model.language_model.embed_tokens.weight"
+DECODER = (f"{VQ}decoder.", f"{VQ}post_quant_conv.")
+TEXT_HEAD = "lm_head.weight"
+
+
+def convert_janus(source: str | Path, target: str | Path) -> dict[str, Any]:
+    """Write the project's folder `target` from the Hugging Face folder `source`; returns its manifest.
+
+    CheckpointError (one line: file or key, and the mend) for a missing or damaged file, keys or shapes that do not
+    fit config.json, another model, values that are not finite; then `target` does not exist.
+    """
+    source = Path(source)
+    for name in NEEDED:
+        if not (source / name).is_file():
+            raise CheckpointError(f"{source / name} does not exist; give the folder of a Hugging Face Janus-Pro model")
+    config = read_config(source)
+    special = special_tokens(source)
+    vocabulary = config.text_config.vocab_size  # type: ignore[union-attr]
+    if any(not 0 <= token < vocabulary for token in special.values()):
+        raise CheckpointError(f"{source}: token ids {special} exceed the vocabulary of {vocabulary}; download it again")
+    files = {path: read_tensors(path) for path in weight_files(source)}
+    tensors = {name: tensor for part in files.values() for name, tensor in part.items()}
+    check_shapes(tensors, expected_shapes(config, TEXT_HEAD in tensors), source)
+    check_finite(tensors, source)
+    names = [[*part] for part in files.values()]
+    with write_folder(target) as folder:
+        for name in (*NEEDED, *PROCESSOR):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+        policy = {name.removeprefix(MODEL): tensors[name] for name in tensors if name.startswith(POLICY)}
+        vq = {ours(name.removeprefix(VQ)): tensors[name] for name in tensors if name.startswith(VQ)}
+        rest = {name: tensors[name] for name in tensors if not name.startswith((*POLICY, VQ))}
+        for stem, part in (("policy", policy), ("tokenizer", vq), ("rest", rest)):
+            save_tensors(part, folder / f"{stem}.safetensors")
+        settings = config.to_dict()
+        text = config.text_config.to_dict()  # type: ignore[union-attr]
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+        vq_settings = settings["vq_config"]
+        manifest = {
+            "format": FORMAT,
+            "policy": {
+                "length": vq_settings["num_patches"] ** 2,
+                "vocab_size": vq_settings["num_embeddings"],
+                **{name: text[name] for name in sizes},
+            },
+            "tokenizer": asdict(tokenizer_config(vq_settings)),
+            "text": {**special, "vocab_size": vocabulary, "max_positions": text["max_position_embeddings"]},
+            "source": {path.name: source_of(path, part) for path, part in files.items()},
+            "shards": names,
+        }
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def read_config(folder: Path) -> JanusConfig:
+    """config.json of a folder; CheckpointError when it is damaged or of another model."""
+    declare_torchvision_ops()
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import JanusConfig
+
+    path = folder / "config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        kind = settings["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{path} is missing or damaged; download it again") from None
+    if kind != "janus":
+        hint = "this is DeepSeek's own layout, " if kind == "multi_modality" else ""
+        raise CheckpointError(
+            f"{path}: model_type {kind!r}, not 'janus'; {hint}give a transformers folder such as "
+            "deepseek-community/Janus-Pro-1B"
+        )
+    try:
+        config = JanusConfig.from_dict(settings)
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        cause = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{path} is not a Janus configuration ({cause}); download it again") from None
+    vision, vq = config.to_dict()["vision_config"], config.to_dict()["vq_config"]
+    tokens = vq["num_patches"] ** 2
+    if vision["num_image_tokens"] != tokens:
+        raise CheckpointError(
+            f"{path}: vision_config.num_image_tokens {vision['num_image_tokens']} does not fit the image size, which "
+            f"gives {tokens} tokens; use the configuration that belongs to the checkpoint"
+        )
+    if tokenizer_config(vq).image_size != vision["image_size"]:
+        raise CheckpointError(
+            f"{path}: vision_config.image_size {vision['image_size']} is not the VQ model's "
+            f"{tokenizer_config(vq).image_size}; use the configuration that belongs to the checkpoint"
+        )
+    return config
+
+
+def expected_shapes(config: JanusConfig, text_head: bool) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight of the model; a tied text head may be left out of a checkpoint."""
+    declare_torchvision_ops()
+    from transformers import JanusForConditionalGeneration
+
+    with torch.device("meta"):
+        shapes = shapes_of(JanusForConditionalGeneration(config).state_dict())
+    if config.tie_word_embeddings and not text_head:
+        shapes.pop(TEXT_HEAD)
+    return shapes
+
+
+def weight_files(source: Path) -> list[Path]:
+    """The checkpoint's file, or the shards that its index names."""
+    found = next((source / name for name in WEIGHTS if (source / name).is_file()), None)
+    if found is None:
+        raise CheckpointError(f"{source} holds none of {', '.join(WEIGHTS)}; download the model's weights")
+    if not found.name.endswith(".index.json"):
+        return [found]
+    try:
+        shards = {str(name) for name in json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{found} has no `weight_map`; download it again") from None
+    if any(Path(name).name != name for name in shards):
+        raise CheckpointError(f"{found} names a shard that is not beside it; download it again")
+    return [source / name for name in sorted(shards)]
+
+
+def special_tokens(folder: Path) -> dict[str, int]:
+    """bos, boi and pad: what generation_config.json says, as transformers' generate() does, else the tokenizer."""
+    from tokenizers import Tokenizer
+
+    settings: dict[str, Any] = {}
+    if (folder / "generation_config.json").is_file():
+        settings = _json(folder / "generation_config.json")
+    given = {**(settings.get("generation_kwargs") or {}), **settings}
+    names = _json(folder / "tokenizer_config.json")
+    names = {**(names.get("extra_special_tokens") or {}), **names}
+    try:
+        vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library raises nothing narrower
+        raise CheckpointError(f"{folder / 'tokenizer.json'} cannot be read ({error}); download it again") from None
+    ids = {}
+    for kind in ("bos", "boi", "pad"):
+        token = names.get(f"{kind}_token")
+        text = token["content"] if isinstance(token, dict) else token
+        found = given.get(f"{kind}_token_id")
+        found = vocabulary.token_to_id(text) if found is None and text is not None else found
+        if found is None:
+            raise CheckpointError(
+                f"{folder / 'tokenizer_config.json'} and generation_config.json name no known {kind} token; "
+                "use the files of a Janus-Pro model in transformers' format"
+            )
+        ids[kind] = int(found)
+    return ids
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is damaged; download it again")
+    return value

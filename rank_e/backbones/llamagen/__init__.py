@@ -1,0 +1,1 @@
+"""LlamaGen text-to-image (arXiv 2406.06525)."""

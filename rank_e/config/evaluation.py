@@ -1,0 +1,76 @@
+"""The sections `evaluation` and `factorial` of `params.yaml`, and the benchmarks."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rank_e.config.types import ArmName, Count, CountOrZero, JudgeName, Plugin, Positive, Rate, Section, Seed, Text
+
+
+class PromptsBenchmark(Section):
+    """Any prompt list with scores of its own, a mean for each of its categories; `prompts: 0` takes all of them."""
+
+    kind: Literal["prompts"]
+    file: Text
+    column: Text | None
+    category: Text | None
+    prompts: CountOrZero
+    samples_per_prompt: Count
+    scores: Annotated[dict[JudgeName, Plugin], Field(min_length=1)]
+
+
+class HPSv2Benchmark(Section):
+    """HPSv2's four styles (a folder of its prompt files); `per_style: 0` takes all 800 of each; `model`: ViT-H-14."""
+
+    kind: Literal["hpsv2"]
+    prompts: Text
+    per_style: CountOrZero
+    file: Text
+    model: Text
+
+
+class GenEvalBenchmark(Section):
+    """GenEval's prompts (its evaluation_metadata.jsonl), a Mask2Former folder, and a CLIP file for colours with its
+    open_clip `model`: ViT-L-14-quickgelu.
+    """
+
+    kind: Literal["geneval"]
+    prompts: Text
+    samples_per_prompt: Count
+    detector: Text
+    clip: Text
+    model: Text
+
+
+Benchmark = Annotated[PromptsBenchmark | HPSv2Benchmark | GenEvalBenchmark, Field(discriminator="kind")]
+
+
+class EvaluationParams(Section):
+    """What is measured, on held-out prompts: Frechet distances to real pictures, scores, benchmarks, tokens.
+
+    reference_pictures make the real statistics; real_pictures others are judged as the rows "real" and
+    "reconstruction"; bootstrap resamples make the intervals (0: none).
+    """
+
+    prompts: Count
+    samples_per_prompt: Count
+    guidance: Annotated[float, Field(ge=1, le=100)]
+    temperature: Positive
+    top_k: CountOrZero
+    top_p: Rate
+    batch_size: Count
+    seed: Seed
+    reference_pictures: Annotated[int, Field(ge=2, le=10_000_000)]
+    real_pictures: Annotated[int, Field(ge=2, le=10_000_000)]
+    bootstrap: CountOrZero
+    pictures: Count
+    distances: dict[JudgeName, Plugin]
+    scores: dict[JudgeName, Plugin]
+    benchmarks: dict[JudgeName, Benchmark]
+
+
+class FactorialParams(Section):
+    """The table {policy of two arms} x {original decoder, decoder of each arm}, after the last round."""
+
+    arms: Annotated[list[ArmName], Field(min_length=2, max_length=2)]
+    round: Count

@@ -1,0 +1,184 @@
+"""The run as data: `params.yaml` read into frozen, validated objects.
+
+Every key stands in the file: the code holds no default, so what ran can be read off one page. A wrong file is
+reported whole, one line for each problem: the key, the value that was found and what is allowed.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from rank_e.config.data import DataParams
+from rank_e.config.evaluation import EvaluationParams, FactorialParams
+from rank_e.config.messages import line, show
+from rank_e.config.schema import (
+    SECTIONS,
+    Arm,
+    ArmParams,
+    BackboneParams,
+    DecoderParams,
+    PolicyParams,
+    PromptsParams,
+    RankingParams,
+    RolloutsParams,
+    Round,
+    RuntimeParams,
+    SftParams,
+    WeightsParams,
+)
+from rank_e.config.types import ArmName, Count, Section, Seed
+from rank_e.errors import RankEError
+
+RESERVED_ARMS = ("base", "sft", "reference", "prompts", "factorial", "original", "affine")
+"""Names that mean something else in the artifact folders or in the factorial's table."""
+
+
+class ConfigError(RankEError):
+    """A params file is missing, unreadable or wrong; one line for each problem."""
+
+
+class Params(Section):
+    """The whole of `params.yaml`."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")]
+    backbone: BackboneParams
+    data: DataParams
+    weights: WeightsParams
+    runtime: RuntimeParams
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    rounds: Annotated[list[Round], Field(min_length=1)]
+    evaluated: Annotated[list[Count], Field(min_length=1)]
+    arms: Annotated[dict[ArmName, Arm], Field(min_length=1)]
+    sft: SftParams
+    prompts: PromptsParams
+    rollouts: RolloutsParams
+    ranking: RankingParams
+    policy: PolicyParams
+    decoder: DecoderParams
+    evaluation: EvaluationParams
+    factorial: FactorialParams
+
+    def arm(self, name: str) -> ArmParams:
+        """The merged parameters of arm `name`; ConfigError if there is no such arm."""
+        if name not in self.arms:
+            raise ConfigError(f"arm {name!r} is not in params.yaml: it has {', '.join(self.arms)}")
+        overrides = self.arms[name]
+        return ArmParams.model_validate(
+            {key: merge(getattr(self, key).model_dump(), getattr(overrides, key)) for key in SECTIONS}
+        )
+
+    @property
+    def last_round(self) -> int:
+        """The id of the last round."""
+        return self.rounds[-1].id
+
+
+def merge(shared: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Shared values with the overrides laid over them, mapping by mapping; one of another `kind` is put in whole."""
+    if "kind" in overrides and overrides["kind"] != shared.get("kind"):
+        return dict(overrides)
+    merged = dict(shared)
+    for key, value in overrides.items():
+        both = isinstance(value, dict) and isinstance(shared.get(key), dict)
+        merged[key] = merge(shared[key], value) if both else value
+    return merged
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and validate a params file; ConfigError lists every problem, one line each."""
+    source = Path(path)
+    try:
+        # DVC reads params with the same parser (YAML 1.2): 1e-4 is a number here as it is there.
+        data = YAML(typ="safe", pure=True).load(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        mend = "run in the project's folder, or `rank-e profile shapes`"
+        raise ConfigError(f"{source} does not exist: {mend}") from None
+    except (UnicodeDecodeError, YAMLError) as error:
+        raise ConfigError(f"{source} is not readable as YAML: {' '.join(str(error).split())}") from None
+    return parse(data, str(source))
+
+
+def parse(data: Any, source: str = "params.yaml") -> Params:
+    """Validate what a params file holds; ConfigError lists every problem, one line each."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source} must be a mapping of sections, found {show(data)}")
+    problems: list[str] = []
+    params: Params | None = None
+    try:
+        params = Params.model_validate(data)
+    except ValidationError as error:
+        problems += [line(Params, problem, ()) for problem in error.errors()]
+    problems += _arm_problems(data)
+    if params is not None and not problems:
+        problems += _cross_problems(params)
+    if problems or params is None:
+        raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
+    return params
+
+
+def _arm_problems(data: dict[str, Any]) -> list[str]:
+    """Problems of each arm's overrides after merging; what is wrong in a shared section is not said twice."""
+    arms = data.get("arms")
+    found: list[str] = []
+    for name, arm in arms.items() if isinstance(arms, dict) else ():
+        if name in RESERVED_ARMS:
+            found.append(f"arms.{name}: the name is taken, allowed: any name but {', '.join(RESERVED_ARMS)}")
+        for key in SECTIONS if isinstance(arm, dict) else ():
+            overrides, shared = arm.get(key), data.get(key)
+            if not isinstance(overrides, dict) or not isinstance(shared, dict):
+                continue
+            model = SECTIONS[key]
+            try:
+                model.model_validate(merge(shared, overrides))
+            except ValidationError as error:
+                found += [
+                    line(model, problem, ("arms", name, key))
+                    for problem in error.errors()
+                    if problem["loc"][0] in overrides
+                ]
+    return found
+
+
+def _cross_problems(params: Params) -> list[str]:
+    """Rules between keys, checked once every key is right on its own."""
+    found: list[str] = []
+
+    def require(holds: bool, key: str, value: Any, allowed: str) -> None:
+        if not holds:
+            found.append(f"{key} = {show(value)}: must be {allowed}")
+
+    require(len(set(params.seeds)) == len(params.seeds), "seeds", params.seeds, "different from each other")
+    for index, item in enumerate(params.rounds):
+        require(item.id == index + 1, f"rounds.{index}.id", item.id, f"{index + 1}: ids count 1, 2, 3, ...")
+        require(item.prev == item.id - 1, f"rounds.{index}.prev", item.prev, f"id - 1 = {item.id - 1}")
+    ids, judged = range(1, params.last_round + 1), params.evaluated
+    rising = judged == sorted({*judged} & {*ids})
+    require(rising, "evaluated", judged, f"ids of rounds in rising order, each once, the last {params.last_round}")
+    require(
+        not rising or judged[-1] == params.last_round,
+        "evaluated",
+        judged,
+        f"a list that ends with round {params.last_round}",
+    )
+    sft = params.sft
+    limit = f"at most sft.batch_size = {sft.batch_size}"
+    require(sft.microbatch_size <= sft.batch_size, "sft.microbatch_size", sft.microbatch_size, limit)
+    merged = {f"arms.{name}.": params.arm(name) for name in params.arms}
+    groups: dict[str, Params | ArmParams] = {"": params, **merged}
+    for prefix, arm in groups.items():
+        keep, group = arm.ranking.keep, arm.rollouts.group_size
+        require(keep <= group, f"{prefix}ranking.keep", keep, f"at most rollouts.group_size = {group}")
+        micro, mini = arm.policy.microbatch_size, arm.policy.minibatch_size
+        require(micro <= mini, f"{prefix}policy.microbatch_size", micro, f"at most policy.minibatch_size = {mini}")
+    evaluation, factorial, last = params.evaluation, params.factorial, params.last_round
+    limit = f"at most evaluation.prompts = {evaluation.prompts}"
+    require(evaluation.pictures <= evaluation.prompts, "evaluation.pictures", evaluation.pictures, limit)
+    different = len(set(factorial.arms)) == len(factorial.arms)
+    require(different, "factorial.arms", factorial.arms, "different from each other")
+    for index, name in enumerate(factorial.arms):
+        require(name in params.arms, f"factorial.arms.{index}", name, f"one of {', '.join(params.arms)}")
+    require(factorial.round == last, "factorial.round", factorial.round, f"the last round, {last}")
+    return found

@@ -1,0 +1,215 @@
+"""The sections of `params.yaml` that describe a run; `rank_e.config` reads and checks the file."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from rank_e.config.types import (
+    BelowOne,
+    Betas,
+    Count,
+    CountOrZero,
+    Fraction,
+    JudgeName,
+    Name,
+    Plugin,
+    Positive,
+    Rate,
+    Section,
+    Text,
+    Weight,
+)
+
+
+class BackboneParams(Section):
+    """Which generator is post-trained, and the folder of its base weights."""
+
+    name: Name
+    base: Text
+
+
+class WeightsParams(Section):
+    """Folders of local network files: what rewards and decoder update read, and what the judges read."""
+
+    training: Text
+    evaluation: Text
+
+
+class RewardParams(Plugin):
+    """One reward of the mixture: its weight, and whether it is divided by its running standard deviation."""
+
+    weight: Annotated[float, Field(ge=-1e6, le=1e6)]
+    normalise: Literal["none", "running"]
+
+
+class RuntimeParams(Section):
+    """Where the stages compute: device, CPU threads of one stage, dtype of the weights."""
+
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    dtype: Literal["float32", "bfloat16"]
+
+
+class Round(Section):
+    """One round of the alternation and the one that it starts from."""
+
+    id: Count
+    prev: CountOrZero
+
+
+class SftParams(Section):
+    """The supervised start of every arm: next-token cross-entropy on real pictures.
+
+    `train: false` starts from the base.
+    """
+
+    train: bool
+    pictures: Count
+    steps: Count
+    batch_size: Count
+    microbatch_size: Count
+    learning_rate: Rate
+    warmup_steps: CountOrZero
+    betas: Betas
+    weight_decay: Fraction
+    gradient_clip: Positive
+    caption_dropout: BelowOne
+    ema_decay: BelowOne
+    ema_every: Count
+    checkpointing: bool
+
+
+class PromptsParams(Section):
+    """How many prompts a round draws, without replacement while there are enough."""
+
+    per_round: Count
+
+
+class RolloutsParams(Section):
+    """The sampled distribution: G a prompt, guidance, temperature, top-k (0: off), top-p (1: off)."""
+
+    group_size: Annotated[int, Field(ge=2, le=1024)]
+    guidance: Annotated[float, Field(ge=1, le=100)]
+    temperature: Positive
+    top_k: CountOrZero
+    top_p: Rate
+    batch_size: Count
+
+
+class Annealing(Section):
+    """tau of the rank weights: half a cosine from start to end over the first `rounds` rounds, then end."""
+
+    start: Positive
+    end: Positive
+    rounds: Count
+
+
+class RankingParams(Section):
+    """The rewards, and how their order becomes weights: the best `keep` of a group, softmax at tau."""
+
+    rewards: Annotated[dict[JudgeName, RewardParams], Field(min_length=1)]
+    keep: Count
+    temperature: Annealing
+    batch_size: Count
+
+
+class PolicyParams(Section):
+    """The policy update (GRPO; RankE, arXiv 2605.21195, stage 1).
+
+    minibatch_size rollouts make an update; their gradients are added up over microbatch_size of them at a time.
+    """
+
+    epochs: Count
+    minibatch_size: Count
+    microbatch_size: Count
+    learning_rate: Rate
+    betas: Betas
+    weight_decay: Fraction
+    gradient_clip: Positive
+    clip_epsilon: Rate
+    kl_coefficient: Weight
+    reference: Literal["base", "ema"]
+    scoring: Literal["guided", "unguided"]
+    advantage_clamp: Positive
+    minimum_std: Rate
+    ema_decay: BelowOne
+    ema_every: Count
+    checkpointing: bool
+
+
+class PatchGANParams(Section):
+    """The discriminator on patches, trained from scratch."""
+
+    kind: Literal["patchgan"]
+    channels: Count
+    layers: Annotated[int, Field(ge=1, le=8)]
+
+
+class ProjectedParams(Section):
+    """Trainable heads on frozen networks: DINOv3 (a folder) and EfficientNet (a file of timm's, by its name)."""
+
+    kind: Literal["projected"]
+    dinov3: Text
+    efficientnet: Text
+    efficientnet_name: Text
+    image_size: Count
+    channels: Count
+
+
+class DecoderParams(Section):
+    """The decoder update (RankE, arXiv 2605.21195, stage 2); `train: false` hands the decoder on as it is."""
+
+    train: bool
+    steps: Count
+    rollouts_per_step: Count
+    reals_per_step: Count
+    learning_rate: Rate
+    discriminator_learning_rate: Rate
+    betas: Betas
+    weight_decay: Fraction
+    gradient_clip: Positive
+    lambda_gan: Weight
+    lambda_reward: Weight
+    lambda_reconstruction: Weight
+    lambda_consistency: Weight
+    l1_weight: Weight
+    perceptual: Plugin
+    perceptual_weight: Weight
+    adversarial_rule: Literal["gradient_norm", "adaptive"]
+    adversarial_ratio: Weight
+    reward_ratio: Weight
+    rank_weighting: Literal["rank", "uniform", "shuffled"]
+    discriminator_inputs: Literal["rollouts", "reconstructions", "both"]
+    discriminator: Annotated[PatchGANParams | ProjectedParams, Field(discriminator="kind")]
+    discriminator_start: CountOrZero
+    discriminator_warmup_steps: CountOrZero
+    instance_noise: Fraction
+    lecam: Weight
+    ema_decay: BelowOne
+
+
+class Arm(Section):
+    """One arm's overrides, section by section; an empty mapping takes the shared section as it is."""
+
+    rollouts: dict[str, Any]
+    ranking: dict[str, Any]
+    policy: dict[str, Any]
+    decoder: dict[str, Any]
+
+
+class ArmParams(Section):
+    """The four sections of one arm after merging its overrides into the shared ones."""
+
+    rollouts: RolloutsParams
+    ranking: RankingParams
+    policy: PolicyParams
+    decoder: DecoderParams
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "rollouts": RolloutsParams,
+    "ranking": RankingParams,
+    "policy": PolicyParams,
+    "decoder": DecoderParams,
+}
+"""The sections of `params.yaml` that an arm may override."""

@@ -1,0 +1,93 @@
+"""GenEval on pictures: detect, classify colours where asked, apply the rules; one row for each picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rank_e.evaluation.base import as_bytes, check_pictures
+from rank_e.evaluation.geneval import rules
+from rank_e.evaluation.geneval.colors import ColorClassifier
+from rank_e.evaluation.geneval.detector import Detector
+from rank_e.evaluation.geneval.tasks import GenEvalError, Task
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """The verdict on picture number `sample` of prompt number `index`. `reason` is empty where it is correct;
+    `objects` is JSON: class name -> [[left, top, right, bottom, score], ...], best first, of what counted.
+    """
+
+    index: int
+    sample: int
+    tag: str
+    prompt: str
+    correct: bool
+    reason: str
+    objects: str
+
+    def row(self) -> dict[str, int | str | bool]:
+        """A flat row for a table or a JSON line; `from_row` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, object]) -> ImageResult:
+        """The result that `row` wrote. Raises GenEvalError naming a column that is missing, unknown or of another
+        type.
+        """
+        kinds = {"index": int, "sample": int, "tag": str, "prompt": str, "correct": bool, "reason": str, "objects": str}
+        wrong = set(row) ^ set(kinds) or {k for k, kind in kinds.items() if type(row[k]) is not kind}
+        if wrong:
+            raise GenEvalError(f"geneval: a stored result has bad columns {sorted(wrong)}; judge the pictures again")
+        return cls(**row)  # type: ignore[arg-type]
+
+
+class GenEval:
+    """The judge: a `detector`, a colour classifier `colors` and the published thresholds.
+
+    Stateless: a picture's result depends on that picture and its prompt alone, so the caller stores results as they
+    come and, after a stop, asks `scores.pending` what is left.
+    """
+
+    def __init__(
+        self, detector: Detector, colors: ColorClassifier, thresholds: rules.Thresholds = rules.PUBLISHED
+    ) -> None:
+        self.detector = detector
+        self.colors = colors
+        self.thresholds = thresholds
+
+    @property
+    def protocol(self) -> str:
+        """What makes two scores comparable, in one line."""
+        limits = ", ".join(f"{key} {value:g}" for key, value in asdict(self.thresholds).items())
+        return f"GenEval; detector {self.detector.name}; colours {self.colors.name}; {limits}"
+
+    @property
+    def source(self) -> str:
+        """The sha256 of the detector's and of the classifier's weights."""
+        return f"{self.detector.source} {self.colors.source}"
+
+    def __call__(self, pictures: Tensor | Sequence[Tensor], items: Sequence[tuple[Task, int]]) -> list[ImageResult]:
+        """Results of N `pictures` [3, H, W], float in [0, 1] or uint8; `items` gives each one's prompt and sample
+        number. Raises JudgeError for pictures that cannot be judged.
+        """
+        if len(pictures) != len(items):
+            raise GenEvalError(f"geneval: {len(pictures)} pictures for {len(items)} prompts; give one for each")
+        levels = [as_bytes(picture) for picture in pictures]
+        check_pictures("geneval", levels)
+        arrays = [picture.permute(1, 2, 0).cpu().numpy() for picture in levels]
+        return [self._one(picture, *item) for picture, item in zip(arrays, items, strict=True)]
+
+    def _one(self, picture: NDArray[np.uint8], task: Task, sample: int) -> ImageResult:
+        objects = rules.objects_of(self.detector(picture, self.thresholds.floor), task.tag, self.thresholds)
+        verdict = rules.judge(task, objects, partial(self.colors, picture), self.thresholds)
+        boxes = {name: [[*item.box, item.score] for item in items] for name, items in sorted(objects.items())}
+        return ImageResult(
+            task.index, sample, task.tag, task.prompt, verdict.correct, "\n".join(verdict.reasons), json.dumps(boxes)
+        )

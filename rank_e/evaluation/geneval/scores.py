@@ -1,0 +1,110 @@
+"""GenEval's numbers from the results of single pictures, their intervals, and what is still to be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from rank_e.evaluation.bootstrap import resampling_weights
+from rank_e.evaluation.geneval.judge import ImageResult
+from rank_e.evaluation.geneval.tasks import GenEvalError, Task
+from rank_e.seeds import seed_for
+
+SAMPLES = 4  # pictures a prompt, published
+
+
+@dataclass(frozen=True)
+class GenEvalScores:
+    """Shares in [0, 1]. `tasks`: correct pictures by tag, in the prompt file's order; `overall`: the mean over tags
+    (the published score); `pictures`: correct pictures of all; `prompts`: prompts with any correct picture.
+    `intervals`: (low, high) of `overall` and of each tag.
+    """
+
+    overall: float
+    tasks: dict[str, float]
+    pictures: float
+    prompts: float
+    count: int
+    intervals: dict[str, tuple[float, float]]
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+def pending(tasks: Sequence[Task], results: Iterable[ImageResult], samples: int = SAMPLES) -> list[tuple[Task, int]]:
+    """(prompt, sample number) of every picture without a result, in order. Raises GenEvalError for a result that
+    occurs twice or belongs to other prompts.
+    """
+    done = _table(tasks, results, samples)
+    return [(task, sample) for task in tasks for sample in range(samples) if (task.index, sample) not in done]
+
+
+def summarise(
+    tasks: Sequence[Task],
+    results: Iterable[ImageResult],
+    *,
+    seed: int,
+    samples: int = SAMPLES,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> GenEvalScores:
+    """The scores of complete `results`.
+
+    Intervals are percentile bootstraps over prompts within each tag (a prompt's pictures are alike, so prompts, not
+    pictures, are drawn), independent between tags; the same seed and prompts give the same draws, so that arms are
+    compared in pairs. A tag of one prompt has an interval without width. Raises GenEvalError if a result is missing,
+    occurs twice or belongs to other prompts, and unless resamples >= 2 and 0 < level < 1.
+    """
+    done = _table(tasks, results, samples)
+    missing = len(tasks) * samples - len(done)
+    if missing or not tasks:
+        raise GenEvalError(
+            f"geneval: {missing} of {len(tasks) * samples} pictures have no result; judge `pending` first"
+        )
+    if resamples < 2 or not 0 < level < 1:
+        raise GenEvalError(f"geneval: {resamples} resamples at level {level}; give 2 or more, 0 < level < 1")
+    shares: dict[str, list[float]] = {}
+    for task in tasks:
+        correct = [done[task.index, sample].correct for sample in range(samples)]
+        shares.setdefault(task.tag, []).append(sum(correct) / samples)
+    replicates = {}
+    for tag, values in shares.items():
+        weights = resampling_weights(len(values), resamples, seed_for(seed, "geneval", tag))
+        replicates[tag] = weights @ torch.tensor(values, dtype=torch.float64) / len(values)
+    replicates["overall"] = torch.stack(list(replicates.values())).mean(0)
+    scores = {tag: sum(values) / len(values) for tag, values in shares.items()}
+    every = [share for values in shares.values() for share in values]
+    return GenEvalScores(
+        overall=sum(scores.values()) / len(scores),
+        tasks=scores,
+        pictures=sum(every) / len(every),
+        prompts=sum(share > 0 for share in every) / len(every),
+        count=len(done),
+        intervals={key: _interval(values, level) for key, values in replicates.items()},
+    )
+
+
+def _interval(replicates: torch.Tensor, level: float) -> tuple[float, float]:
+    tail = (1 - level) / 2
+    low, high = torch.quantile(replicates, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def _table(tasks: Sequence[Task], results: Iterable[ImageResult], samples: int) -> dict[tuple[int, int], ImageResult]:
+    """Results by (prompt, sample), each of which belongs to `tasks` and occurs once."""
+    known = {task.index: task for task in tasks}
+    table: dict[tuple[int, int], ImageResult] = {}
+    for result in results:
+        key = (result.index, result.sample)
+        task = known.get(result.index)
+        if task is None or (task.tag, task.prompt) != (result.tag, result.prompt) or not 0 <= result.sample < samples:
+            raise GenEvalError(
+                f"geneval: result {key} {result.prompt!r} is none of these prompts and samples; start its table anew"
+            )
+        if key in table:
+            raise GenEvalError(f"geneval: result {key} {result.prompt!r} occurs twice; start its table anew")
+        table[key] = result
+    return table

@@ -1,0 +1,91 @@
+"""Judges with one score a picture: the CLIP score, and any reward as a judge (HPSv2's benchmark)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rank_e.evaluation.base import JudgeError, Pictures, check_pictures, check_values
+from rank_e.evaluation.features import IMAGE_SIZE
+from rank_e.evaluation.networks import load_clip
+from rank_e.evaluation.resize import clip_bicubic, square_lanczos
+from rank_e.rewards.base import Reward
+from rank_e.rewards.clip import ClipModel, Tokenize, input_size
+from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, normalise
+
+PREFIX = "A photo depicts "  # Hessel et al., 2021
+
+
+def check_prompts(name: str, pictures: Pictures, prompts: Sequence[str]) -> None:
+    """Raise JudgeError unless there is one prompt for each picture."""
+    check_pictures(name, pictures)
+    if len(pictures) != len(prompts):
+        raise JudgeError(f"{name}: {len(pictures)} pictures for {len(prompts)} prompts; give one for each")
+
+
+class ClipScore:
+    """100 cos(picture, "A photo depicts " + prompt), in [-100, 100], as published for COCO (GigaGAN's evaluation).
+
+    Not cut off at zero and not scaled by 2.5 (Hessel et al. do both): text-to-image tables report the plain cosine.
+    Pictures: centre square, Lanczos to `image_size`, then CLIP's bicubic. Prompts over the context are truncated.
+    """
+
+    def __init__(
+        self,
+        model: ClipModel,
+        tokenize: Tokenize,
+        *,
+        name: str,
+        source: str,
+        image_size: int = IMAGE_SIZE,
+    ) -> None:
+        self.model, self.tokenize, self.image_size, self.source = model, tokenize, image_size, source
+        self.input_size = input_size(model)
+        self.protocol = (
+            f"CLIP score {name}, prefix {PREFIX.strip()!r}, bicubic {self.input_size} px; "
+            f"centre square, Lanczos to {image_size} px"
+        )
+
+    @torch.no_grad()
+    def __call__(self, pictures: Pictures, prompts: Sequence[str]) -> Tensor:
+        """Scores float32 [N]; JudgeError for pictures of another kind or scores that are not finite."""
+        check_prompts(self.protocol, pictures, prompts)
+        device = self.model.logit_scale.device
+        inputs = [clip_bicubic(square_lanczos(picture, self.image_size), self.input_size) for picture in pictures]
+        image = self.model.encode_image(normalise(torch.stack(inputs).to(device), OPENAI_MEAN, OPENAI_STD))
+        text = self.model.encode_text(self.tokenize([PREFIX + prompt for prompt in prompts]).to(device))
+        return check_values(self.protocol, 100 * F.cosine_similarity(image, text).float().cpu())
+
+
+def clip_score(
+    file: str | Path,
+    device: torch.device,
+    model: str = "ViT-B-32-quickgelu",
+    image_size: int = IMAGE_SIZE,
+    where: str = "clip_score",
+) -> ClipScore:
+    """The CLIP score of a local file; ViT-B/32 of OpenAI with QuickGELU by default."""
+    network, tokenize, source = load_clip(file, model, device, where)
+    return ClipScore(network, tokenize, name=model, source=source, image_size=image_size)
+
+
+class RewardScore:
+    """A reward as a judge, in the reward's own units; pictures of one size at a time are given to it as they are."""
+
+    def __init__(self, reward: Reward, *, name: str, source: str, device: torch.device) -> None:
+        self.reward, self.device, self.source = reward, device, source
+        self.protocol = f"reward {name}"
+
+    @torch.no_grad()
+    def __call__(self, pictures: Pictures, prompts: Sequence[str]) -> Tensor:
+        """Scores float32 [N]; JudgeError for pictures of several sizes or scores that are not finite."""
+        check_prompts(self.protocol, pictures, prompts)
+        sizes = {tuple(picture.shape) for picture in pictures}
+        if len(sizes) > 1:
+            raise JudgeError(f"{self.protocol}: pictures of {len(sizes)} sizes in one batch; resize them first")
+        images = torch.stack(list(pictures)).to(self.device).float() / 255
+        return check_values(self.protocol, self.reward(images, list(prompts)).detach().float().cpu())

@@ -1,0 +1,240 @@
+"""Judging a stream of pictures: memory stays the same however many there are, and a killed run goes on.
+
+Pictures are judged batch by batch and forgotten. What remains is written every `every` pictures as one folder
+(`part-<first picture>`), whole or not at all: scores in parquet, feature rows and totals in safetensors. Rows are
+kept on disk rather than moments because they are smaller (8 KB a picture for D = 2048, where one covariance is
+34 MB) and because a run that was killed then ends with the very rows of one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rank_e.evaluation.base import FeatureNetwork, JudgeError, Pictures, Scorer
+from rank_e.io.checkpoints import save_tensors, write_folder
+
+ROWS, TENSORS, HEADER = "rows.parquet", "tensors.safetensors", "stream.json"
+FIXED = ("index", "category")
+Values = Mapping[str, Sequence[float] | Sequence[str]]
+
+
+class Batch(NamedTuple):
+    """Pictures and their prompts; what `Stream.add` takes besides."""
+
+    pictures: Pictures
+    prompts: Sequence[str]
+    categories: Sequence[str] | None = None
+    values: Values | None = None
+    totals: Mapping[str, Tensor] | None = None
+
+
+class Stream:
+    """An accumulator of judgements in `folder`, which it creates or takes up where it was left.
+
+    `key` stands for everything else that decides the values (weights, prompts, seed): a folder of another key, other
+    judges or other protocols is refused. `features` and `scores` map a name to its judge.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        key: str,
+        *,
+        features: Mapping[str, FeatureNetwork] | None = None,
+        scores: Mapping[str, Scorer] | None = None,
+        every: int = 512,
+    ) -> None:
+        if every < 1:
+            raise JudgeError(f"stream: every = {every}; write a part every 1 picture or more")
+        self.folder, self.every = Path(folder), every
+        self.features, self.scores = dict(features or {}), dict(scores or {})
+        if wrong := [name for name in (*self.features, *self.scores) if name in FIXED or "/" in name]:
+            raise JudgeError(f"stream: {wrong[0]!r} is not a name for a judge; choose another")
+        self._open(key)
+        self.parts, self.done = self._whole_parts()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._pending = 0
+        self._columns: dict[str, list[Any]] = {}
+        self._features: dict[str, list[Tensor]] = {name: [] for name in self.features}
+        self._totals: dict[str, Tensor] = {}
+
+    def _open(self, key: str) -> None:
+        judges = {
+            kind: {name: {"protocol": judge.protocol, "source": judge.source} for name, judge in group.items()}
+            for kind, group in (("features", self.features), ("scores", self.scores))
+        }
+        header = {"key": key, **judges}
+        path = self.folder / HEADER
+        if path.is_file():
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                raise JudgeError(f"{path} is not JSON; remove {self.folder} to judge afresh") from None
+            if found != header:
+                other = ", ".join(sorted(name for name in header if found.get(name) != header[name]))
+                raise JudgeError(f"{self.folder} was judged with another {other}; remove it to judge afresh")
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{HEADER}.tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(header, sort_keys=True, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    def _whole_parts(self) -> tuple[list[Path], int]:
+        """Parts in order, and how many pictures they hold."""
+        from pyarrow import parquet
+
+        parts, done = sorted(self.folder.glob("part-*")), 0
+        for part in parts:
+            if part.name != _name(done) or not (part / TENSORS).is_file() or not (part / ROWS).is_file():
+                raise JudgeError(f"{part} is incomplete or follows a gap; remove {self.folder} to judge afresh")
+            done += parquet.read_metadata(part / ROWS).num_rows
+        return parts, done
+
+    def add(
+        self,
+        pictures: Pictures,
+        prompts: Sequence[str],
+        categories: Sequence[str] | None = None,
+        *,
+        values: Values | None = None,
+        totals: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Judge the next pictures (N of uint8 [3, H, W]) of N prompts, whose first is picture `done`.
+
+        `values` are further columns of N entries that the caller has computed, `totals` tensors that are summed over
+        all batches (such as token histograms). Nothing is kept when a judge refuses.
+        """
+        count = len(pictures)
+        categories = [""] * count if categories is None else list(categories)
+        columns: dict[str, list[Any]] = {"category": categories}
+        columns |= {name: list(column) for name, column in (values or {}).items()}
+        columns |= {name: score(pictures, prompts).tolist() for name, score in self.scores.items()}
+        rows = {name: network(pictures) for name, network in self.features.items()}
+        lengths = {name: len(column) for name, column in columns.items()}
+        lengths |= {name: len(row) for name, row in rows.items()}
+        if wrong := [f"{name} {length}" for name, length in lengths.items() if length != count]:
+            raise JudgeError(f"stream: {count} pictures but {', '.join(wrong)}; give one entry a picture")
+        if self._pending and columns.keys() != self._columns.keys():
+            raise JudgeError(
+                f"stream: columns {sorted(columns)} after {sorted(self._columns)}; give the same each time"
+            )
+        for name, column in columns.items():
+            self._columns.setdefault(name, []).extend(column)
+        for name, row in rows.items():
+            self._features[name].append(row)
+        for name, total in (totals or {}).items():
+            self._totals[name] = self._totals[name] + total if name in self._totals else total.clone()
+        self._pending += count
+        self.done += count
+        if self._pending >= self.every:
+            self._write()
+
+    def finish(self) -> None:
+        """Write what has been judged since the last part; call it after the last picture."""
+        if self._pending:
+            self._write()
+
+    def _write(self) -> None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        start = self.done - self._pending
+        table = pa.table({"index": np.arange(start, self.done), **self._columns})
+        tensors = {f"features/{name}": torch.cat(rows) for name, rows in self._features.items()}
+        tensors |= {f"totals/{name}": total for name, total in self._totals.items()}
+        part = self.folder / _name(start)
+        with write_folder(part) as folder:
+            parquet.write_table(table, folder / ROWS, compression="zstd")
+            save_tensors(tensors, folder / TENSORS)
+        self.parts.append(part)
+        self._clear()
+
+    def columns(self) -> list[str]:
+        """Names of the per-picture columns that have been written; empty before the first part."""
+        from pyarrow import parquet
+
+        return list(parquet.read_schema(self.parts[0] / ROWS).names) if self.parts else []
+
+    def rows(self, *names: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Part by part (index of the first picture, columns by name).
+
+        JudgeError for an unknown column or an empty stream.
+        """
+        from pyarrow import parquet
+
+        if not self.parts:
+            raise JudgeError(f"{self.folder} holds no pictures; judge some first")
+        if missing := [name for name in names if name not in self.columns()]:
+            raise JudgeError(f"{self.folder} has no column {', '.join(missing)}; it has {', '.join(self.columns())}")
+        start = 0
+        for part in self.parts:
+            table = parquet.read_table(part / ROWS, columns=list(names))
+            yield start, {name: table[name].to_numpy() for name in names}
+            start += table.num_rows
+
+    def feature_rows(self, name: str) -> Iterator[tuple[int, Tensor]]:
+        """Part by part (index of the first picture, features float32 [n, D])."""
+        if not self.parts:
+            raise JudgeError(f"{self.folder} holds no pictures; judge some first")
+        start = 0
+        for part in self.parts:
+            rows = _tensor(part, f"features/{name}")
+            yield start, rows
+            start += len(rows)
+
+    def total(self, name: str) -> Tensor:
+        """The sum over all batches of what `add` got as `totals[name]`."""
+        if not self.parts:
+            raise JudgeError(f"{self.folder} holds no pictures; judge some first")
+        total = _tensor(self.parts[0], f"totals/{name}")
+        for part in self.parts[1:]:
+            total = total + _tensor(part, f"totals/{name}")
+        return total
+
+
+def _name(start: int) -> str:
+    return f"part-{start:09d}"
+
+
+def _tensor(part: Path, name: str) -> Tensor:
+    from safetensors import safe_open
+
+    with safe_open(part / TENSORS, framework="pt") as file:
+        if name not in file.keys():  # noqa: SIM118 - not a mapping
+            raise JudgeError(f"{part} holds no {name}; every batch must give it")
+        return file.get_tensor(name)
+
+
+def judge(
+    stream: Stream,
+    draw: Callable[[int, int], Batch],
+    total: int,
+    batch_size: int,
+    progress: Callable[[range], Iterable[int]] = iter,
+) -> None:
+    """Judge pictures 0 to `total`, from wherever the stream stands.
+
+    `draw(start, stop)` gives the batch of that range; it must depend on the range alone. Parts
+    end with a batch, so that a run that was killed goes on with the same batches.
+    """
+    if stream.done > total:
+        raise JudgeError(f"{stream.folder} holds {stream.done} pictures of {total}; remove it to judge afresh")
+    if stream.done % batch_size and stream.done != total:
+        raise JudgeError(f"{stream.folder} was judged in other batches than {batch_size}; remove it to judge afresh")
+    for start in progress(range(stream.done, total, batch_size)):
+        batch = draw(start, min(start + batch_size, total))
+        stream.add(batch.pictures, batch.prompts, batch.categories, values=batch.values, totals=batch.totals)
+    stream.finish()

@@ -1,0 +1,271 @@
+"""Reading checkpoints safely, comparing their keys strictly, writing folders whole.
+
+A checkpoint is a `.safetensors` file, a `.pt`/`.pth`/`.bin`/`.ckpt` file that holds nothing but tensors and plain
+values (`weights_only=True`: a pickle that wants anything else is refused by the name of what it wants), or the
+`*.index.json` of a sharded Hugging Face checkpoint. Tensors keep their bits and their dtype.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rank_e.errors import RankEError
+from rank_e.io.files import plain, sha256_of, sync
+
+MANIFEST = "base.json"
+STATE_KEYS = ("model", "module", "state_dict")  # LlamaGen with DDP, with DeepSpeed, Lightning
+WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+
+
+class CheckpointError(RankEError):
+    """A checkpoint cannot be read, or is not of the model that was asked for."""
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU, in the file's dtypes; wrapper prefixes removed.
+
+    A `.pt` may hold the state dict bare or under "model", "module" or "state_dict". Large files are mapped into
+    memory, not copied: do not write to the tensors. CheckpointError (one line, naming the file and the mend) for
+    a missing, truncated or empty file, a pickle with more than tensors, and a format that is not known.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist or is not a file; give the checkpoint file's path")
+    if path.name.endswith(".index.json"):
+        state: Any = _read_shards(path)
+    elif path.suffix == ".safetensors":
+        state = _read_safetensors(path)
+    elif path.suffix in TORCH_SUFFIXES:
+        state = _state_of(_read_torch(path), path)
+    else:
+        known = ", ".join((".safetensors", ".index.json", *TORCH_SUFFIXES))
+        raise CheckpointError(f"{path}: a checkpoint ends in {known}; give such a file")
+    if not state:
+        raise CheckpointError(f"{path} holds no tensors; download it again")
+    return _unwrapped({name: tensor.detach() for name, tensor in state.items()})
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} is truncated or not safetensors ({_line(error)}); download it again") from None
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        # Only the zip format of torch >= 1.6 can be mapped; a truncated file has lost the zip's directory.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise CheckpointError(f"{path} is truncated or not a checkpoint; download it again") from None
+        raise CheckpointError(
+            f"{path} is refused: its pickle wants {refused[1]}, and only tensors are read; "
+            "save it again with its tensors alone, on a machine where you trust the file"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({_line(error)}); download it again") from None
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors that a Hugging Face index names, each from its shard beside the index."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{index} has no `weight_map`; download it again") from None
+    state: dict[str, Tensor] = {}
+    for shard in sorted(set(places.values())):
+        if Path(shard).name != shard:
+            raise CheckpointError(f"{index}: shard {shard!r} is not a file beside the index; download it again")
+        held = read_tensors(index.parent / shard)
+        wanted = [name for name, place in places.items() if place == shard]
+        missing = [name for name in wanted if name not in held]
+        if missing:
+            raise CheckpointError(f"{index.parent / shard} lacks {', '.join(missing)}; download it again")
+        state |= {name: held[name] for name in wanted}
+    return state
+
+
+def _state_of(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict in what a `.pt` held: itself, or the entry under one of STATE_KEYS."""
+    if isinstance(loaded, Mapping):
+        inner = next((loaded[key] for key in STATE_KEYS if isinstance(loaded.get(key), Mapping)), loaded)
+        wrong = [str(name) for name, value in inner.items() if not isinstance(value, Tensor)]
+        if not wrong:
+            return dict(inner)
+        found = f"{', '.join(wrong[:5])}{', ...' if wrong[5:] else ''} not tensors"
+    else:
+        found = f"a {type(loaded).__name__}"
+    wanted = " or ".join(repr(key) for key in STATE_KEYS)
+    raise CheckpointError(f"{path} is no state dict ({found}); give one of tensors, bare or under the key {wanted}")
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the wrappers' prefixes; a prefix goes only when every name has it."""
+    for wrapper in WRAPPERS:
+        if all(name.startswith(wrapper) for name in state):
+            return _unwrapped({name.removeprefix(wrapper): tensor for name, tensor in state.items()})
+    return state
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's message, shortened."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes, for `check_shapes`; tensors may be on the meta device."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], where: str | Path) -> None:
+    """CheckpointError that names every missing, unexpected and mis-shaped key of `tensors`, found in `where`."""
+    found = shapes_of(tensors)
+    wanted = {name: tuple(shape) for name, shape in expected.items()}
+    lists = {
+        "missing": [name for name in wanted if name not in found],
+        "unexpected": [name for name in found if name not in wanted],
+        "of another shape": [
+            f"{name} {list(found[name])}, not {list(wanted[name])}"
+            for name in wanted
+            if name in found and found[name] != wanted[name]
+        ],
+    }
+    if any(lists.values()):
+        text = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in lists.items() if names)
+        raise CheckpointError(f"{where} does not fit the model; give a checkpoint of this model. {text}")
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str | Path) -> None:
+    """CheckpointError that names every tensor with an infinite or undefined value."""
+    wrong = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if wrong:
+        raise CheckpointError(f"{where} holds values that are not finite in {', '.join(wrong)}; download it again")
+
+
+def dtypes_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many tensors there are of each dtype, by its name, such as {"float32": 258}."""
+    counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
+    return dict(sorted(counts.items()))
+
+
+def source_of(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The manifest's entry of a source file: sha256, bytes, number of keys, dtypes."""
+    size = Path(path).stat().st_size
+    return {"sha256": sha256_of(path), "bytes": size, "keys": len(tensors), "dtype": dtypes_of(tensors)}
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a `.safetensors` file, bit for bit."""
+    save_file(plain(tensors), path, metadata={"format": "pt"})
+
+
+def save_torch(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a `.pt` file as LlamaGen does: a dict with the state dict under "model"."""
+    torch.save({"model": plain(tensors)}, path)
+
+
+def save_json(value: Any, path: Path) -> None:
+    """Write JSON with sorted keys."""
+    path.write_text(json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def check_space(target: str | Path, needed: int) -> None:
+    """CheckpointError when the disk on which `target` will stand has less than `needed` bytes free."""
+    place = Path(target).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise CheckpointError(f"{target} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some disk")
+
+
+def check_absent(target: str | Path) -> None:
+    """CheckpointError when `target` exists already and is not an empty folder."""
+    target = Path(target)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise CheckpointError(f"{target} exists already; remove it or name another folder")
+
+
+@contextmanager
+def write_folder(target: str | Path) -> Iterator[Path]:
+    """A temporary folder that becomes `target` when the block ends well, synced to disk; else it is removed.
+
+    CheckpointError when `target` exists already and is not an empty folder.
+    """
+    target = Path(os.path.abspath(target))
+    check_absent(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{target.parent} cannot be made ({error.strerror}); name another folder") from None
+    for stale in target.parent.glob(f".{target.name}.tmp-*"):  # of a writer that was killed
+        shutil.rmtree(stale)
+    folder = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    folder.mkdir()
+    try:
+        yield folder
+        for path in (*folder.rglob("*"), folder):
+            sync(path)
+        folder.rename(target)
+        sync(target.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def files_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """sha256 and bytes of every file below a folder, for its manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in files}
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write base.json: `manifest` and under "files" sha256 and bytes of everything that stands in the folder."""
+    save_json({**manifest, "files": files_of(folder)}, folder / MANIFEST)
+
+
+def read_manifest(folder: str | Path, kind: str) -> dict[str, Any]:
+    """base.json of a converted folder of format `kind`, its files present at their full size (not hashed).
+
+    CheckpointError names what is missing, damaged or of another format, and says to convert again.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CheckpointError(f"backbone.base: {path} does not exist; run `rank-e convert ... --to {folder}`")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found, files = manifest["format"], manifest["files"]
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"backbone.base: {path} is not a manifest; run `rank-e convert` again") from None
+    if found != kind:
+        raise CheckpointError(f"backbone.base: {path} is of format {found!r}, not {kind!r}; give such a folder")
+    check_sizes(folder, files, "backbone.base")
+    return manifest
+
+
+def check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    """CheckpointError unless the files of a manifest (name -> {bytes}) are in `folder` at their full size."""
+    for name, entry in files.items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry["bytes"]:
+            state = "is missing" if size is None else f"has {size} bytes, not {entry['bytes']}"
+            raise CheckpointError(f"{where}: {file} {state}; run `rank-e convert` again")

@@ -1,0 +1,115 @@
+"""The embedded world's judges, as the factories that `params.yaml` names.
+
+They are given like anyone's own: `kind: "package.module:factory"`, called with the weights' folder, the device and
+the entry's further keys. The evaluator that judges is another CLIP than the one that rewards.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rank_e.evaluation.base import Pictures, check_values
+from rank_e.io.files import sha256_of
+from rank_e.rewards.clip import ClipModel, ClipReward
+from rank_e.shapes import clip, world
+from rank_e.shapes.backbone import load_clip
+from rank_e.shapes.features import EvaluatorFeatures, evaluator_features, patch_features
+
+
+class Evaluator:
+    """The frozen evaluator; pictures that several judges see one after another pass through it once.
+
+    The last pictures are kept and compared value by value, so that others never get their features.
+    """
+
+    def __init__(self, model: ClipModel) -> None:
+        self.model = model
+        self._last: tuple[Tensor, EvaluatorFeatures] | None = None
+
+    def __call__(self, pictures: Tensor) -> EvaluatorFeatures:
+        """Features of pictures [N, 3, H, W] in [0, 1], on the model's device."""
+        if self._last is None or not torch.equal(self._last[0], pictures):
+            self._last = (pictures.clone(), evaluator_features(self.model, pictures))
+        return self._last[1]
+
+
+@lru_cache(maxsize=1)
+def _evaluator(folder: Path, device: torch.device) -> Evaluator:
+    return Evaluator(load_clip(folder, "evaluator", clip.EVALUATOR, device))
+
+
+@lru_cache(maxsize=1)
+def _source(folder: Path) -> str:
+    return sha256_of(folder / "evaluator.safetensors")
+
+
+def _unit(pictures: Pictures, device: torch.device) -> Tensor:
+    return torch.stack(list(pictures)).to(device).float() / 255
+
+
+class ShapesFeatures:
+    """A feature network: pictures -> float32 [N, D], or [N, P, D] for P places of each."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], device: torch.device, *, protocol: str, source: str):
+        self.network, self.device, self.protocol, self.source = network, device, protocol, source
+
+    def __call__(self, pictures: Pictures) -> Tensor:
+        return check_values(self.protocol, self.network(_unit(pictures, self.device)).cpu())
+
+
+class ShapesScore:
+    """A scorer: pictures and prompts -> float32 [N]."""
+
+    def __init__(
+        self, score: Callable[[Tensor, list[str]], Tensor], device: torch.device, *, protocol: str, source: str
+    ):
+        self.score, self.device, self.protocol, self.source = score, device, protocol, source
+
+    @torch.no_grad()
+    def __call__(self, pictures: Pictures, prompts: Sequence[str]) -> Tensor:
+        return check_values(self.protocol, self.score(_unit(pictures, self.device), list(prompts)).float().cpu())
+
+
+def last_features(folder: Path, device: torch.device) -> ShapesFeatures:
+    """What the evaluator sees last, averaged over the picture."""
+    evaluator = _evaluator(folder, device)
+    return ShapesFeatures(
+        lambda x: evaluator(x).last, device, protocol="shapes evaluator, last", source=_source(folder)
+    )
+
+
+def middle_features(folder: Path, device: torch.device) -> ShapesFeatures:
+    """What the evaluator sees half-way: texture and edges."""
+    evaluator = _evaluator(folder, device)
+    return ShapesFeatures(
+        lambda x: evaluator(x).middle, device, protocol="shapes evaluator, middle", source=_source(folder)
+    )
+
+
+def patch_places(folder: Path, device: torch.device) -> ShapesFeatures:
+    """Patches all over the picture seen by a fixed random network: texture without meaning."""
+    return ShapesFeatures(patch_features, device, protocol="patches, fixed random network", source="none")
+
+
+def clip_score(folder: Path, device: torch.device) -> ShapesScore:
+    """100 cos(picture, prompt) by the evaluator, which no update ever saw."""
+    evaluator = _evaluator(folder, device)
+    reward = ClipReward(evaluator.model, clip.tokenize, name="clip score")
+
+    def score(pictures: Tensor, prompts: list[str]) -> Tensor:
+        return reward.compare(evaluator(pictures).embedding, prompts)
+
+    return ShapesScore(score, device, protocol="shapes evaluator, 100 cos", source=_source(folder))
+
+
+def checker(folder: Path, device: torch.device) -> ShapesScore:
+    """1 where the exact checker finds what the prompt says, else 0."""
+
+    def check(pictures: Tensor, prompts: list[str]) -> Tensor:
+        named = [world.Prompt.from_text(index, text) for index, text in enumerate(prompts)]
+        return world.check_pictures(pictures, named)
+
+    return ShapesScore(check, torch.device("cpu"), protocol="exact checker", source="none")

@@ -1,0 +1,233 @@
+"""The numbers of a finished (or running) pipeline, read from its artifacts and compared in pairs.
+
+All arms share prompts, seeds and the base, so two arms are compared seed by seed: the difference of each
+pair, their mean, and a 95 % interval of Student's t over the seeds. Nothing here selects, drops or weights
+a seed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rank_e.config import Params
+from stages.runtime.artifacts import read_artifact
+from stages.report.metrics import Metric, catalogue
+from stages.runtime.stage import artifact_path
+
+BASE, SFT = "base", "sft"
+"""What stands before the arms: the base, and the supervised start where there is one."""
+
+Cell = tuple[str, int, int]
+"""(arm, seed, round)"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired differences of one metric: one value per seed, their mean and the 95 % t-interval (None under 2
+    seeds)."""
+
+    name: str
+    metric: Metric
+    values: dict[int, float]
+    mean: float
+    low: float | None
+    high: float | None
+
+    @property
+    def better(self) -> int:
+        """How many seeds changed for the better."""
+        return sum(self.metric.improves(value) is True for value in self.values.values())
+
+    @property
+    def verdict(self) -> str:
+        """What the interval allows to be said, in one word or two."""
+        if self.low is None or self.high is None:
+            return "one seed"
+        if self.low <= 0 <= self.high:
+            return "not settled"
+        improved = self.metric.improves(self.mean)
+        return "differs" if improved is None else "better" if improved else "worse"
+
+
+@dataclass
+class Results:
+    """Everything that tables and the page show; artifacts not written yet are named in `missing`.
+
+    `supervised`: the arms start from a supervised fine-tuning (`sft`, by seed) and not from the base itself.
+    """
+
+    backbone: str
+    metrics: tuple[Metric, ...]
+    arms: list[str]
+    seeds: list[int]
+    rounds: list[int]
+    pair: tuple[str, str] | None
+    supervised: bool
+    reference: dict[str, float] = field(default_factory=dict)
+    base: dict[str, float] = field(default_factory=dict)
+    sft: dict[int, dict[str, float]] = field(default_factory=dict)
+    cells: dict[Cell, dict[str, float]] = field(default_factory=dict)
+    training: dict[Cell, dict[str, float]] = field(default_factory=dict)
+    factorial: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def last(self) -> int:
+        """The last round in which any arm has been evaluated, or round 0."""
+        return max((cell[2] for cell in self.cells), default=0)
+
+    @property
+    def before(self) -> list[str]:
+        """What the arms are compared with: the base, and the supervised start where there is one."""
+        return [BASE, SFT] if self.supervised else [BASE]
+
+    @property
+    def start(self) -> str:
+        """What every arm's round 0 is."""
+        return self.before[-1]
+
+    def value(self, name: str, seed: int, round_id: int, key: str) -> float | None:
+        """One metric of an arm in a round, where round 0 is its start; or of "base" or "sft", in whatever round."""
+        name = name if round_id or name in self.before else self.start
+        if name in self.before:
+            source = self.base if name == BASE else self.sft.get(seed, {})
+        else:
+            source = self.cells.get((name, seed, round_id), {})
+        return source.get(key)
+
+    def by_seed(self, name: str, round_id: int, key: str) -> dict[int, float]:
+        """One metric of an arm in a round (or of "base" or "sft"), for each seed that has it."""
+        found = {seed: self.value(name, seed, round_id, key) for seed in self.seeds}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def first(self, *groups: str) -> Metric | None:
+        """The first metric of these groups, in the order of the params."""
+        return next((metric for metric in self.metrics if metric.group in groups), None)
+
+    def categories(self, key: str) -> list[str]:
+        """Names of the prompt categories for which the evaluation reports the metric `key`."""
+        found = {name.removeprefix(f"{key}/") for name in self.base if name.startswith(f"{key}/")}
+        extra = {f"{name}{end}" for name in found for end in ("_low", "_high", "@original")}
+        return sorted(found - extra)
+
+    @property
+    def by_category(self) -> tuple[Metric, list[str]] | None:
+        """The metric to show by category, a share before a score before a benchmark, and its categories."""
+        order = sorted(self.metrics, key=lambda metric: (not metric.percent, metric.group != "score"))
+        return next(((metric, found) for metric in order if (found := self.categories(metric.key))), None)
+
+
+def mean(values: Mapping[int, float] | Sequence[float]) -> float | None:
+    """The mean of some seeds' values; None without any."""
+    numbers = list(values.values()) if isinstance(values, Mapping) else list(values)
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def difference(name: str, metric: Metric, first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
+    """`first - second` paired by seed: mean and two-sided 95 % Student interval with n - 1 degrees of
+    freedom.
+
+    Seeds that only one side has are no pair and are left out; None without any pair.
+    """
+    values = {seed: first[seed] - second[seed] for seed in first if seed in second}
+    if not values:
+        return None
+    count, centre = len(values), sum(values.values()) / len(values)
+    if count < 2:
+        return Difference(name, metric, values, centre, None, None)
+    from scipy.stats import t  # slow to import, and only needed here
+
+    variance = sum((value - centre) ** 2 for value in values.values()) / (count - 1)
+    half = float(t.ppf(0.975, count - 1)) * math.sqrt(variance / count)
+    return Difference(name, metric, values, centre, centre - half, centre + half)
+
+
+def between(results: Results, first: str, second: str, round_id: int) -> list[Difference]:
+    """Every metric's difference `first - second` in one round; each is an arm, "base" or "sft"."""
+    found = []
+    for metric in results.metrics:
+        sides = [results.by_seed(name, round_id, metric.key) for name in (first, second)]
+        found.append(difference(f"{first} − {second}", metric, *sides))
+    return [item for item in found if item is not None]
+
+
+def against_start(results: Results) -> list[tuple[str, str]]:
+    """The pairs (name, "base" or "sft") to be compared: every arm with both, and the supervised start with the base."""
+    pairs = [(name, start) for start in results.before for name in (*results.before, *results.arms)]
+    return [(name, start) for name, start in pairs if name != start and name != BASE]
+
+
+def of_decoder(results: Results, policy: str, decoder: str) -> list[Difference]:
+    """What `decoder` does to the same tokens of `policy`: its row of the factorial minus the original
+    decoder's."""
+    found = []
+    for metric in factorial_metrics(results):
+        sides = [factorial_values(results, policy, name, metric.key) for name in (decoder, "original")]
+        found.append(difference(f"{drawn_by(decoder)} − original decoder, on {policy} tokens", metric, *sides))
+    return [item for item in found if item is not None]
+
+
+def drawn_by(decoder: str) -> str:
+    """Words for a column of the factorial; the affine control is no decoder of its own."""
+    return "affine control" if decoder == "affine" else f"{decoder} decoder"
+
+
+def factorial_rows(results: Results) -> list[tuple[str, str]]:
+    """The (policy, decoder) pairs of the factorial: arms in the order of params, each with the original decoder
+    and its affine control first."""
+    pairs = {tuple(name.split("/", 1)) for rows in results.factorial.values() for name in rows}
+    order = ["original", "affine", *results.arms]
+    return [(policy, decoder) for policy in results.arms for decoder in order if (policy, decoder) in pairs]
+
+
+def factorial_metrics(results: Results) -> list[Metric]:
+    """The metrics that the factorial has."""
+    keys = {key for rows in results.factorial.values() for row in rows.values() for key in row}
+    return [metric for metric in results.metrics if metric.key in keys]
+
+
+def factorial_values(results: Results, policy: str, decoder: str, key: str) -> dict[int, float]:
+    """One metric of one row of the factorial, for each seed that has it."""
+    rows = {seed: found.get(f"{policy}/{decoder}", {}) for seed, found in results.factorial.items()}
+    return {seed: row[key] for seed, row in rows.items() if key in row}
+
+
+def load_results(params: Params, project: Path, partial: bool = False) -> Results:
+    """Read the metrics of every cell of the run in the folder `project`.
+
+    With `partial`, artifacts that do not exist yet are listed in `missing` (for a run in progress);
+    otherwise the first one raises ArtifactError, which names it.
+    """
+    # The factorial's first arm is the control, its second the treatment; a single arm leaves nothing to pair.
+    compared = params.factorial.arms
+    pair = (compared[1], compared[0]) if len(compared) > 1 else None
+    rounds = [item.id for item in params.rounds]
+    arms, seeds, supervised = list(params.arms), list(params.seeds), params.sft.train
+    results = Results(params.backbone.name, catalogue(params), arms, seeds, rounds, pair, supervised)
+
+    def metrics(path: Path, kind: str) -> dict:
+        if partial and not (project / path).exists():
+            results.missing.append(str(path))
+            return {}
+        return read_artifact(project / path, kind).json("metrics")
+
+    results.reference = metrics(artifact_path("reference"), "reference")
+    results.base = metrics(artifact_path("baseline"), "evaluation")
+    results.metrics = tuple(metric.scaled_like(results.base.get(metric.key)) for metric in results.metrics)
+    for seed in results.seeds if supervised else ():
+        found = metrics(artifact_path("sft_evaluation", seed=seed), "evaluation")
+        if found:
+            results.sft[seed] = found
+    for cell in [(arm, seed, item) for arm in results.arms for seed in results.seeds for item in rounds]:
+        for kind, target in (("ranking", results.training), ("evaluation", results.cells)):
+            if kind == "evaluation" and cell[2] not in params.evaluated:
+                continue
+            found = metrics(artifact_path(kind, *cell), kind)
+            if found:
+                target[cell] = found
+    for seed in results.seeds:
+        rows = metrics(artifact_path("factorial", seed=seed), "factorial")
+        if rows:
+            results.factorial[seed] = rows
+    return results

@@ -1,1 +1,0 @@
-"""The report: numbers (`data`), drawings (`figures`) and the page that shows them (`page`)."""

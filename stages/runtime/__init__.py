@@ -1,0 +1,1 @@
+"""What every stage shares, and how a stage runs as a process."""

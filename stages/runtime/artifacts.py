@@ -1,0 +1,219 @@
+"""Artifacts: folders that one stage writes whole and others only read.
+
+Tensors lie in safetensors, tables in parquet, scalars in JSON; `manifest.json` names schema, kind, seed,
+inputs (sha256 of their manifests) and every file (sha256, bytes, shapes). Neither clock nor machine enters
+an artifact: the same params give the same bytes. A writer fills a temporary folder, syncs it and renames it,
+so a reader sees a whole artifact or none.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rank_e.errors import RankEError
+from rank_e.io.files import plain, sha256_of, sync
+
+if TYPE_CHECKING:  # readers of tables and scalars start without torch and pandas
+    import numpy as np
+    import pandas as pd
+    import torch
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class ArtifactError(RankEError):
+    """An artifact is missing, damaged, of another kind, or was given something that it cannot hold."""
+
+
+class Artifact:
+    """A whole artifact on disk, opened by `read_artifact`."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    def tensors(self, name: str) -> "dict[str, torch.Tensor]":
+        """The tensors of NAME.safetensors, on the CPU."""
+        from safetensors.torch import load_file
+
+        return load_file(self._file(f"{name}.safetensors"))
+
+    def arrays(self, name: str) -> "dict[str, np.ndarray]":
+        """The tensors of NAME.safetensors as numpy arrays, without importing torch."""
+        from safetensors.numpy import load_file
+
+        return load_file(self._file(f"{name}.safetensors"))
+
+    def table(self, name: str) -> "pd.DataFrame":
+        """The table of NAME.parquet."""
+        import pandas as pd
+
+        return pd.read_parquet(self._file(f"{name}.parquet"))
+
+    def json(self, name: str) -> Any:
+        """What NAME.json holds."""
+        return json.loads(self._file(f"{name}.json").read_text(encoding="utf-8"))
+
+    def verify(self) -> None:
+        """Compare every file's sha256 with the manifest; ArtifactError names the first that differs."""
+        for name, entry in self.manifest["files"].items():
+            if sha256_of(self.path / name) != entry["sha256"]:
+                raise ArtifactError(f"{self.path / name} is not what was written: {_mend(self.path)}")
+
+    def _file(self, name: str) -> Path:
+        if name not in self.manifest["files"]:
+            held = ", ".join(self.manifest["files"])
+            raise ArtifactError(f"{self.path} holds no {name}, only {held}: {_mend(self.path)}")
+        return self.path / name
+
+
+def read_artifact(path: str | Path, kind: str) -> Artifact:
+    """Open the artifact at `path`: its manifest must be of `kind`, its files present at their full size.
+
+    Contents are not hashed here (`Artifact.verify` does). ArtifactError names the path and the mend.
+    """
+    path = Path(path)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{path} does not exist: {_mend(path)}") from None
+    except ValueError:
+        raise ArtifactError(f"{path / MANIFEST} is not JSON: {_mend(path)}") from None
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        found = manifest["schema_version"]
+        raise ArtifactError(f"{path} has schema {found}, this code reads {SCHEMA_VERSION}: {_mend(path)}")
+    if manifest["kind"] != kind:
+        raise ArtifactError(f"{path} is of kind {manifest['kind']!r}, wanted {kind!r}: {_mend(path)}")
+    for name, entry in manifest["files"].items():
+        file = path / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry["bytes"]:
+            found = "is missing" if size is None else f"has {size} bytes, not {entry['bytes']}"
+            raise ArtifactError(f"{file} {found}: {_mend(path)}")
+    return Artifact(path, manifest)
+
+
+class ArtifactWriter:
+    """Context manager that builds an artifact at `path`; an exception inside leaves nothing behind.
+
+    `inputs` maps a name to the folder of an artifact that was read; its manifest's sha256 is kept.
+    """
+
+    def __init__(
+        self, path: str | Path, kind: str, *, seed: int, inputs: Mapping[str, str | Path] | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.kind = kind
+        self.seed = seed
+        self.inputs = dict(inputs or {})
+        self._folder = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
+        self._shapes: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # A killed writer's leavings; two live writers of one artifact are kept apart by the stage's lock.
+        for stale in self.path.parent.glob(f"{self.path.name}.tmp-*"):
+            shutil.rmtree(stale)
+        self._folder.mkdir()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._commit()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def tensors(self, name: str, tensors: "Mapping[str, torch.Tensor]") -> None:
+        """Write NAME.safetensors (moved to the CPU)."""
+        from safetensors.torch import save_file
+
+        owned = plain(tensors)
+        save_file(owned, self.file(f"{name}.safetensors"))
+        shapes = {key: list(owned[key].shape) for key in sorted(owned)}
+        self._shapes[f"{name}.safetensors"] = {"shapes": shapes}
+
+    def table(self, name: str, table: "pd.DataFrame") -> None:
+        """Write NAME.parquet, without its index."""
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        # The schema's metadata names library versions and would change the bytes.
+        plain = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
+        parquet.write_table(plain, self.file(f"{name}.parquet"), compression="zstd")
+        self._shapes[f"{name}.parquet"] = {"rows": len(table), "columns": [str(c) for c in table.columns]}
+
+    def json(self, name: str, value: Any) -> None:
+        """Write NAME.json with sorted keys; ArtifactError names a number that is not finite."""
+        try:
+            text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False)
+        except (ValueError, TypeError) as error:
+            wrong = _not_plain(value, name)
+            raise ArtifactError(f"{self.path / name}.json cannot hold {wrong or error}") from None
+        self.file(f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+    def copy(self, artifact: Artifact) -> None:
+        """Write every file of another artifact, byte for byte, with what its manifest says of shapes."""
+        for name, entry in artifact.manifest["files"].items():
+            shutil.copyfile(artifact.path / name, self.file(name))
+            self._shapes[name] = {key: value for key, value in entry.items() if key not in ("sha256", "bytes")}
+
+    def file(self, name: str) -> Path:
+        """The path at which the caller writes file NAME before the block ends."""
+        if name == MANIFEST or Path(name).name != name:
+            raise ArtifactError(f"{self.path}: {name!r} is not a name for a file of an artifact")
+        return self._folder / name
+
+    def _commit(self) -> None:
+        files = {}
+        for file in sorted(self._folder.iterdir()):
+            entry = {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+            files[file.name] = entry | self._shapes.get(file.name, {})
+            sync(file)
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": self.kind,
+            "seed": self.seed,
+            "inputs": {name: manifest_sha256(path) for name, path in self.inputs.items()},
+            "files": files,
+        }
+        target = self._folder / MANIFEST
+        target.write_text(json.dumps(manifest, sort_keys=True, indent=2) + "\n", encoding="utf-8")
+        sync(target)
+        sync(self._folder)
+        if self.path.exists():  # an older artifact: DVC removes it before a stage, a direct call does not
+            shutil.rmtree(self.path)
+        self._folder.rename(self.path)
+        sync(self.path.parent)
+
+
+def manifest_sha256(path: str | Path) -> str:
+    """sha256 of an artifact's manifest, which stands for the artifact: it holds the sha256 of every file."""
+    manifest = Path(path) / MANIFEST
+    if not manifest.is_file():
+        raise ArtifactError(f"{manifest} does not exist: {_mend(Path(path))}")
+    return sha256_of(manifest)
+
+
+def _not_plain(value: Any, place: str) -> str | None:
+    """Where in a nested value stands what JSON cannot hold."""
+    if isinstance(value, Mapping):
+        found = (_not_plain(item, f"{place}.{key}") for key, item in value.items())
+        return next((item for item in found if item), None)
+    if isinstance(value, list | tuple):
+        found = (_not_plain(item, f"{place}.{index}") for index, item in enumerate(value))
+        return next((item for item in found if item), None)
+    plain = value is None or isinstance(value, str | bool | int)
+    finite = isinstance(value, float) and value == value and abs(value) != float("inf")
+    return None if plain or finite else f"{place} = {value!r}: numbers must be finite"
+
+
+def _mend(path: Path) -> str:
+    return f"run `dvc repro`, or remove {path} and run it again"

@@ -1,0 +1,251 @@
+"""What every stage shares: arguments, params, errors, determinism, progress, events, mid-stage state.
+
+A stage module is `def run(stage: Stage) -> None` and `main("name", run)`. Before `run`, the process ties
+its life to its parent's, takes the stage's lock, and fixes threads and deterministic algorithms of torch.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from rank_e.config import ArmParams, ConfigError, Params, load
+from rank_e.errors import RankEError
+from stages.runtime.artifacts import manifest_sha256
+from stages.runtime.process import follow_parent
+from stages.runtime.progress import EventLog, track
+from stages.runtime.state import StageState, source_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+ARTIFACTS = Path("artifacts")
+WORK = Path(".rank-e")
+"""Events, states and locks: of use while a run lasts, never an input or an output."""
+
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "code": (),
+    "reference": (),
+    "baseline": (),
+    "sft": ("seed",),
+    "sft_evaluation": ("seed",),
+    "prompts": ("seed", "round"),
+    "start": ("arm", "seed"),
+    "rollouts": ("arm", "seed", "round"),
+    "ranking": ("arm", "seed", "round"),
+    "policy": ("arm", "seed", "round"),
+    "decoder": ("arm", "seed", "round"),
+    "evaluation": ("arm", "seed", "round"),
+    "factorial": ("seed",),
+    "report": (),
+}
+"""What each stage is called with."""
+
+LOCK_PATIENCE = 30.0
+"""Seconds that a stage waits for another process that writes the same artifact."""
+
+
+def artifact_path(kind: str, arm: str = "", seed: int = 0, round: int = 0) -> Path:
+    """The folder of an artifact of `kind` (a stage's name), relative to the project's folder."""
+    if kind == "code":
+        return ARTIFACTS / "code"
+    if kind == "reference":
+        return ARTIFACTS / "reference"
+    if kind == "baseline":
+        return ARTIFACTS / "base" / "evaluation"
+    if kind == "sft":
+        return ARTIFACTS / "sft" / f"s{seed}" / "policy"
+    if kind == "sft_evaluation":
+        return ARTIFACTS / "sft" / f"s{seed}" / "evaluation"
+    if kind == "report":
+        return Path("report")
+    if kind == "prompts":
+        return ARTIFACTS / "prompts" / f"s{seed}" / f"r{round}"
+    if kind == "factorial":
+        return ARTIFACTS / "factorial" / f"s{seed}"
+    if kind in ("rollouts", "ranking", "policy", "decoder", "evaluation"):
+        return ARTIFACTS / arm / f"s{seed}" / f"r{round}" / kind
+    raise RankEError(f"there is no artifact of kind {kind!r}: the kinds are the stages' names but start")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One cell of the grid: the stage's name, its params, and the arm, seed and round that it was called for.
+
+    A stage without an argument has arm "", the evaluation's seed, or round 0.
+    """
+
+    name: str
+    params: Params
+    arm: str = ""
+    seed: int = 0
+    round: int = 0
+
+    @cached_property
+    def arm_params(self) -> ArmParams:
+        """The arm's merged rollouts, ranking, policy and decoder; ConfigError for a stage without an arm."""
+        return self.params.arm(self.arm)
+
+    @property
+    def key(self) -> str:
+        """The cell in one word, such as policy-frozen-s0-r2: names its events, state and lock."""
+        given = ARGUMENTS[self.name]
+        parts = [self.name, self.arm if "arm" in given else "", f"s{self.seed}" if "seed" in given else ""]
+        return "-".join(part for part in [*parts, f"r{self.round}" if "round" in given else ""] if part)
+
+    @property
+    def title(self) -> str:
+        """The cell for people, such as `policy frozen s0 r2`."""
+        return self.key.replace("-", " ")
+
+    @property
+    def device(self) -> "torch.device":
+        """The device of `runtime.device`; ConfigError if this machine has none."""
+        import torch
+
+        device = torch.device(self.params.runtime.device)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"params.yaml: runtime.device = {device}: there is no CUDA device here, use cpu")
+        return device
+
+    def path(self, kind: str, arm: str | None = None, seed: int | None = None, round: int | None = None) -> Path:
+        """The folder of an artifact of this cell, or of another arm, seed or round."""
+        return artifact_path(
+            kind,
+            self.arm if arm is None else arm,
+            self.seed if seed is None else seed,
+            self.round if round is None else round,
+        )
+
+    @cached_property
+    def events(self) -> EventLog:
+        """The live log of step metrics: .rank-e/events/<arm>-s<seed>-r<round>-<stage>.jsonl, emptied here."""
+        parts = self.key.split("-")
+        return EventLog(WORK / "events" / f"{'-'.join([*parts[1:], parts[0]])}.jsonl")
+
+    def progress(self, steps: Sequence[int], label: str) -> "Iterator[int]":
+        """Iterate over `steps`, showing how far it is and when it will be done."""
+        name = self.title if label == self.name else f"{self.title} · {label}"
+        return track(steps, name)
+
+    def state(self, *inputs: str | Path) -> StageState:
+        """The mid-stage state of this cell for these input artifacts, these params and this code."""
+        digest = hashlib.sha256(self.key.encode())
+        # Everything that moves the bytes: a state of other inputs, params or code must not be taken up.
+        params = self.params.model_dump(mode="json", exclude={"rounds", "evaluated", "seeds", "factorial"})
+        digest.update(json.dumps(params, sort_keys=True).encode())
+        digest.update(source_sha256().encode())
+        for path in inputs:
+            digest.update(manifest_sha256(path).encode())
+        return StageState(WORK / "state", self.key, digest.hexdigest()[:16])
+
+
+def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = None, *, computes: bool = True) -> None:
+    """Run a stage from the command line; exits with 1 and one line for an error that the user can mend.
+
+    A stage that does not compute, `computes=False`, is over before torch would be imported.
+    """
+    began = time.monotonic()
+    follow_parent()
+    stage_arguments = parse_arguments(name, arguments)
+    try:
+        stage = make_stage(name, load(), **stage_arguments)
+        with Hold(WORK / "locks" / f"{stage.key}.lock", LOCK_PATIENCE):
+            if computes:
+                configure_torch(stage.params)
+            run(stage)
+            record_usage(stage, began)
+    except RankEError as error:
+        sys.exit("\n".join(f"{name}: {line}" for line in str(error).splitlines()))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parse_arguments(name: str, arguments: list[str] | None = None) -> dict[str, Any]:
+    """--arm, --seed and --round as the stage needs them."""
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", allow_abbrev=False)
+    for argument in ARGUMENTS[name]:
+        parser.add_argument(f"--{argument}", required=True, type=str if argument == "arm" else int)
+    return vars(parser.parse_args(arguments))
+
+
+def make_stage(name: str, params: Params, arm: str = "", seed: int | None = None, round: int = 0) -> Stage:
+    """The cell of the grid with these coordinates; ConfigError if params.yaml does not have them."""
+    if arm:
+        params.arm(arm)
+    if seed is not None and seed not in params.seeds:
+        raise ConfigError(f"seed {seed} is not in params.yaml: seeds = {params.seeds}")
+    if "round" in ARGUMENTS[name] and round not in [item.id for item in params.rounds]:
+        raise ConfigError(f"round {round} is not in params.yaml: it has 1 to {params.last_round}")
+    if name == "evaluation" and round not in params.evaluated:
+        raise ConfigError(f"round {round} is not evaluated in params.yaml: evaluated = {params.evaluated}")
+    return Stage(name, params, arm, params.evaluation.seed if seed is None else seed, round)
+
+
+def configure_torch(params: Params) -> None:
+    """Fix what could make two runs differ: the number of threads and the choice of algorithms."""
+    os.environ["OMP_NUM_THREADS"] = str(params.runtime.threads)
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    import torch
+
+    torch.set_num_threads(params.runtime.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # saves a pass
+    torch.backends.cudnn.benchmark = False
+
+
+def record_usage(stage: Stage, began: float) -> None:
+    """.rank-e/usage/<cell>.json: seconds of this process, peak resident MB, and peak MB of the GPU if one was used."""
+    usage = {"seconds": round(time.monotonic() - began, 3), "peak_rss_mb": round(resource_peak_mb(), 1)}
+    torch = sys.modules.get("torch")  # not there: no GPU was used
+    if torch is not None and torch.cuda.is_initialized():
+        usage["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    path = WORK / "usage" / f"{stage.key}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(usage))
+
+
+def resource_peak_mb() -> float:
+    """The most memory that this process has held, in MB; Linux counts it in KiB, macOS in bytes."""
+    unit = 1024 if sys.platform == "linux" else 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+class Hold:
+    """Hold a lock file while the block runs; RankEError if another keeps it for `patience` seconds."""
+
+    def __init__(self, path: Path, patience: float) -> None:
+        self.path = path
+        self.patience = patience
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("w")
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    self._file.close()
+                    raise RankEError(
+                        f"another process runs this stage and holds {self.path}: wait for it, or end it"
+                    ) from None
+                time.sleep(0.2)
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file is not None
+        self._file.close()

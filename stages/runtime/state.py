@@ -1,0 +1,86 @@
+"""Mid-stage state: how a killed stage goes on where it was, and ends in the same bytes."""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rank_e.io.files import plain, sync
+
+if TYPE_CHECKING:
+    import torch
+
+SAVE_SECONDS = 10.0
+"""How much work a kill may cost, in seconds of wall clock, where saving is quick."""
+SHARE = 20.0
+"""Work between two saves takes at least so many times as long as the last save: large models write gigabytes."""
+
+
+class StageState:
+    """One file, replaced whole: tensors, with a JSON value in the header. Files of other keys are removed.
+
+    It lies outside the stage's outs (DVC removes those before a run), and its key is a hash of everything
+    that decides the stage's bytes, so that it is only taken up by the very same computation.
+    """
+
+    def __init__(self, folder: Path, name: str, key: str) -> None:
+        self.path = folder / f"{name}-{key}" / "state.safetensors"
+        self._saved = time.monotonic()
+        self._cost = 0.0
+        for other in folder.glob(f"{name}-*"):
+            if other != self.path.parent:
+                shutil.rmtree(other)
+
+    @property
+    def folder(self) -> Path:
+        """Where the computation may keep more files of its own until `remove`."""
+        return self.path.parent
+
+    def due(self) -> bool:
+        """Whether SAVE_SECONDS and SHARE times the last save's cost have passed since it, or since the beginning."""
+        return time.monotonic() - self._saved >= max(SAVE_SECONDS, SHARE * self._cost)
+
+    def save(self, tensors: "Mapping[str, torch.Tensor]", value: Any) -> None:
+        """Replace the state by these tensors and this JSON value; a kill leaves the old or the new."""
+        from safetensors.torch import save_file
+
+        began = time.monotonic()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        save_file(plain(tensors), temporary, metadata={"value": json.dumps(value)})
+        sync(temporary)
+        os.replace(temporary, self.path)
+        sync(self.path.parent)
+        self._saved = time.monotonic()
+        self._cost = self._saved - began
+
+    def load(self) -> "tuple[dict[str, torch.Tensor], Any] | None":
+        """The saved tensors and value, or None if the stage begins from its inputs."""
+        if not self.path.is_file():
+            return None
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            return tensors, json.loads(file.metadata()["value"])
+
+    def remove(self) -> None:
+        """Forget the state: the stage's artifact is complete."""
+        if self.path.parent.is_dir():
+            shutil.rmtree(self.path.parent)
+
+
+@functools.cache
+def source_sha256() -> str:
+    """sha256 over the source files of rank_e and stages: state of other code is not taken up."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[2]
+    for package in ("rank_e", "stages"):
+        for file in sorted((root / package).rglob("*.py")):
+            digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

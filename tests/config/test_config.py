@@ -1,0 +1,148 @@
+"""params.yaml: profiles are valid, and a wrong file is reported whole, line by line."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from rank_e.config import ConfigError, load, parse
+
+ROOT = Path(__file__).parents[2]
+SHAPES: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "profiles/shapes.yaml").read_text())
+
+
+def problems(change: Callable[[dict[str, Any]], object]) -> list[str]:
+    """The lines of the error after a change of the shapes profile."""
+    data = deepcopy(SHAPES)
+    change(data)
+    with pytest.raises(ConfigError) as error:
+        parse(data)
+    return str(error.value).splitlines()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_profiles_are_valid(path: Path) -> None:
+    params = load(path)
+    assert params.factorial.round == params.last_round
+    assert not params.arm("frozen").decoder.train
+    assert params.arm("coevolved").decoder == params.decoder
+
+
+def test_arms_override_only_what_they_name() -> None:
+    data = deepcopy(SHAPES)
+    data["arms"]["cold"] = {
+        "rollouts": {},
+        "ranking": {"temperature": {"end": 0.5}},
+        "policy": {},
+        "decoder": {},
+    }
+    params = parse(data)
+    temperature = params.arm("cold").ranking.temperature
+    assert temperature.end == 0.5
+    assert temperature.start == params.ranking.temperature.start
+    assert params.arm("cold").policy == params.policy
+    with pytest.raises(ConfigError, match=r"'warm' is not in params\.yaml: it has frozen, coevolved, cold"):
+        params.arm("warm")
+
+
+def test_every_problem_is_reported_at_once_with_key_value_and_range() -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["policy"]["learning_rate"] = -1
+        data["policy"]["epochs"] = 2.0
+        data["policy"]["reference"] = "old"
+        data["runtime"]["device"] = "tpu"
+        data["arms"]["frozen"]["decoder"]["steps"] = True
+        data["arms"]["frozen"]["decoder"]["stepz"] = 3
+        data["decoder"]["lecam"] = float("nan")
+        del data["prompts"]["per_round"]
+
+    lines = problems(change)
+    assert lines[0] == 'params.yaml: runtime.device = "tpu": must be text that matches ^(cpu|cuda(:\\d+)?)$'
+    assert "params.yaml: policy.learning_rate = -1: must be a number in (0, 1]" in lines
+    assert "params.yaml: policy.epochs = 2.0: must be a whole number in [1, 10000000]" in lines
+    assert 'params.yaml: policy.reference = "old": must be base or ema' in lines
+    assert "params.yaml: prompts.per_round is missing: must be a whole number in [1, 10000000]" in lines
+    assert "params.yaml: decoder.lecam = NaN: must be a number in [0, 1000]" in lines
+    assert "params.yaml: arms.frozen.decoder.steps = true: must be a whole number in [1, 10000000]" in lines
+    assert any(line.startswith("params.yaml: arms.frozen.decoder.stepz = 3: unknown key") for line in lines)
+    assert len(lines) == 8
+
+
+def test_problems_of_a_section_of_several_kinds_are_named_as_the_file_has_them() -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["decoder"]["discriminator"] = {"kind": "patchgan", "channels": 0}
+        data["data"]["training"]["kind"] = "tar"
+        data["data"]["held_out"] = {"folder": "x", "split": "train"}
+        data["evaluation"]["benchmarks"] = {"parti": {"kind": "hpsv2", "prompts": "p", "per_style": 1, "fil": "x"}}
+
+    found = problems(change)
+    assert "params.yaml: decoder.discriminator.channels = 0: must be a whole number in [1, 10000000]" in found
+    assert "params.yaml: decoder.discriminator.layers is missing: must be a whole number in [1, 8]" in found
+    # pydantic checks an arm's own copy again
+    lines = [line for line in found if "arms." not in line]
+    assert any(
+        line.startswith("params.yaml: data.training = ")
+        and line.endswith("with kind: coco or folder or shapes or webdataset")
+        for line in lines
+    )
+    assert any(line.startswith("params.yaml: data.held_out = ") for line in lines)
+    assert any(line.startswith("params.yaml: evaluation.benchmarks.parti.fil = ") for line in lines)
+    assert "params.yaml: evaluation.benchmarks.parti.file is missing: must be text that is not empty" in lines
+
+
+@pytest.mark.parametrize("section", ["sft", "policy", "decoder", "ranking", "rollouts", "evaluation", "runtime"])
+def test_no_key_has_a_default(section: str) -> None:
+    for key in SHAPES[section]:
+        lines = problems(partial(lambda removed, data: data[section].pop(removed), key))
+        assert len(lines) == 1 and f"{section}.{key} is missing" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda d: d["ranking"].update(keep=9), "ranking.keep = 9: must be at most rollouts.group_size = 8"),
+        (lambda d: d["rounds"][1].update(id=5), "rounds.1.id = 5: must be 2"),
+        (lambda d: d["rounds"][2].update(prev=1), "rounds.2.prev = 1: must be id - 1 = 2"),
+        (lambda d: d.update(evaluated=[1, 1, 3]), "evaluated = [1, 1, 3]: must be ids of rounds in rising order"),
+        (lambda d: d.update(evaluated=[1, 2]), "evaluated = [1, 2]: must be a list that ends with round 3"),
+        (lambda d: d["seeds"].append(0), "seeds = [0, 1, 2, 0]: must be different from each other"),
+        (lambda d: d["factorial"].update(round=2), "factorial.round = 2: must be the last round, 3"),
+        (lambda d: d["factorial"]["arms"].__setitem__(1, "x"), 'factorial.arms.1 = "x": must be one of'),
+        (lambda d: d["sft"].update(batch_size=32), "sft.microbatch_size = 64: must be at most sft.batch_size = 32"),
+        (lambda d: d["sft"].update(caption_dropout=1.0), "sft.caption_dropout = 1.0: must be a number in [0, 1)"),
+        (lambda d: d["arms"].update(sft=d["arms"]["frozen"]), "arms.sft: the name is taken"),
+        (lambda d: d["arms"].update(base=d["arms"]["frozen"]), "arms.base: the name is taken"),
+        (lambda d: d["evaluation"].update(pictures=257), "evaluation.pictures = 257: must be at most"),
+        (lambda d: d.update(schema=2), "schema = 2: must be 1"),
+        (lambda d: d.update(polciy={}), "polciy = {}: unknown key, allowed here: schema, backbone"),
+    ],
+)
+def test_rules_between_keys(change: Callable[[dict[str, Any]], object], expected: str) -> None:
+    assert any(expected in line for line in problems(change))
+
+
+def test_an_arm_that_keeps_more_than_its_group_has_is_named() -> None:
+    lines = problems(lambda d: d["arms"]["coevolved"]["rollouts"].update(group_size=4))
+    assert lines == ["params.yaml: arms.coevolved.ranking.keep = 8: must be at most rollouts.group_size = 4"]
+
+
+def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
+    text = (ROOT / "profiles/tiny.yaml").read_text().replace("learning_rate: 1.0e-4", "learning_rate: 1e-4")
+    (tmp_path / "params.yaml").write_text(text)
+    assert load(tmp_path / "params.yaml").policy.learning_rate == 1e-4
+
+
+def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.yaml does not exist") as missing:
+        load(tmp_path / "nothing.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1, 2\nb: }")
+    with pytest.raises(ConfigError, match=r"broken.yaml is not readable as YAML") as broken:
+        load(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="must be a mapping of sections"):
+        load(tmp_path / "list.yaml")
+    assert "\n" not in str(missing.value) + str(broken.value)

@@ -1,0 +1,236 @@
+"""`rank-e validate`: every problem at once before anything runs; a good folder passes and says what it will take."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from pipeline import cli
+from pipeline.preflight import named, validate
+from pipeline.preflight.estimate import Memory
+from pipeline.preflight.sizes import read_base
+from pipeline.preflight.validate import Machine, room_problems, this_machine
+from rank_e.config import load
+from rank_e.errors import RankEError
+from rank_e.evaluation import suite
+from rank_e.evaluation.hpsv2 import STYLES
+from rank_e.io.headers import read_header
+from rank_e.rewards.mixture import _Builder
+from tests.helpers import tiny_janus
+from tests.helpers.llamagen_files import Official
+from tests.helpers.t5_files import write_t5
+
+ROOT = Path(__file__).parents[3]
+Change = Callable[[dict[str, Any]], None]
+
+
+def write_params(change: Change) -> None:
+    """params.yaml of the tiny profile after a change."""
+    data = YAML(typ="safe", pure=True).load((ROOT / "profiles/tiny.yaml").read_text(encoding="utf-8"))
+    change(data)
+    with Path("params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(data, file)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "rank_e").symlink_to(ROOT / "rank_e")
+    shutil.copytree(ROOT / "assets/shapes", tmp_path / "assets/shapes")
+    monkeypatch.chdir(tmp_path)
+    write_params(lambda data: None)
+    return tmp_path
+
+
+def problems() -> list[str]:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["validate"])
+    lines = str(end.value.code).splitlines()
+    assert all(line.startswith("rank-e: ") for line in lines)
+    return [line.removeprefix("rank-e: ") for line in lines]
+
+
+def test_a_good_folder_passes_and_says_what_it_takes(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["validate"])
+    words = capsys.readouterr().out
+    assert "params.yaml: 2 arms, 1 seeds, 2 rounds" in words and "disk: " in words and "main memory" in words
+    assert not (project / "artifacts").exists()
+
+
+def test_a_module_of_ones_own_that_dvc_would_not_watch_is_named(project: Path) -> None:
+    (project / "stages").symlink_to(ROOT / "stages")
+    (project / "mine.py").write_text("def reward(folder, device):\n    return None\n")
+
+    def change(data: dict[str, Any]) -> None:
+        data["ranking"]["rewards"]["mine"] = {"kind": "mine:reward", "weight": 1.0, "normalise": "none"}
+
+    write_params(change)
+    unseen = "mine.py: its changes would go unseen; add it to the deps of the stage `code` in dvc.yaml"
+    assert problems() == [unseen]
+    pipeline = project / "dvc.yaml"
+    pipeline.write_text(pipeline.read_text().replace("      - rank_e\n", "      - rank_e\n      - mine.py\n", 1))
+    cli.main(["validate"])
+
+
+def test_every_problem_is_listed_at_once(project: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["backbone"]["base"] = "models/nothing"
+        data["data"]["training"] = {
+            "kind": "webdataset", "folder": "assets", "tars": "*.tar", "column": None,
+            "prompts": {"file": "p.txt", "column": None, "category": None}, "max_bad_share": 0.0,
+        }  # fmt: skip
+        data["data"]["held_out"] = {
+            "kind": "coco", "folder": "coco", "split": "val2014", "every_caption": False,
+            "prompts": None, "max_bad_share": 0.0,
+        }  # fmt: skip
+        data["weights"] = {"training": "models/training", "evaluation": "models/evaluation"}
+        data["ranking"]["rewards"] = {
+            "clip": {"kind": "clip", "file": "ViT-L-14.pt", "weight": 1.0, "normalise": "none"},
+            "mine": {"kind": "rank_e.shapes.metrics:nought", "weight": 1.0, "normalise": "none"},
+            "odd": {"kind": "hpsv2", "fil": "x", "weight": 1.0, "normalise": "none"},
+        }
+        data["decoder"]["perceptual"] = {"kind": "lpips", "file": "vgg16.pth"}
+        data["decoder"]["discriminator"] = {
+            "kind": "projected", "dinov3": "dinov3", "efficientnet": "lite0.pth",
+            "efficientnet_name": "tf_efficientnet_lite0", "image_size": 256, "channels": 64,
+        }  # fmt: skip
+        data["evaluation"]["distances"] = {"fd": {"kind": "dinov2", "file": "dinov2"}, "x": {"kind": "no.such:thing"}}
+        data["evaluation"]["scores"] = {"clip": {"kind": "clip_scores", "file": "ViT-B-32.pt"}}
+        data["evaluation"]["benchmarks"] = {
+            "hps": {"kind": "hpsv2", "prompts": "hpd", "per_style": 0, "file": "HPS.pt", "model": "ViT-H-14"},
+            "geneval": {
+                "kind": "geneval",
+                "prompts": "g.jsonl",
+                "samples_per_prompt": 4,
+                "detector": "m",
+                "clip": "c",
+                "model": "x",
+            },
+        }
+
+    write_params(change)
+    found = problems()
+    for place in (
+        "backbone.base: models/nothing/base.json does not exist",
+        "data.training.tars: no file assets/*.tar",
+        "data.training.prompts.file: file assets/p.txt",
+        "data.held_out.folder: folder coco",
+        "weights.training: folder models/training",
+        "weights.evaluation: folder models/evaluation",
+        "ranking.rewards.clip.file: file models/training/ViT-L-14.pt",
+        "ranking.rewards.mine.kind = rank_e.shapes.metrics:nought: rank_e.shapes.metrics has no nought",
+        "ranking.rewards.odd.file is missing",
+        "ranking.rewards.odd.fil: unknown key",
+        "decoder.perceptual.file: file models/training/vgg16.pth",
+        "decoder.discriminator.dinov3: folder models/training/dinov3",
+        "decoder.discriminator.efficientnet: file models/training/lite0.pth",
+        "evaluation.distances.fd.file: folder models/evaluation/dinov2",
+        "evaluation.distances.x.kind = no.such:thing: there is no module no.such",
+        "evaluation.scores.clip.kind = clip_scores: unknown; give clip_score",
+        "evaluation.benchmarks.hps.prompts: file models/evaluation/hpd/anime.json",
+        "evaluation.benchmarks.hps.file: file models/evaluation/HPS.pt",
+        "evaluation.benchmarks.geneval.prompts: file models/evaluation/g.jsonl",
+        "evaluation.benchmarks.geneval.detector: folder models/evaluation/m",
+        "evaluation.benchmarks.geneval.clip: file models/evaluation/c",
+    ):
+        assert any(line.startswith(place) and ";" in line for line in found), place
+    assert len(found) == len(set(found)) == 21 + 3  # hpsv2's other three styles
+
+
+def test_a_base_that_contradicts_itself_or_its_name_is_named(project: Path) -> None:
+    folder = project / "models/llamagen-xl-256"
+    shutil.copytree(project / "assets/shapes", folder)
+    manifest = json.loads((folder / "base.json").read_text())
+    manifest["policy"]["vocab_size"] += 1
+    manifest["tokenizer"]["image_size"] *= 2
+    (folder / "base.json").write_text(json.dumps(manifest))
+    (folder / "text.safetensors").unlink()
+    write_params(lambda data: data["backbone"].update(base="models/llamagen-xl-256"))
+    found = "\n".join(problems())
+    for part in (
+        "96 pixels give",
+        "is not the tokenizer's codebook",
+        "tok_embeddings.weight has",
+        "96 pixels, llamagen-xl-256 has 256",
+        "text.safetensors does not exist",
+    ):
+        assert part in found
+    (folder / "policy.safetensors").write_bytes((folder / "policy.safetensors").read_bytes()[:-8])
+    assert any("policy.safetensors has" in line for line in problems())
+
+
+def test_converted_bases_fit(tmp_path: Path) -> None:
+    official = Official(tmp_path)
+    official.convert(text=write_t5(tmp_path / "t5"))
+    sizes, found = read_base("llamagen", official.to)
+    assert found == [] and sizes.length == 16 and sizes.image_size == 8
+    cli.main(["convert", str(tiny_janus.save(tmp_path / "hub")), "--to", str(tmp_path / "janus")])
+    sizes, found = read_base("janus", tmp_path / "janus")
+    assert found == [] and sizes.text_width == 0 and sizes.frozen == tiny_janus.VOCABULARY * 32
+    with pytest.raises(RankEError, match=r"format 'janus', backbone llamagen reads 'llamagen-t2i'"):
+        read_base("llamagen", tmp_path / "janus")
+
+
+def test_a_llamagen_base_without_its_text_encoder_is_named(project: Path) -> None:
+    official = Official(project)
+    official.convert()
+    write_params(lambda data: data["backbone"].update(name="llamagen", base=str(official.to)))
+    assert any("names no text encoder" in line for line in problems())
+
+
+def test_a_gpu_that_is_not_there_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    write_params(lambda data: data["runtime"].update(device="cuda:1"))
+    assert problems() == ["runtime.device = cuda:1: there is no such device here; use cpu or another machine"]
+
+
+def test_too_little_disk_and_memory_are_said_with_what_is_there(project: Path) -> None:
+    params = load()
+    rich = Machine(disk=10**9, memory=10**9, device=10**9)
+    need = Memory(device=4e8, host=4e8)
+    assert room_problems(params, rich, 10**8, need, lanes=2) == []
+    poor = replace(rich, disk=10**7, memory=10**8, device=10**8)
+    disk, host, device = room_problems(params, poor, 10**8, need, lanes=1)
+    assert disk.startswith("disk: the run needs 100.0 MB more") or "0.1 GB" in disk
+    assert host.startswith("main memory") and device.startswith("memory of cpu")
+    assert any("--lanes 1" in line for line in room_problems(params, poor, 0, need, lanes=2))
+
+
+def test_a_full_disk_stops_a_run_before_it_begins(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = this_machine(load())
+    monkeypatch.setattr(validate, "this_machine", lambda params: replace(there, disk=1))
+    with pytest.raises(SystemExit, match="disk: the run needs"):
+        cli.main(["run", "--no-track"])
+
+
+def test_room_is_judged_before_a_published_base_is_there(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "this_machine", lambda params: Machine(disk=10**9, memory=10**12, device=0))
+    write_params(lambda data: data["backbone"].update(name="llamagen", base="models/llamagen-xl-256"))
+    found = problems()
+    assert found[0].startswith("backbone.base: models/llamagen-xl-256/base.json does not exist")
+    assert found[1].startswith("disk: the run needs") and len(found) == 2
+
+
+def test_the_kinds_are_those_that_the_builders_know() -> None:
+    kinds = _Builder(Path(), torch.device("cpu")).kinds
+    assert {name: (required, optional) for name, (_, required, optional) in kinds.items()} == named.REWARDS
+    assert named.DISTANCES.keys() == suite.FEATURES.keys() and named.SCORES.keys() == suite.SCORES.keys()
+    for kind, (_, optional) in {**named.DISTANCES, **named.SCORES}.items():
+        assert optional == set(suite._OPTIONS.get(kind, ("image_size",)))
+    assert named.STYLES == STYLES
+
+
+def test_a_damaged_header_is_one_line(tmp_path: Path) -> None:
+    for name, content in (("short", b"abc"), ("other", b"\xff" * 64), ("list", (2).to_bytes(8, "little") + b"[]")):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(RankEError, match="truncated or not safetensors"):
+            read_header(path)
+    with pytest.raises(RankEError, match="cannot be read"):
+        read_header(tmp_path / "nothing.safetensors")

@@ -1,0 +1,122 @@
+"""The command `rank-e`: quick to start, plain about errors, and each command does what it says."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import cli
+from tests.helpers.fake_artifacts import write_project
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_project(tmp_path, seeds=[0, 1], rounds=1)
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_help_and_validate_import_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from pipeline.cli import main\n"
+        "main(['validate'])\n"
+        "print(sorted({'torch', 'prefect', 'mlflow', 'pandas', 'scipy'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--help"])
+    assert end.value.code == 0
+    words = capsys.readouterr().out
+    for name in ("run", "serve", "compare", "track", "report", "profile", "export", "validate"):
+        assert f"\n    {name} " in words
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "--lanes", "0"], ["run", "--retries", "-1"], ["run", "--lane", "2"], ["nothing"], []],
+)
+def test_wrong_arguments_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    assert "rank-e" in capsys.readouterr().err
+
+
+def test_compare_prints_every_seed_and_the_number_of_seeds(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["compare"])
+    words = capsys.readouterr().out
+    for expected in (
+        "seeds: 2",
+        "coevolved − frozen",
+        "frozen s1",
+        "FD ↓",
+        "higher is better",
+        "not settled",
+    ):
+        assert expected in words
+
+
+def test_report_writes_the_page(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["report"])
+    assert capsys.readouterr().out.strip() == "report/index.html"
+    assert (project / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_profile_replaces_params_only_by_a_valid_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["profile", "tiny"])
+    assert (project / "params.yaml").read_bytes() == (project / "profiles" / "tiny.yaml").read_bytes()
+    before = (project / "params.yaml").read_bytes()
+    (project / "profiles" / "broken.yaml").write_text("schema: 1\nseeds: nought\n")
+    for name, words in (("broken", "seeds"), ("absent", "profiles are broken, .*shapes, tiny")):
+        with pytest.raises(SystemExit, match=words) as end:
+            cli.main(["profile", name])
+        assert str(end.value.code).startswith("rank-e: ")
+        assert (project / "params.yaml").read_bytes() == before
+
+
+def test_validate_reports_every_problem_on_its_own_line(project: Path) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    data = yaml.load((project / "params.yaml").read_text(encoding="utf-8"))
+    data["prompts"]["per_round"], data["rollouts"]["group_size"] = 0, "one"
+    with (project / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(data, file)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["validate"])
+    lines = str(end.value.code).splitlines()
+    assert len(lines) >= 2 and all(line.startswith("rank-e: params.yaml") for line in lines)
+    assert any("prompts.per_round" in line for line in lines)
+    assert any("rollouts.group_size" in line for line in lines)
+
+
+def test_outside_a_project_the_mend_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"params\.yaml does not exist"):
+        cli.main(["validate"])
+
+
+def test_serve_needs_a_server(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with pytest.raises(SystemExit, match="PREFECT_API_URL is not set"):
+        cli.main(["serve"])
+
+
+def test_a_follower_stopped_at_once_still_makes_its_last_copy(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    process = cli.start_tracker()
+    cli.stop_tracker(process)
+    assert process.returncode == 0
+    assert (project / "mlflow.db").exists() and list((project / "mlruns").glob("*/artifacts/pictures.png"))

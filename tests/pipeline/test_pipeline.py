@@ -1,0 +1,165 @@
+"""The real pipeline at its smallest: every stage through `dvc repro`, another round, a kill, a changed parameter."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from rank_e.shapes.backbone import ShapesBackbone
+from stages.runtime.artifacts import read_artifact
+from tests.helpers.project import ROOT, dvc, environment
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.slow
+
+COPIED = ("rank_e", "stages", "pipeline", "assets", "profiles", "dvc.yaml", ".dvcignore")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which the tiny profile has run."""
+    folder = tmp_path_factory.mktemp("run")
+    for name in COPIED:
+        source = ROOT / name
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder / name)
+    shutil.copy(ROOT / "profiles" / "tiny.yaml", folder / "params.yaml")
+    dvc(folder, "init", "--no-scm", "--quiet")
+    dvc(folder, "config", "core.analytics", "false")
+    dvc(folder, "repro")
+    return folder
+
+
+def fingerprints(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def change(workspace: Path, **sections: dict) -> None:
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    for name, values in sections.items():
+        if isinstance(values, dict):
+            params[name] |= values
+        else:
+            params[name] = values
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_everything_runs_and_only_what_should_move_moves(workspace: Path) -> None:
+    backbone = ShapesBackbone(workspace / "assets" / "shapes", CPU, torch.float32)
+    policy, decoder = backbone.policy_weights(), backbone.decoder_weights()
+    last = {arm: workspace / "artifacts" / arm / "s0" / "r2" for arm in ("frozen", "coevolved")}
+    for arm, folder in last.items():
+        for kind in ("rollouts", "ranking", "policy", "decoder", "evaluation"):
+            read_artifact(folder / kind, kind).verify()
+        moved = load_file(folder / "policy" / "online.safetensors")
+        assert all(not torch.equal(moved[name], policy[name]) for name in policy), arm
+    kept, evolved = (load_file(last[arm] / "decoder" / "ema.safetensors") for arm in ("frozen", "coevolved"))
+    assert all(torch.equal(kept[name], decoder[name]) for name in decoder)
+    assert all(not torch.equal(evolved[name], decoder[name]) for name in decoder)
+    cells = read_artifact(workspace / "artifacts/factorial/s0", "factorial").json("metrics")
+    assert cells.keys() == {f"{arm}/{drawn}" for arm in last for drawn in ("original", "coevolved", "affine")}
+    assert {tuple(sorted(cell)) for cell in cells.values()} == {tuple(sorted(cells["frozen/original"]))}
+    judged = read_artifact(last["coevolved"] / "evaluation", "evaluation").json("metrics")
+    assert cells["coevolved/coevolved"]["fd_patch"] == judged["fd_patch"] != cells["coevolved/original"]["fd_patch"]
+    assert (workspace / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_every_arm_starts_from_the_supervised_start(workspace: Path, tmp_path: Path) -> None:
+    base = ShapesBackbone(workspace / "assets" / "shapes", CPU, torch.float32).policy_weights()
+    untrained = load_file(workspace / "artifacts" / "sft" / "s0" / "policy" / "ema.safetensors")
+    assert all(torch.equal(untrained[name], base[name]) for name in base)
+    given, handed = (
+        read_artifact(workspace / "artifacts" / name / "evaluation", "evaluation") for name in ("base", "sft/s0")
+    )
+    assert handed.manifest["files"] == given.manifest["files"]
+    folder = tmp_path / "trained"
+    shutil.copytree(workspace, folder, symlinks=True)
+    change(folder, sft={"train": True})
+    output = dvc(folder, "repro", "start@frozen-0", "start@coevolved-0", "sft_evaluation@0")
+    ran = {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+    assert ran == {"sft@0", "start@frozen-0", "start@coevolved-0", "sft_evaluation@0"}
+    trained = load_file(folder / "artifacts" / "sft" / "s0" / "policy" / "ema.safetensors")
+    assert all(not torch.equal(trained[name], base[name]) for name in base)
+    for arm in ("frozen", "coevolved"):
+        for kind in ("online", "ema"):
+            first = load_file(folder / "artifacts" / arm / "s0" / "r0" / "policy" / f"{kind}.safetensors")
+            assert all(torch.equal(first[name], trained[name]) for name in base), (arm, kind)
+    judged = read_artifact(folder / "artifacts" / "sft" / "s0" / "evaluation", "evaluation")
+    assert judged.json("metrics").keys() == given.json("metrics").keys()
+
+
+def test_arms_are_paired(workspace: Path) -> None:
+    """Round 1 begins from the same base with the same prompts and random numbers: the same rollouts, byte for byte."""
+    rollouts = [
+        (workspace / "artifacts" / arm / "s0" / "r1" / "rollouts" / "rollouts.safetensors").read_bytes()
+        for arm in ("frozen", "coevolved")
+    ]
+    assert rollouts[0] == rollouts[1]
+
+
+def test_ranking_orders_each_group_as_its_rewards_do(workspace: Path) -> None:
+    ranking = load_file(workspace / "artifacts" / "coevolved" / "s0" / "r1" / "ranking" / "ranking.safetensors")
+    rewards = ranking["rewards"]
+    assert bool((rewards.std(dim=1) > 0).all())
+    centred = rewards - rewards.mean(1, keepdim=True)
+    torch.testing.assert_close(ranking["advantages"], (centred / rewards.std(1, keepdim=True)).clamp(-5, 5))
+    torch.testing.assert_close(ranking["rank_weights"].mean(1), torch.ones(len(rewards)))
+    assert torch.equal(ranking["rank_weights"].argsort(1), rewards.argsort(1))
+
+
+def test_nothing_is_left_to_do(workspace: Path) -> None:
+    assert "Data and pipelines are up to date" in dvc(workspace, "status")
+
+
+def test_killed_anywhere_and_run_again_it_ends_in_the_same_bytes(workspace: Path, tmp_path: Path) -> None:
+    """A third round, once through and once killed in the middle of it; rounds 1 and 2 are re-used in both."""
+    rounds = [{"id": 1, "prev": 0}, {"id": 2, "prev": 1}, {"id": 3, "prev": 2}]
+    targets = ["policy@coevolved-0-round2", "decoder@coevolved-0-round2"]
+    results = []
+    for name in ("whole", "killed"):
+        folder = tmp_path / name
+        shutil.copytree(workspace, folder, symlinks=True)
+        change(folder, rounds=rounds, evaluated=[1, 2, 3], factorial={"round": 3})
+        if name == "killed":
+            kill_after(folder, targets, folder / "artifacts" / "coevolved" / "s0" / "r3" / "rollouts")
+        output = dvc(folder, "repro", *targets)
+        assert "Running stage 'rollouts@coevolved-0-round1'" not in output
+        results.append(fingerprints(folder / "artifacts" / "coevolved" / "s0" / "r3"))
+    assert results[0].keys() == results[1].keys() != set()
+    assert results[0] == results[1]
+
+
+def kill_after(folder: Path, targets: list[str], sign: Path) -> None:
+    """Start `dvc repro` and kill its whole process group once `sign` exists and the next stage has begun."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", *targets],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not sign.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert sign.exists()
+    time.sleep(4)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_decoder_parameter_reruns_only_what_depends_on_it(workspace: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(workspace, folder, symlinks=True)
+    change(folder, decoder={"learning_rate": 1e-4})
+    output = dvc(folder, "repro", "evaluation@coevolved-0-1", "policy@coevolved-0-round0")
+    ran = {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+    assert ran == {"decoder@coevolved-0-round0", "evaluation@coevolved-0-1"}

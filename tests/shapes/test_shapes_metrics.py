@@ -1,0 +1,149 @@
+"""The embedded world's judges, reward and perceptual loss as `params.yaml` names them, on the shipped networks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rank_e.config import load
+from rank_e.errors import RankEError
+from rank_e.evaluation.base import JudgeError, as_bytes
+from rank_e.evaluation.frechet import Moments, frechet_distance
+from rank_e.evaluation.reference import Statistics
+from rank_e.evaluation.stream import Stream
+from rank_e.evaluation.suite import Judges, build_judges, summarise
+from rank_e.rewards.clip import clip_inputs
+from rank_e.rewards.mixture import build_rewards
+from rank_e.shapes import clip, world
+from rank_e.shapes.backbone import load_clip
+from rank_e.shapes.dataset import ShapesSource
+from rank_e.shapes.metrics import Evaluator
+from rank_e.training.networks import build_perceptual
+
+ASSETS, CPU = Path("assets/shapes"), torch.device("cpu")
+DISTANCES = ("fd", "fd_mid", "fd_patch")
+PARAMS = load("profiles/shapes.yaml")
+
+
+def sections(named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: section.model_dump() for name, section in named.items()}
+
+
+@pytest.fixture(scope="module")
+def judges() -> Judges:
+    return build_judges(sections(PARAMS.evaluation.distances), sections(PARAMS.evaluation.scores), ASSETS, CPU)
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[Tensor, list[str], list[str]]:
+    pairs = ShapesSource("held_out").prompts(80, 5)
+    prompts, categories = [prompt for prompt, _ in pairs], [category for _, category in pairs]
+    return ShapesSource("held_out").real_pictures(prompts, 6), prompts, categories
+
+
+def judge_all(folder: Path, judges: Judges, pictures: Tensor, prompts: list[str], categories: list[str]) -> Stream:
+    stream = Stream(folder, "", features=judges.features, scores=judges.scores, every=32)
+    for start in range(0, len(pictures), 32):
+        part = slice(start, start + 32)
+        stream.add(as_bytes(pictures[part]), prompts[part], categories[part])
+    stream.finish()
+    return stream
+
+
+def test_real_pictures_are_right_near_and_match_their_prompts_and_damage_shows(
+    judges: Judges, real: tuple[Tensor, list[str], list[str]], tmp_path: Path
+) -> None:
+    pictures, prompts, categories = real
+    others = ShapesSource("held_out").real_pictures(prompts, 7)
+    known = judge_all(tmp_path / "known", judges, others, prompts, categories)
+    references = {name: Statistics.of(known, name, "other scenes") for name in DISTANCES}
+    blurred = torch.nn.functional.avg_pool2d(pictures, 5, 1, 2, count_include_pad=False)
+    clean, damaged = (
+        summarise(judge_all(tmp_path / name, judges, x, prompts, categories), references, seed=1, resamples=20)
+        for name, x in (("clean", pictures), ("damaged", blurred))
+    )
+    assert clean["accuracy"] == 1.0 and damaged["accuracy"] < 0.9
+    assert clean["clip"] > damaged["clip"]
+    for name in DISTANCES:
+        assert damaged[name] > 2 * clean[name]
+        assert clean[f"{name}_low"] < clean[name] < clean[f"{name}_high"]
+    assert {f"accuracy/{category}" for category in categories} < set(clean)
+
+
+def test_a_distance_counts_every_patch_of_every_picture(
+    judges: Judges, real: tuple[Tensor, list[str], list[str]], tmp_path: Path
+) -> None:
+    stream = judge_all(tmp_path / "s", judges, *real)
+    rows = torch.cat([part for _, part in stream.feature_rows("fd_patch")])
+    assert rows.ndim == 3 and len(rows) == len(real[0])
+    by_hand = Moments.of(rows.flatten(0, 1))
+    found = Statistics.of(stream, "fd_patch", "").moments
+    torch.testing.assert_close(found.cov, by_hand.cov, rtol=1e-6, atol=1e-8)
+    assert found.n == by_hand.n and frechet_distance(found, by_hand) == pytest.approx(0, abs=1e-3)
+
+
+def test_the_evaluator_runs_once_for_all_its_judges_and_again_for_other_pictures(
+    real: tuple[Tensor, list[str], list[str]],
+) -> None:
+    evaluator = Evaluator(load_clip(ASSETS, "evaluator", clip.EVALUATOR, CPU))
+    runs = []
+    evaluator.model.visual.attnpool.register_forward_hook(lambda *_: runs.append(1))
+    pictures, same, other = real[0][:4].clone(), real[0][:4].clone(), real[0][4:8]
+    first = evaluator(pictures)
+    assert evaluator(same) is first and len(runs) == 1
+    pictures[0] = other[0]  # the very tensor that was judged, changed in place
+    changed = evaluator(pictures)
+    assert len(runs) == 2 and not torch.equal(changed.last[0], first.last[0])
+    torch.testing.assert_close(changed.embedding, evaluator.model.encode_image(clip_inputs(evaluator.model, pictures)))
+    assert len(evaluator(other[:2]).last) == 2
+
+
+def test_originals_repeat_the_prompts_in_other_scenes() -> None:
+    prompts = [prompt for prompt, _ in ShapesSource("held_out").prompts(6, 1)]
+    source = ShapesSource("held_out")
+    whole = source.originals(0, 12, prompts, 3)
+    assert whole.captions == prompts * 2
+    later = source.originals(6, 12, prompts, 3)
+    assert all(torch.equal(a, b) for a, b in zip(whole.pictures[6:], later.pictures, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(whole.pictures[:6], whole.pictures[6:], strict=True))
+    named = [world.Prompt.from_text(i, text) for i, text in enumerate(whole.captions)]
+    assert world.check_pictures(torch.stack(whole.pictures).float() / 255, named).all()
+
+
+def test_the_reward_prefers_the_right_picture_and_pulls_on_pixels(real: tuple[Tensor, list[str], list[str]]) -> None:
+    pictures, prompts, _ = real
+    mixture = build_rewards(sections(PARAMS.ranking.rewards), ASSETS, CPU)
+    asked = pictures[:16].clone().requires_grad_()
+    right, wrong = mixture(asked, prompts[:16]), mixture(asked, prompts[16:32])
+    assert right.mean() > wrong.mean() + 5
+    (pull,) = torch.autograd.grad(right.sum(), asked)
+    assert torch.isfinite(pull).all() and bool((pull.flatten(1).norm(dim=1) > 0).all())
+
+
+def test_the_perceptual_loss_is_zero_for_equal_pictures_alone(real: tuple[Tensor, list[str], list[str]]) -> None:
+    loss = build_perceptual(PARAMS.decoder.perceptual, ASSETS, CPU)
+    assert loss(real[0][:4], real[0][:4]).item() == 0
+    assert loss(real[0][:4], real[0][4:8]).item() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("rank_e.shapes.metrics:nothing", "cannot be imported"),
+        ("rank_e.nowhere:judge", "cannot be imported"),
+        ("rank_e.shapes.metrics:Tensor", "failed with TypeError"),
+        ("builtins:repr", "failed with TypeError"),
+        ("sharpness", "unknown judge 'sharpness'"),
+    ],
+)
+def test_a_judge_that_cannot_be_built_is_named(kind: str, problem: str) -> None:
+    with pytest.raises(JudgeError, match=rf"evaluation\.scores\.own.*{problem}"):
+        build_judges({}, {"own": {"kind": kind}}, ASSETS, CPU)
+
+
+def test_a_base_without_its_networks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RankEError, match=r"reward\.safetensors does not exist"):
+        build_rewards(sections(PARAMS.ranking.rewards), tmp_path, CPU)

@@ -1,0 +1,266 @@
+"""The report: right statistics, every seed, every direction, honest readings, one file that stands alone."""
+
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from scipy import stats
+
+from stages.report.terminal import show
+from rank_e.config import Params
+from stages.runtime.artifacts import ArtifactError
+from stages.report.writing import write_report
+from stages.report.data import (
+    Results,
+    against_start,
+    between,
+    difference,
+    factorial_rows,
+    load_results,
+    of_decoder,
+)
+from stages.report.figures import ticks
+from stages.report.metrics import Metric
+from stages.report.page import by_round
+from stages.runtime.stage import artifact_path
+from tests.helpers.fake_artifacts import PROMPTS, PUBLISHED, SHAPES, evaluation_metrics, write_project
+
+HIGHER = Metric("clip", "score", "CLIP score", "higher", 2, "")
+LOWER = Metric("fd", "distance", "FD", "lower", 2, "")
+NEARER = Metric("token_entropy", "tokens", "Token entropy", "nearer", 3, "")
+SHARE = Metric("accuracy", "score", "Accuracy", "higher", 1, "", True)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
+    folder = tmp_path_factory.mktemp("run")
+    return folder, write_project(folder)
+
+
+def test_the_interval_is_the_paired_t_interval_of_scipy() -> None:
+    first, second = {0: 1.0, 1: 2.5, 2: 2.0, 5: 4.0}, {0: 0.5, 1: 0.5, 2: 2.5, 5: 1.0}
+    item = difference("a − b", HIGHER, first, second)
+    assert item is not None and item.low is not None and item.high is not None
+    expected = stats.ttest_rel(list(first.values()), list(second.values())).confidence_interval(0.95)
+    assert (item.low, item.high) == pytest.approx((expected.low, expected.high))
+    assert item.mean == pytest.approx(1.25)
+    assert item.values == pytest.approx({0: 0.5, 1: 2.0, 2: -0.5, 5: 3.0})
+
+
+def test_pairs_need_both_sides_and_one_seed_has_no_interval() -> None:
+    item = difference("a − b", LOWER, {0: 1.0, 1: 9.0}, {0: 2.0})
+    assert item is not None and item.values == {0: -1.0}
+    assert (item.low, item.high, item.verdict) == (None, None, "one seed")
+    assert difference("a − b", LOWER, {0: 1.0}, {1: 2.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "verdict", "better"),
+    [
+        (LOWER, {0: -1.0, 1: -1.1, 2: -0.9}, "better", 3),
+        (LOWER, {0: 1.0, 1: 1.1, 2: 0.9}, "worse", 0),
+        (HIGHER, {0: -1.0, 1: -1.1, 2: -0.9}, "worse", 0),
+        (HIGHER, {0: 1.0, 1: -0.9, 2: 1.1}, "not settled", 2),
+        (NEARER, {0: 1.0, 1: 1.1, 2: 0.9}, "differs", 0),
+        (SHARE, {0: 0.0, 1: 0.0, 2: 0.0}, "not settled", 0),
+    ],
+)
+def test_a_verdict_needs_the_interval_and_the_direction(
+    metric: Metric, values: dict, verdict: str, better: int
+) -> None:
+    item = difference("x", metric, values, dict.fromkeys(values, 0.0))
+    assert item is not None and (item.verdict, item.better) == (verdict, better)
+
+
+def test_results_pair_arms_by_seed_and_rows_by_policy(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    results = load_results(params, folder)
+    assert (results.pair, results.last, results.missing) == (("coevolved", "frozen"), 2, [])
+    found = {item.metric.key: item for item in between(results, "coevolved", "frozen", 2)}
+    assert set(found) == set(SHAPES.levels)
+    for seed in params.seeds:
+        expected = evaluation_metrics("coevolved", seed, 2)["fd"] - evaluation_metrics("frozen", seed, 2)["fd"]
+        assert found["fd"].values[seed] == pytest.approx(expected)
+    order = [
+        ("frozen", "original"),
+        ("frozen", "affine"),
+        ("frozen", "coevolved"),
+        ("coevolved", "original"),
+        ("coevolved", "affine"),
+        ("coevolved", "coevolved"),
+    ]
+    assert factorial_rows(results) == order
+    effect = {item.metric.key: item for item in of_decoder(results, "frozen", "coevolved")}
+    assert effect["fd"].values == pytest.approx({0: -0.05, 1: -0.10, 2: -0.15})
+
+
+def test_a_supervised_start_is_round_0_and_is_compared_with(tmp_path: Path) -> None:
+    params = write_project(tmp_path, seeds=[0, 1], rounds=1, sft=True)
+    results = load_results(params, tmp_path)
+    start = {seed: evaluation_metrics("sft", seed, 0)["fd"] for seed in params.seeds}
+    assert results.by_seed("frozen", 0, "fd") == results.by_seed("sft", 1, "fd") == start
+    assert results.by_seed("base", 1, "fd") == dict.fromkeys(params.seeds, evaluation_metrics("base", 0, 0)["fd"])
+    pairs = [("sft", "base"), ("frozen", "base"), ("coevolved", "base"), ("frozen", "sft"), ("coevolved", "sft")]
+    assert against_start(results) == pairs
+    found = {item.metric.key: item for item in between(results, "frozen", "sft", 1)}["fd"]
+    assert found.values == {s: pytest.approx(evaluation_metrics("frozen", s, 1)["fd"] - start[s]) for s in start}
+    page = Page()
+    page.feed(write_report(params, tmp_path).read_text(encoding="utf-8"))
+    assert all(f"{name} − {other}" in page.words for name, other in pairs)
+    assert all(f"s{seed} {found.metric.text(value, True)}" in page.words for seed, value in found.values.items())
+    assert len(page.loads) == 4 * 7 * 2
+    numbers = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert numbers["sft"]["fd"] == {str(seed): value for seed, value in start.items()}
+    assert numbers["against_sft"]["frozen"]["fd"]["mean"] == pytest.approx(found.mean)
+    words = shown(results)
+    assert re.search(r"base .*sft.*frozen.*coevolved", words) and all(f"{a} − {b} (" in words for a, b in pairs)
+
+
+def test_without_a_supervised_start_nothing_speaks_of_one(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    results = load_results(params, folder)
+    assert against_start(results) == [("frozen", "base"), ("coevolved", "base")]
+    numbers = json.loads((write_report(params, folder).parent / "results.json").read_text())
+    assert not [key for key in numbers if "sft" in key] and "sft" not in shown(results)
+    page = Page()
+    page.feed((folder / "report" / "index.html").read_text(encoding="utf-8"))
+    assert "sft" not in page.words and "supervised" not in page.words
+
+
+def test_other_judges_give_other_columns_categories_and_pictures(tmp_path: Path) -> None:
+    params = write_project(tmp_path, seeds=[0], rounds=1, world=PUBLISHED)
+    text = write_report(params, tmp_path).read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    for words in ("FID ↓", "gram ↓", "CLIP score ↑", "sharpness ↑", "GenEval ↑", "HPSv2 ↑", "CLIP score on parti ↑"):
+        assert words in page.words
+    assert "CLIP score against FID" in page.words and "GenEval by category" in page.words
+    assert "single object" in page.words and "30.9 %" in page.words and "0.2196" in page.words
+    assert "Accuracy" not in page.words and "✗" not in page.words
+    # 4 prompts x (base, frozen, coevolved, its tokens through the original), and 4 captions x (real, reconstruction)
+    assert len(page.loads) == 4 * 4 + 4 * 2 and all(a.startswith("data:image/webp;base64,") for a in page.loads)
+    assert max(len(address) for address in page.loads) < 20_000
+    assert text.count("real: a photo, number 0") == 1 and f"real: {PROMPTS[0]}" not in text
+    with Image.open(tmp_path / "report" / "pictures.png") as sheet:
+        assert max(sheet.size) < 1000
+    words = shown(load_results(params, tmp_path))
+    assert "odd on parti ↑" in words and "FID ↓" in words
+
+
+def test_without_distances_there_is_no_path_and_the_page_stands(tmp_path: Path) -> None:
+    params = write_project(tmp_path, seeds=[0], rounds=1)
+    bare = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"distances": {}})})
+    page = Page()
+    page.feed(write_report(bare, tmp_path).read_text(encoding="utf-8"))
+    assert page.open == [] and "Down and right is better" not in page.words and "FD ↓" not in page.words
+    assert not (tmp_path / "report" / "pareto.svg").exists()
+
+
+def shown(results: Results) -> str:
+    """What `rank-e compare` prints."""
+    console = Console(width=240, file=io.StringIO(), record=True)
+    show(results, console)
+    return console.export_text()
+
+
+class Page(HTMLParser):
+    """Collects what a page would load and all its words; counts open tags to find one left open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.words = ""
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loads += [str(value) for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_stands_alone_and_shows_every_seed_with_directions(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    text = write_report(params, folder).read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.loads and all(address.startswith("data:image/png;base64,") for address in page.loads)
+    assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)|<script|@import|url\(", text)
+    assert re.findall("(?:Accuracy|CLIP score|Mid-level FD) by category", page.words) == ["Accuracy by category"]
+    for words in ("Accuracy ↑", "CLIP score ↑", "Reward ↑", "FD ↓", "Mid-level FD ↓", "Patch FD ↓", "Token KL ↓"):
+        assert words in page.words
+    assert page.words.count("✗") == 1 + 2 * 3 * 3  # the sentence; pictures 0 and 3 of base and both arms, by seed
+    for item in between(load_results(params, folder), "coevolved", "frozen", 2):
+        assert item.verdict in page.words
+        for seed, value in item.values.items():
+            assert f"s{seed} {item.metric.text(value, True)}" in page.words
+    for prompt in PROMPTS:
+        assert prompt in page.words
+    # 4 prompts x (real, reconstruction, base, frozen, coevolved, its tokens through the original) x 3 seeds
+    assert len(page.loads) == 4 * 6 * 3
+
+
+def test_the_same_artifacts_give_the_same_bytes(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    first = {path.name: path.read_bytes() for path in write_report(params, folder).parent.iterdir()}
+    second = {path.name: path.read_bytes() for path in write_report(params, folder).parent.iterdir()}
+    assert first == second and set(first) == {"index.html", "results.json", "pareto.svg", "pictures.png"}
+    numbers = json.loads(first["results.json"])
+    assert numbers["paired"]["fd"]["n"] == 3 and numbers["paired"]["fd"]["better"] == "lower"
+
+
+def test_prompts_cannot_break_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.helpers.fake_artifacts.PROMPTS", ('<script>"&', *PROMPTS[1:]))
+    params = write_project(tmp_path, seeds=[0], rounds=1)
+    text = write_report(params, tmp_path).read_text(encoding="utf-8")
+    assert "<script>" not in text and "&lt;script&gt;" in text
+    assert "cannot tell the arms apart" in text and "n = 1: no interval" in text
+
+
+def test_a_missing_artifact_stops_the_report_and_is_named_by_compare(tmp_path: Path) -> None:
+    params = write_project(tmp_path, seeds=[0, 1], rounds=1)
+    path = artifact_path("evaluation", "coevolved", 1, 1)
+    (tmp_path / path).rename(tmp_path / "away")
+    with pytest.raises(ArtifactError, match=str(path)):
+        write_report(params, tmp_path)
+    assert not list(tmp_path.glob("report*"))
+    results = load_results(params, tmp_path, partial=True)
+    words = shown(results)
+    assert f"1 artifacts are not written yet, first: {path}" in words
+    assert "seeds: 2" in words and "one seed" in words and "CLIP score ↑" in words
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    for low, high in ((2.05, 2.87), (-0.06, 0.05), (68, 73), (0.0012, 0.0013)):
+        marks = ticks(low, high)
+        assert 3 <= len(marks) <= 9 and low - 1e-9 <= marks[0] and marks[-1] <= high + 1e-9
+
+
+def test_rounds_that_are_not_evaluated_leave_their_place_in_the_curves_open(tmp_path: Path) -> None:
+    params = write_project(tmp_path, seeds=[0], rounds=3)
+    shutil.rmtree(tmp_path / artifact_path("evaluation", "frozen", 0, 2))
+    shutil.rmtree(tmp_path / artifact_path("evaluation", "coevolved", 0, 2))
+    with pytest.raises(ArtifactError):
+        load_results(params, tmp_path)
+    results = load_results(params.model_copy(update={"evaluated": [1, 3]}), tmp_path)
+    assert results.last == 3
+    assert {cell[2] for cell in results.cells} == {1, 3}
+    assert {cell[2] for cell in results.training} == {1, 2, 3}
+    fd = next(metric for metric in results.metrics if metric.key == "fd")
+    assert [x for x, _ in by_round(results, fd)[0].points] == [0, 1, 3]

@@ -1,0 +1,124 @@
+"""Artifacts: whole or absent, the same bytes from the same contents, damage found by name."""
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from stages.runtime.artifacts import ArtifactError, ArtifactWriter, manifest_sha256, read_artifact
+
+
+def write(path: Path, value: float = 1.0, inputs: dict[str, Path] | None = None) -> Path:
+    with ArtifactWriter(path, "policy", seed=3, inputs=inputs or {}) as out:
+        out.tensors("online", {"b": torch.arange(6.0).view(2, 3).t(), "a": torch.tensor([1, 2])})
+        out.table("log", pd.DataFrame({"step": [0, 1], "loss": [value, float("nan")], "name": ["x", "y"]}))
+        out.json("metrics", {"z": value, "a": [1, None, "text"]})
+        out.file("note.txt").write_text("by hand")
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    artifact = read_artifact(write(tmp_path / "r1" / "policy"), "policy")
+    assert torch.equal(artifact.tensors("online")["b"], torch.arange(6.0).view(2, 3).t())
+    assert artifact.arrays("online")["a"].tolist() == [1, 2]
+    assert artifact.table("log")["step"].tolist() == [0, 1]
+    assert artifact.json("metrics") == {"a": [1, None, "text"], "z": 1.0}
+    assert artifact.manifest["files"]["online.safetensors"]["shapes"] == {"a": [2], "b": [3, 2]}
+    assert artifact.manifest["files"]["log.parquet"]["rows"] == 2
+    artifact.verify()
+    assert [path.name for path in (tmp_path / "r1").iterdir()] == ["policy"]
+
+
+def test_same_contents_same_bytes_and_inputs_are_chained(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "one"), write(tmp_path / "two")
+    assert contents(first) == contents(second)
+    child = write(tmp_path / "child", inputs={"previous": first})
+    assert json.loads((child / "manifest.json").read_text())["inputs"] == {"previous": manifest_sha256(second)}
+    assert manifest_sha256(write(tmp_path / "three", 2.0)) != manifest_sha256(first)
+
+
+def test_tensors_that_share_memory_are_kept_apart(tmp_path: Path) -> None:
+    weight = torch.arange(4.0)
+    with ArtifactWriter(tmp_path / "a", "policy", seed=0) as out:
+        out.tensors("online", {"one": weight, "two": weight, "part": weight[1:3]})
+    tensors = read_artifact(tmp_path / "a", "policy").tensors("online")
+    assert tensors["two"].tolist() == [0, 1, 2, 3] and tensors["part"].tolist() == [1, 2]
+
+
+def test_an_exception_leaves_nothing_and_keeps_the_older_artifact(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), ArtifactWriter(tmp_path / "a", "policy", seed=0) as out:
+        out.json("metrics", {})
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    before = contents(write(tmp_path / "a"))
+    with pytest.raises(ArtifactError), ArtifactWriter(tmp_path / "a", "policy", seed=0) as out:
+        out.json("metrics", {"fd": float("inf")})
+    assert contents(tmp_path / "a") == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_killed_writer_leaves_only_what_the_next_one_removes(tmp_path: Path) -> None:
+    process = os.fork()
+    if process == 0:
+        with ArtifactWriter(tmp_path / "a", "policy", seed=0) as out:
+            out.json("metrics", {})
+            os._exit(9)
+    os.waitpid(process, 0)
+    assert [path.name for path in tmp_path.iterdir()] == [f"a.tmp-{process}"]
+    with pytest.raises(ArtifactError, match="does not exist"):
+        read_artifact(tmp_path / "a", "policy")
+    write(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_rewriting_replaces_the_whole_folder(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    with ArtifactWriter(tmp_path / "a", "policy", seed=0) as out:
+        out.json("metrics", {})
+    assert sorted(contents(tmp_path / "a")) == ["manifest.json", "metrics.json"]
+
+
+def test_what_json_cannot_hold_is_named(tmp_path: Path) -> None:
+    for value, place in [({"fd": {"low": float("nan")}}, "metrics.fd.low = nan"), ([{1, 2}], "metrics.0")]:
+        with (
+            pytest.raises(ArtifactError, match=place),
+            ArtifactWriter(tmp_path / "a", "policy", seed=0) as out,
+        ):
+            out.json("metrics", value)
+
+
+def test_damage_is_found_and_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a")
+    artifact = read_artifact(path, "policy")
+    with pytest.raises(ArtifactError, match=r"a holds no ema.safetensors, only log.parquet, .*dvc repro"):
+        artifact.tensors("ema")
+    with pytest.raises(ArtifactError, match="is of kind 'policy', wanted 'decoder'"):
+        read_artifact(path, "decoder")
+    with pytest.raises(ArtifactError, match=r"missing/manifest.json does not exist"):
+        write(tmp_path / "b", inputs={"prompts": tmp_path / "missing"})
+
+    (path / "note.txt").write_text("by Hand")
+    with pytest.raises(ArtifactError, match=r"note.txt is not what was written"):
+        read_artifact(path, "policy").verify()
+    (path / "note.txt").write_text("longer than it was")
+    with pytest.raises(ArtifactError, match=r"note.txt has 18 bytes, not 7"):
+        read_artifact(path, "policy")
+    (path / "note.txt").unlink()
+    with pytest.raises(ArtifactError, match=r"note.txt is missing"):
+        read_artifact(path, "policy")
+    (path / "manifest.json").write_text("{")
+    with pytest.raises(ArtifactError, match="is not JSON"):
+        read_artifact(path, "policy")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "../outside.txt", "folder/file.txt"])
+def test_files_stay_inside_the_artifact(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArtifactError, match="not a name"), ArtifactWriter(tmp_path / "a", "x", seed=0) as out:
+        out.file(name)

@@ -1,0 +1,234 @@
+"""The decoder update: what moves, what does not, rank weights and their controls, gradients, resume."""
+
+import pytest
+import torch
+
+from rank_e.seeds import generator
+from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedPictures
+from rank_e.training.patchgan import PatchGAN
+from tests.helpers.tiny_nets import decoder_params, moved, snapshot, tiny_tokenizer
+
+PROMPTS, GROUP = 3, 4
+
+
+def brightness(pictures, prompts):
+    assert len(pictures) == len(prompts)
+    return pictures.mean((1, 2, 3))
+
+
+def squared(a, b):
+    return (a - b).square().mean()
+
+
+def data(weights=None):
+    draw = generator(3, "data")
+    tokens = torch.randint(16, (PROMPTS, GROUP, 4), generator=draw)
+    if weights is None:
+        weights = torch.rand(PROMPTS, GROUP, generator=draw) + 0.5
+        weights = weights / weights.mean(1, keepdim=True)
+    return RankedPictures(tokens, weights, ["a", "b", "c"], torch.rand(5, 3, 8, 8, generator=draw))
+
+
+def make(ranked=None, reward=brightness, steps_before=0, **changes):
+    params = decoder_params(**changes)
+    judge = PatchGAN(params.discriminator.channels, params.discriminator.layers, norm="group")
+    judge.initialise(generator(3, "judge"))
+    nets = Nets(tiny_tokenizer(), tiny_tokenizer(), judge, reward, squared)
+    return DecoderUpdate(nets, ranked or data(), params, seed=7, round_id=1, steps_before=steps_before)
+
+
+def decoder_names(tokenizer):
+    return {name for name, _ in tokenizer.decoder_parameters()}
+
+
+@pytest.mark.parametrize("rule", ["gradient_norm", "adaptive"])
+def test_only_decoder_average_and_discriminator_move(rule):
+    update = make(adversarial_rule=rule, lambda_reward=1.0)
+    before = snapshot(update.nets.online), snapshot(update.nets.average), snapshot(update.nets.discriminator)
+    metrics = update.step(0)
+    assert moved(before[0], update.nets.online) == decoder_names(update.nets.online)
+    assert moved(before[1], update.nets.average) == decoder_names(update.nets.average)
+    assert moved(before[2], update.nets.discriminator)
+    assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
+    state = update.nets.online.state_dict()
+    for name, value in update.nets.average.decoder_parameters():
+        torch.testing.assert_close(value, (before[1][name] + state[name]) / 2)
+
+
+def test_tokens_keep_their_meaning():
+    update = make()
+    pictures = update.data.reals * 2 - 1
+    before = update.nets.online.encode(pictures)
+    update.step(0)
+    after = update.nets.online.encode(pictures)
+    assert torch.equal(before[1], after[1])
+    assert torch.equal(before[0], after[0])
+
+
+def test_warm_up_moves_the_discriminator_alone():
+    update = make()
+    assert update.warmup_steps == 2
+    before = snapshot(update.nets.online), snapshot(update.nets.discriminator)
+    update.warm_up(0)
+    assert moved(before[0], update.nets.online) == set()
+    assert moved(before[1], update.nets.discriminator)
+    assert make(steps_before=5).warmup_steps == 0
+
+
+def test_before_its_start_the_discriminator_rests():
+    update = make(discriminator_start=1)
+    before = snapshot(update.nets.discriminator)
+    assert "discriminator" not in update.step(0)
+    assert moved(before, update.nets.discriminator) == set()
+    assert "discriminator" in update.step(1)
+    assert moved(before, update.nets.discriminator)
+
+
+def test_the_judge_never_leaks_the_decoders_gradient_into_itself():
+    update = make(learning_rate=1e-6)
+    update.warm_up(0)
+    judge = snapshot(update.nets.discriminator)
+    update.judge_optimizer.step = lambda: None  # only the decoder's backward pass is left to move anything
+    update.step(0)
+    assert moved(judge, update.nets.discriminator) == set()
+
+
+@pytest.mark.parametrize("kind", ["rollouts", "reconstructions", "both"])
+def test_what_the_discriminator_sees(kind):
+    update = make(discriminator_inputs=kind)
+    rollouts, reconstructions = torch.zeros(6, 3, 8, 8), torch.ones(4, 3, 8, 8)
+    fakes = update._fakes({"rollouts": rollouts, "reconstructions": reconstructions})
+    expected = {"rollouts": (6, 0.0), "reconstructions": (4, 1.0), "both": (10, 0.4)}[kind]
+    assert (len(fakes), round(fakes.mean().item(), 4)) == expected
+
+
+def test_rank_weights_steer_the_decoder():
+    ranked = data()
+    results = []
+    for weighting in ("rank", "uniform", "shuffled"):
+        update = make(ranked, rank_weighting=weighting)
+        update.step(0)
+        results.append(update.nets.online.decoder_state()["decoder.conv_out.weight"].clone())
+    assert not torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_controls_keep_the_kept_and_the_mean():
+    weights = torch.tensor([[3.0, 1.0, 0.0, 0.0], [0.0, 0.5, 1.5, 0.0], [1.0, 0.0, 0.0, 1.0]])
+    ranked = data(weights)
+    shuffled, uniform = (
+        make(ranked, rank_weighting="shuffled").weights,
+        make(ranked, rank_weighting="uniform").weights,
+    )
+    assert torch.equal(uniform, (weights > 0).float())
+    assert torch.equal(shuffled > 0, weights > 0)
+    assert torch.equal(shuffled.sort(1).values, weights.sort(1).values)
+    many = data(torch.rand(3, 4, generator=generator(0, "w")) + 0.1)
+    assert not torch.equal(make(many, rank_weighting="shuffled").weights, many.weights)
+
+
+def test_rollouts_that_were_not_kept_are_never_drawn():
+    weights = torch.zeros(PROMPTS, GROUP)
+    weights[:, 2] = 1.0
+    ranked = data(weights)
+    update = make(ranked)
+    for step in range(5):
+        batch = update._batch(generator(0, step))
+        assert bool((batch.weights == 1).all())
+        assert all(any(torch.equal(row, ranked.tokens[p, 2]) for p in range(PROMPTS)) for row in batch.tokens)
+
+
+def test_the_reward_reaches_the_decoders_first_layer():
+    update = make(
+        lambda_gan=0.0,
+        lambda_reconstruction=0.0,
+        lambda_consistency=0.0,
+        lambda_reward=1.0,
+        adversarial_rule="adaptive",
+    )
+    update.step(0)
+    gradient = update.nets.online.decoder.conv_in.weight.grad
+    assert torch.isfinite(gradient).all()
+    assert gradient.abs().sum() > 0
+
+
+def test_a_reward_only_decoder_raises_its_reward():
+    update = make(
+        lambda_gan=0.0,
+        lambda_reconstruction=0.0,
+        lambda_consistency=0.0,
+        lambda_reward=1.0,
+        adversarial_rule="adaptive",
+        discriminator_start=100,
+    )
+    rewards = [update.step(index)["reward"] for index in range(12)]
+    assert rewards[-1] > rewards[0] + 0.01
+
+
+def test_the_reconstruction_anchor_lowers_the_error():
+    update = make(lambda_gan=0.0, lambda_consistency=0.0, discriminator_start=100, learning_rate=5e-3)
+    errors = [update.step(index)["l1"] for index in range(12)]
+    assert errors[-1] < errors[0]
+
+
+def test_gradient_norm_rule_gives_each_term_its_share():
+    update = make(lambda_reward=1.0, adversarial_ratio=2.0, reward_ratio=0.5)
+    seen = {}
+
+    def spy(losses, reconstruction, rollouts, reconstructions, draw):
+        total, weights = type(update)._combine(update, losses, reconstruction, rollouts, reconstructions, draw)
+        (target,) = torch.autograd.grad(reconstruction, reconstructions, retain_graph=True)
+        for name in losses:
+            (pull,) = torch.autograd.grad(losses[name], rollouts, retain_graph=True)
+            seen[name] = (weights[f"weight_{name}"] * pull.norm() / target.norm()).item()
+        return total, weights
+
+    update._combine = spy
+    update.step(0)
+    assert seen == pytest.approx({"gan": 2.0, "reward": 0.5}, rel=1e-4)
+
+
+def test_resuming_between_steps_gives_the_same_bits():
+    def state_of(update):
+        return {
+            **update.nets.online.decoder_state(),
+            **{f"e.{k}": v for k, v in update.nets.average.decoder_state().items()},
+            **{f"d.{k}": v for k, v in update.nets.discriminator.state_dict().items()},
+            **{f"o.{k}": v for k, v in update.state().items()},
+        }
+
+    whole = make()
+    for index in range(3):
+        whole.step(index)
+    first = make()
+    first.step(0)
+    second = make()
+    second.nets.online.load_decoder_state(first.nets.online.decoder_state())
+    second.nets.average.load_decoder_state(first.nets.average.decoder_state())
+    second.nets.discriminator.load_state_dict(first.nets.discriminator.state_dict())
+    second.load_state(first.state())
+    for index in (1, 2):
+        second.step(index)
+    left, right = state_of(whole), state_of(second)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_consistency_anchor_holds_the_decoder_near_its_average():
+    distances = []
+    for weight in (0.0, 1000.0):
+        update = make(
+            lambda_gan=0.0,
+            lambda_reconstruction=0.0,
+            lambda_consistency=weight,
+            lambda_reward=1.0,
+            adversarial_rule="adaptive",
+            discriminator_start=100,
+            ema_decay=0.999,
+        )
+        tokens = update.data.tokens.flatten(0, 1)
+        before = update.nets.online.decode_tokens(tokens).detach()
+        for index in range(12):
+            update.step(index)
+        distances.append((update.nets.online.decode_tokens(tokens) - before).square().mean().item())
+    assert distances[1] < distances[0] / 4

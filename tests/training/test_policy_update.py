@@ -1,0 +1,210 @@
+"""The policy update: on-policy at first, moves what should move, learns, resumes to the same bits."""
+
+import pytest
+import torch
+
+from rank_e.errors import RankEError
+from rank_e.objectives.grpo import group_advantages
+from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.seeds import generator, seed_for
+from rank_e.training.policy_update import PolicyUpdate, Rollouts
+from tests.helpers.tiny_nets import moved, policy_params, snapshot, tiny_policy
+
+GUIDED = SamplingConfig(guidance=3.0, top_k=8)
+PROMPTS, GROUP = 4, 8
+
+
+def rollouts(policy, config=GUIDED):
+    text = torch.randn(PROMPTS, 3, 8, generator=generator(1, "text"))
+    mask = torch.tensor([[0, 1, 1], [1, 1, 1], [0, 0, 1], [1, 1, 1]]).bool()
+    text = text * mask[..., None]
+    seeds = [seed_for(1, "rollouts", i) for i in range(PROMPTS * GROUP)]
+    samples = sample(policy, text, mask, seeds, config, batch_size=8, repeats=GROUP)
+    rewards = (samples.tokens < 8).float().sum(1)
+    advantages = group_advantages(rewards.view(PROMPTS, GROUP)).flatten()
+    return Rollouts(text, mask, samples.tokens, samples.log_probs, advantages, rewards)
+
+
+def make(params=None, config=GUIDED, data=None, updates=0):
+    online = tiny_policy()
+    return PolicyUpdate(
+        online,
+        tiny_policy(),
+        tiny_policy(),
+        data or rollouts(online, config),
+        params or policy_params(),
+        config,
+        seed=5,
+        round_id=1,
+        updates=updates,
+    )
+
+
+@pytest.mark.parametrize("config", [GUIDED, SamplingConfig(), SamplingConfig(6.0, 0.7, 5, 0.9)])
+def test_ratio_is_exactly_one_before_the_first_update(config):
+    update = make(config=config)
+    assert update.prepare()["sampler_gap"] < 1e-4
+    assert update.step(0)["ratio_deviation"] == 0.0
+    assert update.step(1)["ratio_deviation"] > 0.0
+
+
+def test_a_policy_that_starts_as_the_reference_is_scored_once_to_the_same_bits():
+    once, twice = make(), make()
+    for update in (once, twice):
+        update.prepare()
+    assert once.starts_from_reference
+    twice.starts_from_reference = False
+    assert [once.step(i) for i in range(2)] == [twice.step(i) for i in range(2)]
+
+
+def test_a_reference_that_is_another_policy_or_moves_is_scored_itself():
+    moving, other = make(policy_params(reference="ema")), make()
+    with torch.no_grad():
+        next(iter(other.reference.parameters())).add_(0.1)
+    for update in (moving, other):
+        update.prepare()
+        assert not update.starts_from_reference
+    assert other.step(0)["kl"] > 0
+
+
+@pytest.mark.parametrize("size", [3, 8])
+def test_gradients_of_parts_add_up_to_those_of_the_minibatch(size):
+    whole, parts = make(policy_params(minibatch_size=8)), make(policy_params(minibatch_size=8, microbatch_size=size))
+    for update in (whole, parts):
+        update.prepare()
+    first = whole.step(0), parts.step(0)
+    assert first[1]["ratio_deviation"] == 0.0  # each part is scored as it was before
+    for name in ("loss", "kl", "grad_norm"):
+        assert first[1][name] == pytest.approx(first[0][name], rel=1e-4, abs=1e-6)
+    second = whole.step(1), parts.step(1)
+    for name in ("loss", "kl", "grad_norm", "clip_fraction"):
+        assert second[1][name] == pytest.approx(second[0][name], rel=1e-3, abs=1e-5)
+    assert second[0]["kl"] > 0
+
+
+def test_unguided_scoring_is_off_policy_and_the_gap_is_reported():
+    update = make(policy_params(scoring="unguided"))
+    assert update.prepare()["sampler_gap"] > 0.1
+
+
+def test_rollouts_of_another_policy_are_refused():
+    update = make(data=rollouts(tiny_policy("another")))
+    with pytest.raises(RankEError, match="not sampled by this policy"):
+        update.prepare()
+
+
+def test_online_and_average_move_and_the_reference_does_not():
+    update = make()
+    before = snapshot(update.online), snapshot(update.average), snapshot(update.reference)
+    update.prepare()
+    update.step(0)
+    trainable = {name for name, _ in update.online.named_parameters()}
+    assert moved(before[0], update.online) == trainable
+    assert moved(before[1], update.average) == trainable
+    assert moved(before[2], update.reference) == set()
+    for name, value in update.online.named_parameters():  # EMA of decay 0.5: half-way
+        expected = (before[1][name] + value) / 2
+        torch.testing.assert_close(update.average.state_dict()[name], expected)
+
+
+def test_average_waits_for_ema_every():
+    update = make(policy_params(ema_every=2))
+    before = snapshot(update.average)
+    update.prepare()
+    update.step(0)
+    assert moved(before, update.average) == set()
+    update.step(1)
+    assert moved(before, update.average)
+
+
+def test_the_policy_learns_what_is_rewarded():
+    update = make(policy_params(epochs=4, kl_coefficient=0.0, learning_rate=2e-3))
+    data = update.rollouts
+    update.prepare()
+    for index in range(len(update.minibatches)):
+        update.step(index)
+    seeds = [seed_for(1, "fresh", i) for i in range(PROMPTS * 64)]
+    counts = [
+        (sample(policy, data.text, data.mask, seeds, GUIDED, 256, repeats=64).tokens < 8).float().mean().item()
+        for policy in (tiny_policy(), update.online)
+    ]
+    assert counts[1] > counts[0] + 0.1
+
+
+def test_the_anchor_holds_the_policy_near_its_reference():
+    gaps = []
+    for beta in (0.0, 50.0):
+        update = make(policy_params(epochs=6, kl_coefficient=beta))
+        update.prepare()
+        gaps.append([update.step(i)["kl"] for i in range(len(update.minibatches))][-1])
+    assert gaps[1] < gaps[0] / 4
+
+
+def test_ema_reference_is_the_average():
+    update = make(policy_params(reference="ema"))
+    assert update.reference is update.average
+
+
+def test_equal_rewards_teach_nothing_but_the_anchor():
+    online = tiny_policy()
+    data = rollouts(online)
+    flat = Rollouts(data.text, data.mask, data.tokens, data.log_probs, torch.zeros_like(data.advantages), data.rewards)
+    update = make(policy_params(kl_coefficient=0.0, weight_decay=0.0), data=flat)
+    before = snapshot(update.online)
+    update.prepare()
+    assert update.step(0)["grad_norm"] == 0.0
+    assert moved(before, update.online) == set()
+
+
+def test_resuming_between_steps_gives_the_same_bits():
+    whole = make(policy_params(epochs=2))
+    whole.prepare()
+    for index in range(len(whole.minibatches)):
+        whole.step(index)
+    first = make(policy_params(epochs=2))
+    first.prepare()
+    first.step(0)
+    second = make(policy_params(epochs=2))
+    second.prepare()
+    second.online.load_state_dict(snapshot(first.online))
+    second.average.load_state_dict(snapshot(first.average))
+    second.load_optimizer(first.state()["optimizer"])
+    second.updates = first.updates
+    for index in range(1, len(second.minibatches)):
+        second.step(index)
+    assert moved(snapshot(whole.online), second.online) == set()
+    assert moved(snapshot(whole.average), second.average) == set()
+
+
+def test_checkpointing_changes_memory_and_not_results():
+    results = []
+    for checkpointing in (False, True):
+        update = make(policy_params(checkpointing=checkpointing))
+        update.prepare()
+        update.step(0)
+        results.append(snapshot(update.online))
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("params", "config"),
+    [(policy_params(scoring="unguided"), GUIDED), (policy_params(), SamplingConfig(guidance=1.0))],
+    ids=["unguided scoring", "guidance 1"],
+)
+def test_weights_that_no_gradient_reaches_stay_and_the_next_round_goes_on(params, config):
+    # Nothing reads the unconditional text: Adam has no moments of it, and the next round must not miss them.
+    first = make(params, config)
+    before = snapshot(first.online)
+    first.prepare()
+    first.step(0)
+    assert "cls_embedding.uncond_embedding" not in moved(before, first.online)
+    second = make(params, config, data=first.rollouts, updates=1)
+    second.online.load_state_dict(first.online.state_dict())
+    second.average.load_state_dict(first.average.state_dict())
+    second.load_optimizer(first.state()["optimizer"])
+    second.old.copy_(first.old)
+    first.step(1)
+    second.step(1)
+    for name, value in first.online.state_dict().items():
+        assert torch.equal(value, second.online.state_dict()[name]), name

@@ -1,0 +1,265 @@
+"""The projected discriminator: features as their own libraries compute them, trainable heads, a gradient to pixels.
+
+The frozen networks are tiny or random, in the published formats: a transformers folder and a timm file.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rank_e.errors import RankEError
+from rank_e.io.torchvision_ops import declare_torchvision_ops
+from rank_e.objectives.rank_gan import hinge_discriminator_loss, rank_gan_loss
+from rank_e.seeds import generator
+from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedPictures
+from rank_e.training.projected_discriminator import Discriminator, ProjectedDiscriminator
+from tests.helpers.discriminator_files import NAME, seeded_weights
+from tests.helpers.tiny_nets import decoder_params, moved, snapshot, tiny_tokenizer
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    declare_torchvision_ops()
+    import timm
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    root = tmp_path_factory.mktemp("frozen")
+    config = DINOv3ViTConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=8, num_attention_heads=2, num_register_tokens=4
+    )
+    seeded_weights(DINOv3ViTModel(config), "dinov3").save_pretrained(root / "dinov3")
+    network = seeded_weights(timm.create_model(NAME), "efficientnet")
+    torch.save(network.state_dict(), root / "efficientnet.pth")
+    return root / "dinov3", root / "efficientnet.pth"
+
+
+def judge(files: tuple[Path, Path], seed: int = 0, **options: object) -> ProjectedDiscriminator:
+    settings = {"image_size": SIZE, "channels": 16} | options
+    return ProjectedDiscriminator(*files, **settings).initialise(generator(seed, "discriminator"))  # type: ignore[arg-type]
+
+
+def pictures(count: int, side: int = SIZE, name: str = "pictures") -> Tensor:
+    return torch.rand(count, 3, side, side, generator=generator(0, name))
+
+
+def test_one_channel_a_head_and_one_logit_for_32_pixels(files):
+    net: Discriminator = judge(files)
+    assert net(pictures(2)).shape == (2, 8, 2, 2)
+    assert net(pictures(2, 96)).shape == (2, 8, 2, 2)  # resized
+    assert judge(files, image_size=96)(pictures(1, 96)).shape == (1, 8, 3, 3)
+
+
+def test_transformer_maps_are_transformers_own_behind_its_own_processor(files):
+    from transformers import DINOv3ViTImageProcessor, DINOv3ViTModel
+
+    bytes_ = (pictures(2) * 255).to(torch.uint8)
+    inputs = DINOv3ViTImageProcessor(do_resize=False)(list(bytes_), return_tensors="pt")
+    model = DINOv3ViTModel.from_pretrained(files[0], local_files_only=True)
+    with torch.no_grad():
+        states = model(**inputs, output_hidden_states=True).hidden_states
+        maps = judge(files).features(bytes_ / 255)[:4]
+        for found, state in zip(maps, [states[i] for i in (2, 4, 6, 8)], strict=True):
+            expected = model.norm(state)[:, 5:]  # one class token, four registers
+            torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_efficientnet_maps_are_timms_own(files):
+    import timm
+
+    images = pictures(2)
+    reference = timm.create_model(NAME, features_only=True, out_indices=(1, 2, 3, 4)).eval()
+    wanted = reference.state_dict().keys()
+    weights = torch.load(files[1], weights_only=True)
+    reference.load_state_dict({name: weights[name] for name in wanted})
+    net = judge(files)
+    with torch.no_grad():
+        expected = reference((images - 0.5) / 0.5)  # this port's mean and std are 0.5
+        for found, map_ in zip(net._frozen[1](images), expected, strict=True):
+            torch.testing.assert_close(found, map_)
+
+
+def test_mixing_is_a_constant_and_goes_from_coarse_to_fine(files):
+    first, second = judge(files)._frozen[2], judge(files, seed=1)._frozen[2]
+    maps = [
+        torch.randn(1, c, s, s, generator=generator(0, "map", s)) for c, s in ((24, 16), (40, 8), (112, 4), (320, 2))
+    ]
+    mixed = first(maps)
+    assert [tuple(x.shape) for x in mixed] == [(1, 64, s, s) for s in (16, 8, 4, 2)]
+    for a, b in zip(mixed, second(maps), strict=True):
+        assert torch.equal(a, b)
+        assert 0.3 < a.std() < 3  # the random weights keep the scale
+    coarse = first([*maps[:3], maps[3] + 1])
+    fine = first([maps[0] + 1, *maps[1:]])
+    assert all(not torch.equal(a, b) for a, b in zip(mixed, coarse, strict=True))
+    assert [torch.equal(a, b) for a, b in zip(mixed, fine, strict=True)] == [False, True, True, True]
+
+
+def test_resizing_looks_at_every_pixel(files):
+    picture = pictures(1, 4 * SIZE).requires_grad_()
+    judge(files)(picture).sum().backward()
+    assert picture.grad is not None  # without antialiasing, three of four pixels would have none
+    assert (picture.grad.abs().sum(1) > 0).float().mean() > 0.99
+
+
+def test_parameters_and_state_are_the_heads_alone(files):
+    net = judge(files)
+    names = {name for name, _ in net.named_parameters()}
+    assert names and all(name.startswith("heads.") for name in net.state_dict())
+    assert names <= net.state_dict().keys()
+    net.train().requires_grad_(True)
+    for frozen in net._frozen:
+        assert not any(part.training for part in frozen.modules())
+        assert not any(p.requires_grad for p in frozen.parameters())
+
+
+def test_a_gradient_reaches_the_picture_through_every_head(files):
+    net = judge(files).requires_grad_(False)
+    for head in range(8):
+        picture = pictures(1).requires_grad_()
+        net(picture)[:, head].sum().backward()
+        assert picture.grad is not None and bool(picture.grad.isfinite().all())
+        assert picture.grad.abs().sum() > 0, head
+
+
+def test_the_rank_gan_loss_teaches_a_decoders_first_layer(files):
+    net = judge(files).requires_grad_(False)
+    first = nn.Conv2d(4, 8, 3, padding=1)
+    decoder = nn.Sequential(first, nn.SiLU(), nn.Upsample(scale_factor=8), nn.Conv2d(8, 3, 1))
+    codes = torch.randn(2, 4, 8, 8, generator=generator(0, "codes"))
+    rank_gan_loss(net(decoder(codes)), torch.tensor([1.5, 0.5])).backward()
+    gradient = first.weight.grad
+    assert gradient is not None and bool(gradient.isfinite().all()) and gradient.abs().sum() > 0
+    assert all(p.grad is None for p in net.parameters())
+
+
+def no_reward(images: Tensor, prompts: list[str]) -> Tensor:
+    return images.flatten(1).mean(1) * 0
+
+
+def test_it_serves_the_decoder_update_as_it_is(files):
+    draw = generator(0, "update")
+    tokens = torch.randint(16, (2, 4, 4), generator=draw)
+    data = RankedPictures(tokens, torch.ones(2, 4), ["a", "b"], torch.rand(4, 3, 8, 8, generator=draw))
+    net = judge(files)
+    nets = Nets(tiny_tokenizer(), tiny_tokenizer(), net, no_reward, lambda a, b: (a - b).square().mean())  # type: ignore[arg-type]
+    update = DecoderUpdate(nets, data, decoder_params(), seed=0, round_id=1, steps_before=0)
+    frozen = [snapshot(part) for part in net._frozen]
+    heads = snapshot(net)
+    update.warm_up(0)
+    metrics = update.step(0)
+    trained = {name for name, _ in net.named_parameters()}
+    assert trained <= moved(heads, net) and metrics["weight_gan"] > 0
+    assert all(not moved(before, part) for before, part in zip(frozen, net._frozen, strict=True))
+
+
+def test_each_picture_is_judged_alone(files):
+    net, images = judge(files).eval(), pictures(3)
+    with torch.no_grad():
+        torch.testing.assert_close(net(images)[:1], net(images[:1]), atol=1e-5, rtol=1e-4)
+
+
+def test_it_learns_to_tell_two_textures_apart(files):
+    net, draw = judge(files), generator(0, "textures")
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
+    for _ in range(30):
+        smooth = torch.rand(4, 3, 1, 1, generator=draw).expand(4, 3, SIZE, SIZE)
+        rough = smooth + 0.2 * torch.randn(4, 3, SIZE, SIZE, generator=draw)
+        real, fake = net(smooth), net(rough)
+        optimizer.zero_grad()
+        hinge_discriminator_loss(real, fake).backward()
+        optimizer.step()
+    gaps = (real - fake).mean((0, 2, 3))
+    assert gaps.mean() > 0.3 and bool((gaps > 0.05).all())  # every head has learned
+
+
+def test_weights_are_a_function_of_the_generator_and_have_unit_spectral_norms(files):
+    states: list[dict[str, Tensor]] = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(states))  # the global state plays no part
+        states.append(judge(files, seed).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    name = "heads.0.layers.0.parametrizations.weight.original"
+    assert not torch.equal(states[0][name], states[2][name])
+    net = judge(files).eval()
+    for part in net.modules():
+        if isinstance(part, nn.Conv2d):
+            largest = torch.linalg.matrix_norm(part.weight.detach().flatten(1), 2)
+            assert 0.99 < largest < 1.15
+
+
+def test_a_saved_state_gives_the_same_logits(files):
+    first, second, images = judge(files, 0), judge(files, 1), pictures(2)
+    first(images)  # a forward in training mode turns the spectral norm's vectors
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(images), second(images))
+
+
+def test_moving_it_moves_the_frozen_networks(files):
+    assert judge(files).double()(pictures(1)).dtype == torch.float64
+
+
+def broken(folder: Path, source: Path, change) -> Path:
+    from safetensors.torch import load_file, save_file
+
+    folder.mkdir()
+    (folder / "config.json").write_text((source / "config.json").read_text())
+    tensors = load_file(source / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_dinov3_folder_that_is_none_is_named(files, tmp_path):
+    good, efficientnet = files
+    with pytest.raises(RankEError, match=r"config\.json does not exist"):
+        judge((tmp_path / "nowhere", efficientnet))
+    missing = broken(tmp_path / "missing", good, lambda t: t.pop("layer.1.mlp.up_proj.weight"))
+    with pytest.raises(RankEError, match=r"missing_keys.*layer\.1\.mlp\.up_proj\.weight"):
+        judge((missing, efficientnet))
+    narrow = broken(tmp_path / "narrow", good, lambda t: t.update({"norm.weight": torch.ones(31)}))
+    with pytest.raises(RankEError, match="dinov3"):
+        judge((narrow, efficientnet))
+    (narrow / "model.safetensors").write_bytes((good / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(RankEError, match="dinov3: cannot load") as caught:
+        judge((narrow, efficientnet))
+    assert "\n" not in str(caught.value)
+    (narrow / "config.json").write_text(json.dumps({"model_type": "dinov2"}))
+    with pytest.raises(RankEError, match="'dinov2'"):
+        judge((narrow, efficientnet))
+    (narrow / "config.json").write_text("{")
+    with pytest.raises(RankEError, match="not a transformers config"):
+        judge((narrow, efficientnet))
+
+
+def test_an_efficientnet_file_that_is_none_is_named(files, tmp_path):
+    dinov3, good = files
+    with pytest.raises(RankEError, match=r"none\.pth"):
+        judge((dinov3, tmp_path / "none.pth"))
+    weights = torch.load(good, weights_only=True)
+    weights["conv_extra"] = weights.pop("conv_stem.weight")
+    torch.save(weights, tmp_path / "odd.pth")
+    with pytest.raises(RankEError, match=r"odd\.pth.*conv_stem\.weight.*conv_extra"):
+        judge((dinov3, tmp_path / "odd.pth"))
+    for name in ("efficientnet_b99", "resnet18"):
+        with pytest.raises(RankEError, match=f"efficientnet_name: .*{name}"):
+            judge(files, efficientnet_name=name)
+
+
+def test_files_without_step_counts_of_the_batch_norms_load(files, tmp_path):
+    weights = torch.load(files[1], weights_only=True)
+    slim = {name: weight for name, weight in weights.items() if not name.endswith("num_batches_tracked")}
+    assert len(slim) < len(weights)
+    torch.save(slim, tmp_path / "slim.pth")
+    images = pictures(1)
+    assert torch.equal(judge((files[0], tmp_path / "slim.pth"))(images), judge(files)(images))
+
+
+def test_impossible_sizes_are_refused(files):
+    for options in ({"image_size": 100}, {"image_size": 0}, {"channels": 12}):
+        with pytest.raises(RankEError, match="ProjectedDiscriminator"):
+            judge(files, **options)
