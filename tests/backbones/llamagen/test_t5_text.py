@@ -12,7 +12,7 @@ from rank_e.backbones.llamagen.text import T5TextEncoder, clean_caption
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import CheckpointError
 from rank_e.io.torchvision_ops import declare_torchvision_ops
-from tests.helpers.t5_files import write_t5
+from tests.helpers.t5_files import GOLDEN, PROMPTS, write_t5
 
 declare_torchvision_ops()
 from transformers import AutoTokenizer, T5EncoderModel, T5ForConditionalGeneration  # noqa: E402
