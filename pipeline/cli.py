@@ -91,7 +91,7 @@ def do_run(arguments: argparse.Namespace) -> None:
             stop_tracker(tracker)
     do_compare(arguments)
     print("\nWhere to look next:")
-    print("  report/index.html    the page: every seed, the pictures, the way through the rounds")
+    print("  report/index.html    the page: every seed, the images, the way through the rounds")
     if tracker is not None:
         print("  mlflow ui --backend-store-uri sqlite:///mlflow.db    the curves of every step")
     print("  rank-e compare       these tables again; dvc repro finds nothing left to do")
@@ -228,7 +228,7 @@ def do_validate(arguments: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point; an error that the user can mend is printed without a traceback, with exit status 1."""
+    """Entry point; an error that the user can fix is printed without a traceback, with exit status 1."""
     given = parser().parse_args(arguments)
     try:
         given.do(given)

@@ -120,7 +120,7 @@ def read_base(base: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError, TypeError):
         known = False
     if not known:
-        raise RankEError(f"backbone.base: {path} is no base folder's manifest; run `rank-e convert`, or mend the path")
+        raise RankEError(f"backbone.base: {path} is no base folder's manifest; run `rank-e convert`, or fix the path")
     return manifest
 
 

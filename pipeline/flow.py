@@ -93,7 +93,7 @@ def rank_e_flow(project: str = ".", lanes: int = 2, retries: int = 1) -> None:
     with ending_children(), warm_stages(folder):
         failed = _run_jobs(folder, jobs, lanes, retries, count)
     if failed:
-        raise RunError(f"these failed: {', '.join(failed)}; mend the cause and `rank-e run` again")
+        raise RunError(f"these failed: {', '.join(failed)}; fix the cause and `rank-e run` again")
 
 
 def _run_jobs(folder: Path, jobs: Sequence[Job], lanes: int, retries: int, count: Count) -> list[str]:

@@ -2,4 +2,4 @@
 
 
 class RankEError(Exception):
-    """Something the user can mend: the message names the thing, the place and the mend, in one line."""
+    """Something the user can fix: the message names the thing, the place and the fix, in one line."""

@@ -12,7 +12,7 @@ import torch
 from rank_e.backbones.protocol import Backbone
 from rank_e.data.source import Source
 from rank_e.seeds import generator, seed_for
-from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedPictures
+from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedImages
 from rank_e.training.networks import build_discriminator, build_perceptual
 from stages.runtime.artifacts import Artifact, ArtifactWriter, read_artifact
 from stages.runtime.backbone import backbone_of
@@ -56,11 +56,11 @@ def build(stage: Stage, backbone: Backbone, source: Source, inputs: dict[str, Ar
             rewards_of(stage, ranking.json("rewards")) if settings.lambda_reward > 0 else None,
             build_perceptual(settings.perceptual, folder, stage.device),
         ),
-        RankedPictures(
+        RankedImages(
             inputs["rollouts"].tensors("rollouts")["tokens"].long(),
             ranking.tensors("ranking")["rank_weights"],
             prompts,
-            source.real_pictures(prompts, seed_for(stage.seed, "reals", stage.round)),
+            source.real_images(prompts, seed_for(stage.seed, "reals", stage.round)),
         ),
         settings,
         seed=stage.seed,

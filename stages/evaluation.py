@@ -64,7 +64,7 @@ def evaluate(stage: Stage, policy: Weights, decoder: Weights, inputs: dict[str, 
     draws = TokenDraws(stage, state, backbone, backbone.policy(policy))
     through = {"own": backbone.tokenizer(decoder), "original": backbone.tokenizer(base)}
     folder = Path(stage.params.weights.evaluation)
-    metrics: dict[str, float] = {"pictures": float(len(held_out.prompts))}
+    metrics: dict[str, float] = {"images": float(len(held_out.prompts))}
     for name in (HELD_OUT, *params.benchmarks):
         part = held_out if name == HELD_OUT else open_benchmark(name, params.benchmarks[name], folder, stage.device)
         tokens = draws.of(part)
@@ -88,21 +88,21 @@ def evaluate(stage: Stage, policy: Weights, decoder: Weights, inputs: dict[str, 
         out.json("metrics", metrics)
         out.table("samples", table)
         out.tensors("tokens", {"tokens": kept})
-        shown = kept[: params.pictures]
-        pictures = {name: as_bytes(decode(tokenizer, shown)).cpu() for name, tokenizer in through.items()}
-        out.tensors("pictures", {"pictures": pictures["own"], "original": pictures["original"]})
+        shown = kept[: params.images]
+        images = {name: as_bytes(decode(tokenizer, shown)).cpu() for name, tokenizer in through.items()}
+        out.tensors("images", {"images": images["own"], "original": images["original"]})
     state.remove()
 
 
 def scores_table(part: PromptSet, stream: Stream) -> pd.DataFrame:
-    """A row a picture: prompt, category and every score."""
+    """A row an image: prompt, category and every score."""
     columns = [columns for _, columns in stream.rows(*part.judges.scores)]
     scores = {name: np.concatenate([rows[name] for rows in columns]) for name in part.judges.scores}
     return pd.DataFrame({"prompt": part.prompts, "category": part.categories, **scores})
 
 
 def run(stage: Stage) -> None:
-    """metrics.json, samples.parquet, tokens and pictures of the arm's EMA policy and EMA decoder."""
+    """metrics.json, samples.parquet, tokens and images of the arm's EMA policy and EMA decoder."""
     inputs = {
         "reference": read_artifact(stage.path("reference"), "reference"),
         "policy": read_artifact(stage.path("policy"), "policy"),

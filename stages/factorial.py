@@ -1,7 +1,7 @@
 """Stage factorial: {policy of each arm} x {original decoder, each arm's decoder} on the same tokens.
 
 Read along a row: the tokens are the same, so every difference is the decoder's doing. The column "affine" is the
-control that a better decoder must beat: the original decoder's pictures, brightness and contrast matched to real ones.
+control that a better decoder must beat: the original decoder's images, brightness and contrast matched to real ones.
 """
 
 import torch
@@ -31,8 +31,8 @@ def run(stage: Stage) -> None:
     paths = {name: artifact.path for name, artifact in inputs.items()}
     state, part = stage.state(*paths.values()), held_out_set(stage, backbone.image_size)
     references = references_of(inputs["reference"], part)
-    prompts = part.prompts[: params.evaluation.real_pictures]
-    real = source_of(stage, "held_out", backbone.image_size).real_pictures(
+    prompts = part.prompts[: params.evaluation.real_images]
+    real = source_of(stage, "held_out", backbone.image_size).real_images(
         prompts, seed_for(stage.seed, "factorial", "reals")
     )
     tokenizers = {name: backbone.tokenizer(weights) for name, weights in decoders.items()}
@@ -60,17 +60,17 @@ def run(stage: Stage) -> None:
 
 
 class AffineHalves:
-    """The affine control fitted twice, on every second picture, so that no picture is corrected by its own fit."""
+    """The affine control fitted twice, on every second image, so that no image is corrected by its own fit."""
 
-    def __init__(self, pictures: Tensor, real: Tensor) -> None:
-        """The first pictures of the stream and as many real ones, float32 [N, 3, S, S] in [0, 1]."""
-        self.controls = [AffineControl.fit(pictures[half::2], real[half::2]) for half in (1, 0)]
+    def __init__(self, images: Tensor, real: Tensor) -> None:
+        """The first images of the stream and as many real ones, float32 [N, 3, S, S] in [0, 1]."""
+        self.controls = [AffineControl.fit(images[half::2], real[half::2]) for half in (1, 0)]
 
-    def __call__(self, pictures: Tensor, start: int) -> Tensor:
-        """The stream's pictures from number `start` on, matched to real ones."""
-        corrected = torch.empty_like(pictures)
+    def __call__(self, images: Tensor, start: int) -> Tensor:
+        """The stream's images from number `start` on, matched to real ones."""
+        corrected = torch.empty_like(images)
         for place in (0, 1):
-            corrected[place::2] = self.controls[(start + place) % 2](pictures[place::2])
+            corrected[place::2] = self.controls[(start + place) % 2](images[place::2])
         return corrected
 
 

@@ -26,7 +26,7 @@ def run(stage: Stage) -> None:
     with ArtifactWriter(stage.path("prompts"), "prompts", seed=stage.seed, inputs={}) as out:
         out.table("prompts", table)
         out.tensors("text", {"embeddings": embeddings, "mask": mask})
-        out.json("metrics", {"truncated": len(backbone.overlong(prompts)), "skipped": len(skipped)})
+        out.json("metrics", {"truncated": len(backbone.truncated(prompts)), "skipped": len(skipped)})
         out.json("skipped", skipped)
 
 

@@ -32,8 +32,8 @@ def run(stage: Stage) -> None:
     found: list[Parts] = []
     for start in stage.progress(range(0, len(flat), settings.batch_size), "ranking"):
         end = start + settings.batch_size
-        pictures = to_unit(tokenizer.decode_tokens(flat[start:end].to(stage.device))).clamp(0, 1)
-        found.append({name: part.cpu() for name, part in mixture.parts(pictures, texts[start:end]).items()})
+        images = to_unit(tokenizer.decode_tokens(flat[start:end].to(stage.device))).clamp(0, 1)
+        found.append({name: part.cpu() for name, part in mixture.parts(images, texts[start:end]).items()})
     parts = {name: torch.cat([part[name] for part in found]) for name in found[0]}
     mixture.observe(parts)  # before they are used: the first round has statistics too
     rewards = mixture.combine(parts).view(tokens.shape[:2])

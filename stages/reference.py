@@ -1,4 +1,4 @@
-"""Stage reference: statistics of real held-out pictures, and how real and reconstructed ones score themselves.
+"""Stage reference: statistics of real held-out images, and how real and reconstructed ones score themselves.
 
 In the embedded world the real set has exactly the evaluation's prompt mix: another mix alone would cost several points
 of Frechet distance.
@@ -29,63 +29,63 @@ from stages.runtime.stage import Stage, main
 
 @torch.no_grad()
 def run(stage: Stage) -> None:
-    """One file of moments a distance, tokens.safetensors (the real histogram), metrics.json, pictures, prompts.parquet.
+    """One file of moments a distance, tokens.safetensors (the real histogram), metrics.json, images, prompts.parquet.
 
     metrics: real_... and reconstruction_..., what a perfect generator and a perfect policy would score at
-    evaluation.real_pictures pictures.
+    evaluation.real_images images.
     """
     params, backbone = stage.params.evaluation, backbone_of(stage)
     state, part = stage.state(), held_out_set(stage, backbone.image_size)
-    originals = Pictures(source_of(stage, "held_out", backbone.image_size), state.folder / "skipped.json")
+    originals = Images(source_of(stage, "held_out", backbone.image_size), state.folder / "skipped.json")
     seed = seed_for(params.seed, "reference")
     tokenizer = backbone.tokenizer(backbone.decoder_weights())
     size, device = tokenizer.config.image_size, stage.device
 
-    def unit(pictures: torch.Tensor) -> torch.Tensor:
-        return pictures.to(device).float() / 255 * 2 - 1
+    def unit(images: torch.Tensor) -> torch.Tensor:
+        return images.to(device).float() / 255 * 2 - 1
 
     def real(start: int, stop: int) -> Batch:
-        pictures, captions = originals(start, stop, part.prompts, seed)
-        tokens = tokenizer.encode(unit(squares(pictures, size)))[1].cpu()
-        return Batch(pictures, captions, totals={"tokens": token_histogram(tokens, tokenizer.config.codebook_size)})
+        images, captions = originals(start, stop, part.prompts, seed)
+        tokens = tokenizer.encode(unit(squares(images, size)))[1].cpu()
+        return Batch(images, captions, totals={"tokens": token_histogram(tokens, tokenizer.config.codebook_size)})
 
     stream = Stream(state.folder / "real", key="", features=part.judges.features, every=params.batch_size)
-    judge(stream, real, params.reference_pictures, params.batch_size, lambda s: stage.progress(s, "real pictures"))
-    data = digest([stage.params.data.held_out.model_dump(), seed, params.reference_pictures])
+    judge(stream, real, params.reference_images, params.batch_size, lambda s: stage.progress(s, "real images"))
+    data = digest([stage.params.data.held_out.model_dump(), seed, params.reference_images])
     references = {name: Statistics.of(stream, name, data) for name in part.judges.features}
 
     def fresh(start: int, stop: int) -> tuple[torch.Tensor, list[str]]:
-        first = params.reference_pictures
-        pictures, captions = originals(first + start, first + stop, part.prompts, seed)
-        return squares(pictures, size), captions
+        first = params.reference_images
+        images, captions = originals(first + start, first + stop, part.prompts, seed)
+        return squares(images, size), captions
 
     def reconstructed(start: int, stop: int) -> tuple[torch.Tensor, list[str]]:
-        pictures, captions = fresh(start, stop)
-        return as_bytes(to_unit(tokenizer.decode(tokenizer.encode(unit(pictures))[0])).clamp(0, 1).cpu()), captions
+        images, captions = fresh(start, stop)
+        return as_bytes(to_unit(tokenizer.decode(tokenizer.encode(unit(images))[0])).clamp(0, 1).cpu()), captions
 
-    shown = min(params.pictures, params.real_pictures)
+    shown = min(params.images, params.real_images)
     metrics: dict[str, float] = {}
     _, captions = fresh(0, shown)
-    # Real pictures come with captions of their own, so the evaluation's categories are not theirs.
-    plain = PromptSet(part.name, [], [""] * params.real_pictures, Judges(part.judges.features, part.judges.scores))
+    # Real images come with captions of their own, so the evaluation's categories are not theirs.
+    plain = PromptSet(part.name, [], [""] * params.real_images, Judges(part.judges.features, part.judges.scores))
     for name, draw in (("real", fresh), ("reconstruction", reconstructed)):
-        row = judged(stage, state, plain, name, draw, params.real_pictures)
+        row = judged(stage, state, plain, name, draw, params.real_images)
         metrics |= {f"{name}_{key}": value for key, value in metrics_of(stage, plain, row, references).items()}
     with ArtifactWriter(stage.path("reference"), "reference", seed=params.seed, inputs={}) as out:
         for name, statistics in references.items():
             statistics.save(out.file(f"{name}.safetensors"))
         out.tensors("tokens", {"histogram": stream.total("tokens")})
         out.json("metrics", metrics)
-        out.tensors("pictures", {"real": fresh(0, shown)[0], "reconstruction": reconstructed(0, shown)[0]})
+        out.tensors("images", {"real": fresh(0, shown)[0], "reconstruction": reconstructed(0, shown)[0]})
         out.table("prompts", pd.DataFrame({"prompt": captions}))
         out.json("skipped", originals.skipped)
     state.remove()
 
 
-class Pictures:
-    """A source's real pictures, and an account of those that were skipped which outlives a killed stage.
+class Images:
+    """A source's real images, and an account of those that were skipped which outlives a killed stage.
 
-    What a draw skips is written down before its pictures are used, so that no picture counts whose draw was not noted.
+    What a draw skips is written down before its images are used, so that no image counts whose draw was not noted.
     """
 
     def __init__(self, source: Source, path: Path) -> None:

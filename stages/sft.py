@@ -1,4 +1,4 @@
-"""Stage sft: the supervised start of every arm: the policy learns the tokens of real pictures from their own captions.
+"""Stage sft: the supervised start of every arm: the policy learns the tokens of real images from their own captions.
 
 With `sft.train: false` it hands on the base policy, and every arm starts from the base.
 """
@@ -14,19 +14,19 @@ from torch import Tensor
 
 from rank_e.backbones.protocol import Backbone
 from rank_e.seeds import seed_for
-from rank_e.training.sft_update import EncodedPictures, SftUpdate, encode_pictures
+from rank_e.training.sft_update import EncodedImages, SftUpdate, encode_images
 from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.backbone import backbone_of
 from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, main
 from stages.runtime.state import StageState
 
-TOKENS, CAPTIONS = "pictures/tokens", "pictures/captions"
+TOKENS, CAPTIONS = "images/tokens", "images/captions"
 Weights = Mapping[str, Tensor]
 
 
-class RealPictures:
-    """Tokens int32 [n, L] and captions of the first n of `sft.pictures` pairs: what a stage's state keeps of them."""
+class RealImages:
+    """Tokens int32 [n, L] and captions of the first n of `sft.images` pairs: what a stage's state keeps of them."""
 
     def __init__(self, saved: tuple[dict[str, Tensor], Any] | None) -> None:
         """Nothing, or what an earlier try has saved."""
@@ -40,41 +40,41 @@ class RealPictures:
         return {TOKENS: torch.cat(self.parts), CAPTIONS: captions}
 
     def read(self, stage: Stage, backbone: Backbone, state: StageState) -> None:
-        """Read and encode all that are left, a batch at a time: the pictures themselves are forgotten."""
+        """Read and encode all that are left, a batch at a time: the images themselves are forgotten."""
         params, done = stage.params.sft, len(self.captions)
-        if done == params.pictures:
+        if done == params.images:
             return
         source = source_of(stage, "training", backbone.image_size)
         tokenizer = backbone.tokenizer(backbone.decoder_weights())
-        pairs = source.pairs(params.pictures, seed_for(stage.seed, "sft", "pictures"), done)
+        pairs = source.pairs(params.images, seed_for(stage.seed, "sft", "pictures"), done)
         before = self.skipped
-        for _ in stage.progress(range(done, params.pictures, params.microbatch_size), "encoding"):
+        for _ in stage.progress(range(done, params.images, params.microbatch_size), "encoding"):
             batch = list(islice(pairs, params.microbatch_size))
-            pictures = torch.stack([pair.picture for pair in batch])
-            self.parts.append(encode_pictures(tokenizer, pictures, len(batch)).int())
+            images = torch.stack([pair.image for pair in batch])
+            self.parts.append(encode_images(tokenizer, images, len(batch)).int())
             self.captions += [pair.caption for pair in batch]
             rows = {row["name"]: row for row in [*before, *source.skipped()]}
             self.skipped = [rows[name] for name in sorted(rows)]  # however often the stage was killed
             if state.due():
                 state.save(self.tensors(), {"skipped": self.skipped, "log": []})
 
-    def encoded(self, backbone: Backbone) -> EncodedPictures:
+    def encoded(self, backbone: Backbone) -> EncodedImages:
         """For the update: captions are encoded when their turn comes, since features of all may not fit in memory."""
 
         def text(rows: Tensor) -> tuple[Tensor, Tensor]:
             return backbone.encode_text([self.captions[row] for row in rows.tolist()])
 
-        return EncodedPictures(torch.cat(self.parts).long(), text)
+        return EncodedImages(torch.cat(self.parts).long(), text)
 
 
 def train(stage: Stage, backbone: Backbone) -> None:
     """Encode, train from the base, and write; a killed stage goes on from its last saved batch or update."""
     params, state = stage.params.sft, stage.state()
     saved = state.load()
-    pictures = RealPictures(saved)
-    pictures.read(stage, backbone, state)
+    images = RealImages(saved)
+    images.read(stage, backbone, state)
     base = backbone.policy_weights()
-    update = SftUpdate(backbone.policy(base), pictures.encoded(backbone), params, stage.seed)
+    update = SftUpdate(backbone.policy(base), images.encoded(backbone), params, stage.seed)
     update.load_weights(base)
     log: list[dict[str, float]] = saved[1]["log"] if saved else []
     if saved and log:
@@ -84,11 +84,11 @@ def train(stage: Stage, backbone: Backbone) -> None:
         log.append(metrics)
         stage.events.log(index, params.steps, metrics)
         if state.due():
-            state.save(pictures.tensors() | update.state(), {"skipped": pictures.skipped, "log": log})
+            state.save(images.tensors() | update.state(), {"skipped": images.skipped, "log": log})
     table = pd.DataFrame(log)
-    counts = {"truncated": len(backbone.overlong(pictures.captions)), "skipped": len(pictures.skipped)}
+    counts = {"truncated": len(backbone.truncated(images.captions)), "skipped": len(images.skipped)}
     metrics = {**table.drop(columns="step").mean().to_dict(), **counts}
-    write(stage, update.weights(), update.average, table, metrics, pictures.skipped)
+    write(stage, update.weights(), update.average, table, metrics, images.skipped)
     state.remove()
 
 

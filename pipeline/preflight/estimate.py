@@ -20,7 +20,7 @@ RATE = 1.0e14
 """Assumed useful floating-point operations a second: 10 % of an H100's bfloat16 peak of 989e12."""
 LIBRARIES = {"cpu": 0.5e9, "cuda": 4.0e9}  # bytes of main memory that a process holds beside its tensors
 LPIPS_PIXEL = 4000  # bytes that LPIPS keeps a pixel of one pair: VGG16 to conv5_3, float32, and its differences
-REWARD_PICTURE = 1.5e9  # bytes that a reward network keeps a picture with a gradient: ViT-H/14 at 224 pixels
+REWARD_IMAGE = 1.5e9  # bytes that a reward network keeps an image with a gradient: ViT-H/14 at 224 pixels
 
 
 def patchgan(section: PatchGANParams | ProjectedParams) -> int:
@@ -50,10 +50,10 @@ def rollouts_artifact(sizes: Sizes, params: Params, arm: ArmParams) -> int:
 
 
 def evaluation_artifact(sizes: Sizes, params: Params) -> int:
-    """int32 tokens of the held-out pictures, and the pictures that are shown, twice."""
+    """int32 tokens of the held-out images, and the images that are shown, twice."""
     settings = params.evaluation
     tokens = 4 * settings.prompts * settings.samples_per_prompt * sizes.length
-    return tokens + 6 * settings.pictures * sizes.image_size**2
+    return tokens + 6 * settings.images * sizes.image_size**2
 
 
 def prompts_artifact(sizes: Sizes, params: Params) -> int:
@@ -104,8 +104,8 @@ def policy_memory(sizes: Sizes, params: Params, arm: ArmParams) -> float:
     return fixed + max(gradients + activations + logits, 16 * sizes.policy)
 
 
-def decoder_picture(sizes: Sizes) -> int:
-    """Bytes that the decoder keeps for one picture's backward pass, float32: inputs of norms, SiLUs, convolutions."""
+def decoder_image(sizes: Sizes) -> int:
+    """Bytes that the decoder keeps for one image's backward pass, float32: inputs of norms, SiLUs, convolutions."""
     widths = [sizes.channels * m for m in reversed(sizes.multipliers)]
     places = (sizes.image_size // 2 ** (len(widths) - 1)) ** 2
     attention = 7
@@ -122,7 +122,7 @@ def decoder_picture(sizes: Sizes) -> int:
 
 
 def decoder_memory(sizes: Sizes, arm: ArmParams) -> float:
-    """Peak bytes on the device of the decoder stage: two tokenizers, the optimiser, one step's pictures.
+    """Peak bytes on the device of the decoder stage: two tokenizers, the optimiser, one step's images.
 
     LPIPS and a reward network are allowances for the published ones.
     """
@@ -130,11 +130,11 @@ def decoder_memory(sizes: Sizes, arm: ArmParams) -> float:
     if not settings.train:
         return 0.0
     pixels = sizes.image_size**2
-    each = decoder_picture(sizes) + LPIPS_PIXEL * pixels
-    pictures = (settings.rollouts_per_step + settings.reals_per_step) * each
-    rewarded = settings.rollouts_per_step * REWARD_PICTURE if settings.lambda_reward > 0 else 0
+    each = decoder_image(sizes) + LPIPS_PIXEL * pixels
+    images = (settings.rollouts_per_step + settings.reals_per_step) * each
+    rewarded = settings.rollouts_per_step * REWARD_IMAGE if settings.lambda_reward > 0 else 0
     fixed = 8 * sizes.tokenizer + 12 * sizes.decoder + 16 * patchgan(settings.discriminator)
-    return fixed + pictures + rewarded + (4.0e9 if settings.lambda_reward > 0 else 0)
+    return fixed + images + rewarded + (4.0e9 if settings.lambda_reward > 0 else 0)
 
 
 def host_memory(sizes: Sizes, params: Params) -> float:
@@ -142,7 +142,7 @@ def host_memory(sizes: Sizes, params: Params) -> float:
     reals = 12 * sizes.image_size**2
     policy = 16 * sizes.policy + prompts_artifact(sizes, params)
     decoder = reals * params.prompts.per_round + 24 * sizes.decoder
-    factorial = 2 * reals * params.evaluation.real_pictures
+    factorial = 2 * reals * params.evaluation.real_images
     text = VALUE[params.runtime.dtype] * sizes.text_encoder
     return max(policy, decoder, factorial, text)
 

@@ -104,9 +104,9 @@ def read_base(name: str, folder: Path) -> tuple[Sizes, list[str]]:
 def read_manifest(name: str, folder: Path) -> dict[str, Any]:
     """base.json of a folder; RankEError where it is missing, damaged or of another backbone's format."""
     path = folder / "base.json"
-    mend = "check it out again or run `make base`" if name == "shapes" else f"run `rank-e convert ... --to {folder}`"
+    fix = "check it out again or run `make base`" if name == "shapes" else f"run `rank-e convert ... --to {folder}`"
     if not path.is_file():
-        raise RankEError(f"backbone.base: {path} does not exist; {mend}")
+        raise RankEError(f"backbone.base: {path} does not exist; {fix}")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = manifest.get("format")
@@ -114,16 +114,16 @@ def read_manifest(name: str, folder: Path) -> dict[str, Any]:
     except (ValueError, AttributeError):
         complete, found = False, None
     if not complete:
-        raise RankEError(f"backbone.base: {path} is not a base's manifest; {mend}")
+        raise RankEError(f"backbone.base: {path} is not a base's manifest; {fix}")
     if found != FORMATS[name]:
         raise RankEError(
-            f"backbone.base: {path} is of format {found!r}, backbone {name} reads {FORMATS[name]!r}; {mend}"
+            f"backbone.base: {path} is of format {found!r}, backbone {name} reads {FORMATS[name]!r}; {fix}"
         )
     return manifest
 
 
 def _sizes(name: str, manifest: dict[str, Any], policy: dict[str, Entry], vq: dict[str, Entry]) -> Sizes:
-    said, picture = manifest["policy"], manifest["tokenizer"]
+    said, image = manifest["policy"], manifest["tokenizer"]
     trained = [entry.values for key, entry in policy.items() if key not in UNTRAINED]
     janus = name == "janus"
     first = "language_model.layers.0.mlp.gate_proj.weight" if janus else "layers.0.feed_forward.w1.weight"
@@ -140,10 +140,10 @@ def _sizes(name: str, manifest: dict[str, Any], policy: dict[str, Entry], vq: di
         length=said["length" if janus else "block_size"],
         text_rows=TEXT_ROWS if janus else said["cls_token_num"],
         text_width=0 if janus else said["caption_dim"],
-        image_size=picture["image_size"],
-        channels=picture["channels"],
-        multipliers=tuple(picture["channel_multipliers"]),
-        residual_blocks=picture["residual_blocks"],
+        image_size=image["image_size"],
+        channels=image["channels"],
+        multipliers=tuple(image["channel_multipliers"]),
+        residual_blocks=image["residual_blocks"],
     )
 
 
@@ -154,12 +154,12 @@ def _misfits(
     found: list[str] = []
     again = "convert the base again from files that belong together"
 
-    def same(what: str, value: object, wanted: object, mend: str = again) -> None:
+    def same(what: str, value: object, wanted: object, fix: str = again) -> None:
         if value != wanted:
-            found.append(f"backbone.base: {folder}: {what}; {mend}")
+            found.append(f"backbone.base: {folder}: {what}; {fix}")
 
     places = (sizes.image_size // 2 ** (len(sizes.multipliers) - 1)) ** 2
-    text = f"{sizes.length} tokens a picture, but {sizes.image_size} pixels give {places}"
+    text = f"{sizes.length} tokens an image, but {sizes.image_size} pixels give {places}"
     same(text, sizes.length, places)
     codes = manifest["tokenizer"]["codebook_size"]
     same(f"the policy's vocabulary of {sizes.vocab} is not the tokenizer's codebook of {codes}", sizes.vocab, codes)
@@ -174,6 +174,6 @@ def _misfits(
         known = OFFICIAL[folder.name]
         for key, unit in (("image_size", "pixels"), ("length", "tokens"), ("layers", "layers"), ("dim", "wide")):
             value, wanted = getattr(sizes, key), getattr(known, key)
-            mend = f"convert the published model to {folder}, or name the folder otherwise"
-            same(f"{value} {unit}, {folder.name} has {wanted}", value, wanted, mend)
+            fix = f"convert the published model to {folder}, or name the folder otherwise"
+            same(f"{value} {unit}, {folder.name} has {wanted}", value, wanted, fix)
     return found

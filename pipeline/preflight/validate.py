@@ -1,4 +1,4 @@
-"""What `rank-e validate` looks at before anything runs, every problem at once: a line each with place and mend."""
+"""What `rank-e validate` looks at before anything runs, every problem at once: a line each with place and fix."""
 
 from __future__ import annotations
 
@@ -116,17 +116,17 @@ def room_problems(params: Params, machine: Machine, needed: int, need: Memory, l
     """Disk and memory that the run will want and the machine does not have; `lanes` stages run at a time."""
     found = []
     if needed > machine.disk:
-        mend = "free some, or shorten rounds, seeds or arms"
-        found.append(f"disk: the run needs {gigabytes(needed)} more, {gigabytes(machine.disk)} are free; {mend}")
+        fix = "free some, or shorten rounds, seeds or arms"
+        found.append(f"disk: the run needs {gigabytes(needed)} more, {gigabytes(machine.disk)} are free; {fix}")
     fewer = " or run with --lanes 1" if lanes > 1 else ""
     at_once = f" for {lanes} lanes" if lanes > 1 else ""
     if need.host * lanes > machine.memory:
         wanted, there = gigabytes(need.host * lanes), gigabytes(machine.memory)
-        mend = f"lower policy.microbatch_size, prompts.per_round or evaluation.real_pictures{fewer}"
-        found.append(f"main memory: a stage needs about {wanted}{at_once}, the machine has {there}; {mend}")
+        fix = f"lower policy.microbatch_size, prompts.per_round or evaluation.real_images{fewer}"
+        found.append(f"main memory: a stage needs about {wanted}{at_once}, the machine has {there}; {fix}")
     if machine.device is not None and need.device * lanes * SPARE > machine.device:
         wanted, there = gigabytes(need.device * lanes * SPARE), gigabytes(machine.device)
-        mend = f"lower policy.microbatch_size, decoder.rollouts_per_step and reals_per_step{fewer}"
+        fix = f"lower policy.microbatch_size, decoder.rollouts_per_step and reals_per_step{fewer}"
         device = params.runtime.device
-        found.append(f"memory of {device}: a stage needs about {wanted}{at_once}, it has {there}; {mend}")
+        found.append(f"memory of {device}: a stage needs about {wanted}{at_once}, it has {there}; {fix}")
     return found

@@ -55,7 +55,7 @@ class Store:
         """Open or create the experiment; MlflowException if the store cannot be opened."""
         self.client = MlflowClient(uri)
         found = self.client.get_experiment_by_name(EXPERIMENT)
-        # A local store keeps pictures beside the project; a server knows better.
+        # A local store keeps images beside the project; a server knows better.
         local = None if uri.startswith("http") else (project / "mlruns").resolve().as_uri()
         self.experiment = (
             found.experiment_id if found else self.client.create_experiment(EXPERIMENT, artifact_location=local)

@@ -200,17 +200,17 @@ class Tracker:
         return any(_row(point) not in now for point in self.store.history(run, f"{stage}/"))
 
     def _copy(self, run: Run, stage: str, artifact: Artifact, sha: str, round_id: int) -> None:
-        """One stage's metrics, curve and pictures; its tag comes last, so a broken copy is done again."""
+        """One stage's metrics, curve and images; its tag comes last, so a broken copy is done again."""
         run_id = run.info.run_id
         prefix = "" if stage == "evaluation" else f"{stage}/round/"
         self.store.log(run_id, points(prefix, artifact.json("metrics"), round_id))
         if stage in CURVES:
             self.store.log(run_id, curve(stage, artifact.table("log")))
         if stage == "evaluation":
-            pictures = artifact.arrays("pictures")
+            images = artifact.arrays("images")
             with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "pictures.png"
-                sheet([pictures["pictures"], pictures["original"]], 16).save(file)
+                file = Path(folder) / "images.png"
+                sheet([images["images"], images["original"]], 16).save(file)
                 self.store.client.log_artifact(run_id, str(file))
         self.store.tag(run, f"{SHA}{stage}", sha)
 

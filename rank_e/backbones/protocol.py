@@ -95,7 +95,7 @@ class PolicyModel(Protocol):
 
 @runtime_checkable
 class TokenizerConfigModel(Protocol):
-    """Sizes that pictures and tokens have: image_size = side in pixels, grid^2 = L tokens, codebook_size = V."""
+    """Sizes that images and tokens have: image_size = side in pixels, grid^2 = L tokens, codebook_size = V."""
 
     @property
     def image_size(self) -> int: ...
@@ -109,7 +109,7 @@ class TokenizerConfigModel(Protocol):
 
 @runtime_checkable
 class TokenizerModel(Protocol):
-    """A VQ autoencoder of pictures [N, 3, S, S] in [-1, 1]; RankE's second stage trains `decoder_parameters()`."""
+    """A VQ autoencoder of images [N, 3, S, S] in [-1, 1]; RankE's second stage trains `decoder_parameters()`."""
 
     @property
     def config(self) -> TokenizerConfigModel: ...
@@ -120,15 +120,15 @@ class TokenizerModel(Protocol):
         ...
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures -> (their codes [N, C, grid, grid], tokens int64 [N, L])."""
+        """Images -> (their codes [N, C, grid, grid], tokens int64 [N, L])."""
         ...
 
     def decode(self, quantized: Tensor) -> Tensor:
-        """Codes [N, C, grid, grid] -> pictures, about [-1, 1], not clamped."""
+        """Codes [N, C, grid, grid] -> images, about [-1, 1], not clamped."""
         ...
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens int64 [N, L] -> pictures, about [-1, 1], not clamped."""
+        """Tokens int64 [N, L] -> images, about [-1, 1], not clamped."""
         ...
 
     def decoder_parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -155,14 +155,14 @@ class Backbone(Protocol):
 
     @property
     def image_size(self) -> int:
-        """Side of a picture in pixels."""
+        """Side of an image in pixels."""
         ...
 
     def encode_text(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Prompts -> (what the policy reads: features [N, T, C] or ids [N, T], left-padded; mask bool [N, T])."""
         ...
 
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         """Indices of the prompts that `encode_text` truncates."""
         ...
 

@@ -1,4 +1,4 @@
-"""The section `data` of `params.yaml`: where prompts and real pictures come from."""
+"""The section `data` of `params.yaml`: where prompts and real images come from."""
 
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ class PromptFile(Section):
 
 
 class ShapesSource(Section):
-    """The embedded world: prompts and pictures are drawn on demand; `folder` holds the code that draws them."""
+    """The embedded world: prompts and images are drawn on demand; `folder` holds the code that draws them."""
 
     kind: Literal["shapes"]
     folder: Text
@@ -24,7 +24,7 @@ class ShapesSource(Section):
 
 
 class Pairs(Section):
-    """Pictures with captions in a folder; `prompts: null` takes the captions as prompts."""
+    """Images with captions in a folder; `prompts: null` takes the captions as prompts."""
 
     folder: Text
     prompts: PromptFile | None
@@ -40,7 +40,7 @@ class WebdatasetSource(Pairs):
 
 
 class FolderSource(Pairs):
-    """Picture files in the folder, and a table of their captions (`captions`, a file in the folder)."""
+    """Image files in the folder, and a table of their captions (`captions`, a file in the folder)."""
 
     kind: Literal["folder"]
     captions: Text
@@ -49,7 +49,7 @@ class FolderSource(Pairs):
 
 
 class CocoSource(Pairs):
-    """COCO 2014's own layout; a sample is a picture with its first caption, or with every caption one."""
+    """COCO 2014's own layout; a sample is an image with its first caption, or with every caption one."""
 
     kind: Literal["coco"]
     split: Text
@@ -60,7 +60,7 @@ Source = Annotated[ShapesSource | WebdatasetSource | FolderSource | CocoSource, 
 
 
 class DataParams(Section):
-    """Where prompts and real pictures come from: `training` for the rounds, `held_out` for the evaluation."""
+    """Where prompts and real images come from: `training` for the rounds, `held_out` for the evaluation."""
 
     training: Source
     held_out: Source

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rank_e.config.types import ArmName, Count, CountOrZero, JudgeName, Plugin, Positive, Rate, Section, Seed, Text
+from rank_e.config.types import ArmName, Count, CountOrZero, MetricName, Plugin, Positive, Rate, Section, Seed, Text
 
 
 class PromptsBenchmark(Section):
@@ -16,7 +16,7 @@ class PromptsBenchmark(Section):
     category: Text | None
     prompts: CountOrZero
     samples_per_prompt: Count
-    scores: Annotated[dict[JudgeName, Plugin], Field(min_length=1)]
+    scores: Annotated[dict[MetricName, Plugin], Field(min_length=1)]
 
 
 class HPSv2Benchmark(Section):
@@ -46,9 +46,9 @@ Benchmark = Annotated[PromptsBenchmark | HPSv2Benchmark | GenEvalBenchmark, Fiel
 
 
 class EvaluationParams(Section):
-    """What is measured, on held-out prompts: Frechet distances to real pictures, scores, benchmarks, tokens.
+    """What is measured, on held-out prompts: Frechet distances to real images, scores, benchmarks, tokens.
 
-    reference_pictures make the real statistics; real_pictures others are judged as the rows "real" and
+    reference_images make the real statistics; real_images others are judged as the rows "real" and
     "reconstruction"; bootstrap resamples make the intervals (0: none).
     """
 
@@ -60,13 +60,13 @@ class EvaluationParams(Section):
     top_p: Rate
     batch_size: Count
     seed: Seed
-    reference_pictures: Annotated[int, Field(ge=2, le=10_000_000)]
-    real_pictures: Annotated[int, Field(ge=2, le=10_000_000)]
+    reference_images: Annotated[int, Field(ge=2, le=10_000_000)]
+    real_images: Annotated[int, Field(ge=2, le=10_000_000)]
     bootstrap: CountOrZero
-    pictures: Count
-    distances: dict[JudgeName, Plugin]
-    scores: dict[JudgeName, Plugin]
-    benchmarks: dict[JudgeName, Benchmark]
+    images: Count
+    distances: dict[MetricName, Plugin]
+    scores: dict[MetricName, Plugin]
+    benchmarks: dict[MetricName, Benchmark]
 
 
 class FactorialParams(Section):

@@ -43,7 +43,7 @@ class ConfigError(RankEError):
 class Params(Section):
     """The whole of `params.yaml`."""
 
-    schema_version: Annotated[Literal[1], Field(alias="schema")]
+    schema_version: Annotated[Literal[2], Field(alias="schema")]
     backbone: BackboneParams
     data: DataParams
     weights: WeightsParams
@@ -94,8 +94,8 @@ def load(path: str | Path = "params.yaml") -> Params:
         # DVC reads params with the same parser (YAML 1.2): 1e-4 is a number here as it is there.
         data = YAML(typ="safe", pure=True).load(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        mend = "run in the project's folder, or `rank-e profile shapes`"
-        raise ConfigError(f"{source} does not exist: {mend}") from None
+        fix = "run in the project's folder, or `rank-e profile shapes`"
+        raise ConfigError(f"{source} does not exist: {fix}") from None
     except (UnicodeDecodeError, YAMLError) as error:
         raise ConfigError(f"{source} is not readable as YAML: {' '.join(str(error).split())}") from None
     return parse(data, str(source))
@@ -175,7 +175,7 @@ def _cross_problems(params: Params) -> list[str]:
         require(micro <= mini, f"{prefix}policy.microbatch_size", micro, f"at most policy.minibatch_size = {mini}")
     evaluation, factorial, last = params.evaluation, params.factorial, params.last_round
     limit = f"at most evaluation.prompts = {evaluation.prompts}"
-    require(evaluation.pictures <= evaluation.prompts, "evaluation.pictures", evaluation.pictures, limit)
+    require(evaluation.images <= evaluation.prompts, "evaluation.images", evaluation.images, limit)
     different = len(set(factorial.arms)) == len(factorial.arms)
     require(different, "factorial.arms", factorial.arms, "different from each other")
     for index, name in enumerate(factorial.arms):

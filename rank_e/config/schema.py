@@ -10,7 +10,7 @@ from rank_e.config.types import (
     Count,
     CountOrZero,
     Fraction,
-    JudgeName,
+    MetricName,
     Name,
     Plugin,
     Positive,
@@ -58,13 +58,13 @@ class Round(Section):
 
 
 class SftParams(Section):
-    """The supervised start of every arm: next-token cross-entropy on real pictures.
+    """The supervised start of every arm: next-token cross-entropy on real images.
 
     `train: false` starts from the base.
     """
 
     train: bool
-    pictures: Count
+    images: Count
     steps: Count
     batch_size: Count
     microbatch_size: Count
@@ -107,7 +107,7 @@ class Annealing(Section):
 class RankingParams(Section):
     """The rewards, and how their order becomes weights: the best `keep` of a group, softmax at tau."""
 
-    rewards: Annotated[dict[JudgeName, RewardParams], Field(min_length=1)]
+    rewards: Annotated[dict[MetricName, RewardParams], Field(min_length=1)]
     keep: Count
     temperature: Annealing
     batch_size: Count

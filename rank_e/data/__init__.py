@@ -1,4 +1,4 @@
-"""Prompts alone, and pictures with captions, from the files in which they are published."""
+"""Prompts alone, and images with captions, from the files in which they are published."""
 
 from rank_e.data.errors import BadSampleError, DataError
 from rank_e.data.pairs import Batch, PairSource

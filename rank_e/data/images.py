@@ -1,4 +1,4 @@
-"""From a picture file's bytes to a square uint8 tensor."""
+"""From an image file's bytes to a square uint8 tensor."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 class UndecodableError(Exception):
-    """Bytes that are no whole 8-bit picture of a known format; the message says why."""
+    """Bytes that are no whole 8-bit image of a known format; the message says why."""
 
 
-def decode_picture(data: bytes) -> Image.Image:
-    """The RGB picture in `data` (JPEG, PNG or WebP), upright by its EXIF tag, transparency over white.
+def decode_image(data: bytes) -> Image.Image:
+    """The RGB image in `data` (JPEG, PNG or WebP), upright by its EXIF tag, transparency over white.
 
     An animation gives its first frame. Raises UndecodableError for anything else: broken or truncated bytes,
     other formats, more than 8 bits a channel that cannot be shown as they are, absurd sizes.
@@ -31,14 +31,14 @@ def decode_picture(data: bytes) -> Image.Image:
     except Exception as error:  # decoders of damaged files raise nearly every kind of exception
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):  # its text names a buffer's address
-            message = "no JPEG, PNG or WebP picture"
+            message = "no JPEG, PNG or WebP image"
         raise UndecodableError(f"cannot be decoded ({message})") from None
 
 
 def square(image: Image.Image, size: int) -> Tensor:
     """uint8 [3, size, size]: the centre square of the shorter side, resized by antialiased bicubic.
 
-    The square starts at a whole pixel, so a picture whose shorter side is `size` is only cropped.
+    The square starts at a whole pixel, so an image whose shorter side is `size` is only cropped.
     """
     width, height = image.size
     side = min(width, height)

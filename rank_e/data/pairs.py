@@ -1,4 +1,4 @@
-"""Pictures with captions for training and for reference statistics, in a seeded order that goes on anywhere.
+"""Images with captions for training and for reference statistics, in a seeded order that goes on anywhere.
 
 The order of epoch e is a permutation drawn from the seed and e alone. Of `world` readers, reader r takes the
 places r, r + world, ... of every epoch: each sample is in exactly one shard, and within an epoch the k-th batches
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from rank_e.data.errors import BadSampleError, DataError
-from rank_e.data.images import UndecodableError, decode_picture, square
+from rank_e.data.images import UndecodableError, decode_image, square
 from rank_e.data.report import BadSamples
 from rank_e.data.samples import Samples
 from rank_e.seeds import generator
@@ -26,27 +26,23 @@ from rank_e.seeds import generator
 
 @dataclass(frozen=True)
 class Batch:
-    """`pictures` uint8 [N, 3, S, S], N `captions`, `indices` int64 [N] in the source; `next_start`: go on there."""
+    """`images` uint8 [N, 3, S, S], N `captions`, `indices` int64 [N] in the source; `next_start`: go on there."""
 
-    pictures: Tensor
+    images: Tensor
     captions: list[str]
     indices: Tensor
     next_start: int
 
-    def images(self) -> Tensor:
-        """The pictures as float32 [N, 3, S, S] in [0, 1]."""
-        return self.pictures.float().div_(255)
-
 
 class PairSource:
-    """`samples` read as square pictures of `image_size` pixels; `new_report` counts what cannot be read.
+    """`samples` read as square images of `image_size` pixels; `new_report` counts what cannot be read.
 
     `where` names the source's parameters in errors.
     """
 
     def __init__(self, samples: Samples, image_size: int, max_bad_share: float = 0.01, where: str = "data") -> None:
         if image_size < 1:
-            raise DataError(f"{where}.image_size is {image_size}; give the backbone's picture size in pixels")
+            raise DataError(f"{where}.image_size is {image_size}; give the backbone's image size in pixels")
         if not 0 <= max_bad_share < 1:
             raise DataError(f"{where}.max_bad_share is {max_bad_share}; give a share of at least 0 and below 1")
         self.samples = samples
@@ -64,18 +60,18 @@ class PairSource:
         return torch.randperm(len(self), generator=generator(seed, "data", "order", epoch))
 
     def caption(self, index: int) -> str:
-        """A sample's caption, without touching its picture. Raises BadSampleError."""
+        """A sample's caption, without touching its image. Raises BadSampleError."""
         return self.samples.caption(self._checked(index))
 
     def image(self, index: int) -> Image.Image:
-        """A sample's picture at full size (RGB), for a protocol with a resize of its own. Raises BadSampleError."""
+        """A sample's image at full size (RGB), for a protocol with a resize of its own. Raises BadSampleError."""
         try:
-            return decode_picture(self.samples.picture(self._checked(index)))
+            return decode_image(self.samples.image(self._checked(index)))
         except UndecodableError as error:
             raise BadSampleError(self.samples.name(index), str(error)) from None
 
     def read(self, index: int) -> tuple[Tensor, str]:
-        """Picture uint8 [3, S, S] (`pictures.square`) and caption of a sample. Raises BadSampleError."""
+        """Image uint8 [3, S, S] (`images.square`) and caption of a sample. Raises BadSampleError."""
         caption = self.caption(index)
         return square(self.image(index), self.image_size), caption
 
@@ -120,7 +116,7 @@ class PairSource:
     def _batches(
         self, batch_size: int, stream: Iterator[tuple[int, int]], report: BadSamples, workers: int
     ) -> Iterator[Batch]:
-        pictures: list[Tensor] = []
+        images: list[Tensor] = []
         captions: list[str] = []
         indices: list[int] = []
         position = 0
@@ -128,14 +124,14 @@ class PairSource:
             if isinstance(found, BadSampleError):
                 report.add(index, found)
                 continue
-            pictures.append(found[0])
+            images.append(found[0])
             captions.append(found[1])
             indices.append(index)
             if len(indices) == batch_size:
-                yield Batch(torch.stack(pictures), captions, torch.tensor(indices), position + 1)
-                pictures, captions, indices = [], [], []
+                yield Batch(torch.stack(images), captions, torch.tensor(indices), position + 1)
+                images, captions, indices = [], [], []
         if indices:
-            yield Batch(torch.stack(pictures), captions, torch.tensor(indices), position + 1)
+            yield Batch(torch.stack(images), captions, torch.tensor(indices), position + 1)
 
     def _stream(
         self, seed: int | None, start: int, epochs: int | None, rank: int, world: int, length: int

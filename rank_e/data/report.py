@@ -37,7 +37,7 @@ class BadSamples:
             first = self.rows()[0]
             raise DataError(
                 f"{len(self)} of {self.total} samples cannot be used, more than {self.where}.max_bad_share = "
-                f"{self.max_share:g}; one is {first.name}, which {first.reason}; mend the data or raise the share"
+                f"{self.max_share:g}; one is {first.name}, which {first.reason}; fix the data or raise the share"
             )
 
     def rows(self) -> list[BadSample]:

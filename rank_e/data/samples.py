@@ -1,6 +1,6 @@
-"""Where the bytes and captions of picture samples lie: webdataset tars, a folder with a table, COCO 2014.
+"""Where the bytes and captions of image samples lie: webdataset tars, a folder with a table, COCO 2014.
 
-Each source knows its length and answers any index at once. `caption` and `picture` raise BadSampleError for a
+Each source knows its length and answers any index at once. `caption` and `image` raise BadSampleError for a
 sample that cannot be used; what is wrong with a source as a whole is a DataError when it is opened.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from rank_e.data.errors import BadSampleError, DataError
 from rank_e.data.tables import PROMPT_COLUMNS, check_file, find_column, read_table, read_text
 
-PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 IMAGE_COLUMNS = ("file_name", "filename", "image", "image_path", "file", "path")
 CAPTION_TABLES = ("metadata", "captions")
 _SAMPLE_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")  # webdataset's: the key ends at the name's first dot
@@ -24,7 +24,7 @@ _META = re.compile(r"__[^/]*__(?:$|/)")  # and these members are about the tar
 
 
 class Samples(Protocol):
-    """A source of pictures with captions, indexed from 0; safe to read from several threads."""
+    """A source of images with captions, indexed from 0; safe to read from several threads."""
 
     def __len__(self) -> int: ...
 
@@ -36,15 +36,15 @@ class Samples(Protocol):
         """The caption, outer white space removed, not empty."""
         ...
 
-    def picture(self, index: int) -> bytes:
-        """The picture file's bytes."""
+    def image(self, index: int) -> bytes:
+        """The image file's bytes."""
         ...
 
 
 class WebdatasetSamples:
     """Tars of samples: members in sequence whose names agree up to the first dot (webdataset's rule).
 
-    The picture is the member jpg, jpeg, png or webp, in this preference. The caption is the member txt; without
+    The image is the member jpg, jpeg, png or webp, in this preference. The caption is the member txt; without
     one, or with `column`, the text under that key of the member json. Only offsets are kept (about 50 bytes a
     sample) and files are read where they lie in the tar.
     """
@@ -56,11 +56,11 @@ class WebdatasetSamples:
         self.where = where
         self._tar = array("l")
         self._header = array("q")  # of the sample's first member: its name is read when a report wants it
-        self._spans = {kind: (array("q"), array("q")) for kind in ("picture", "txt", "json")}
+        self._spans = {kind: (array("q"), array("q")) for kind in ("image", "txt", "json")}
         for number, path in enumerate(tars):
             self._index(number, path)
         if not self._tar:
-            raise DataError(f"{', '.join(map(str, tars[:3]))}: no samples in the tars; give tars of pictures and texts")
+            raise DataError(f"{', '.join(map(str, tars[:3]))}: no samples in the tars; give tars of images and texts")
 
     def _index(self, number: int, path: Path) -> None:
         check_file(path)
@@ -82,17 +82,17 @@ class WebdatasetSamples:
                     members[suffix] = (member.offset_data, member.size)
                 _check_end(path, tar.offset)
         except (tarfile.TarError, OSError) as error:
-            mend = "give a whole uncompressed .tar (download it again, or unpack its compression)"
-            raise DataError(f"{path}: cannot be read as a tar ({error}); {mend}") from None
+            fix = "give a whole uncompressed .tar (download it again, or unpack its compression)"
+            raise DataError(f"{path}: cannot be read as a tar ({error}); {fix}") from None
         self._add(number, header, members)
 
     def _add(self, number: int, header: int, members: dict[str, tuple[int, int]]) -> None:
         if not members:
             return
-        picture = next((members[suffix] for suffix in PICTURE_SUFFIXES if suffix in members), None)
+        image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
         self._tar.append(number)
         self._header.append(header)
-        for kind, span in (("picture", picture), ("txt", members.get("txt")), ("json", members.get("json"))):
+        for kind, span in (("image", image), ("txt", members.get("txt")), ("json", members.get("json"))):
             offset, size = span or (-1, 0)
             self._spans[kind][0].append(offset)
             self._spans[kind][1].append(size)
@@ -139,15 +139,15 @@ class WebdatasetSamples:
                 raise BadSampleError(self.name(index), str(error)) from None
         return _clean(value, self, index)
 
-    def picture(self, index: int) -> bytes:
-        data = self._read("picture", index)
+    def image(self, index: int) -> bytes:
+        data = self._read("image", index)
         if data is None:
-            raise BadSampleError(self.name(index), f"has no picture ({', '.join(PICTURE_SUFFIXES)})")
+            raise BadSampleError(self.name(index), f"has no image ({', '.join(IMAGE_SUFFIXES)})")
         return data
 
 
 class FileSamples:
-    """Picture files with captions in memory: (path, caption) pairs, both unchecked until they are read."""
+    """Image files with captions in memory: (path, caption) pairs, both unchecked until they are read."""
 
     def __init__(self, files: list[Path], captions: list[Any]) -> None:
         self.files = files
@@ -162,7 +162,7 @@ class FileSamples:
     def caption(self, index: int) -> str:
         return _clean(self._captions[index], self, index)
 
-    def picture(self, index: int) -> bytes:
+    def image(self, index: int) -> bytes:
         try:
             return self.files[index].read_bytes()
         except OSError as error:
@@ -194,9 +194,9 @@ def open_folder(
     image_column: str | None = None,
     where: str = "data",
 ) -> FileSamples:
-    """Pictures under `path`, listed with their captions by a table (tables.read_table).
+    """Images under `path`, listed with their captions by a table (tables.read_table).
 
-    `captions`: the table; without it the folder's only metadata.* or captions.* table. The picture column is
+    `captions`: the table; without it the folder's only metadata.* or captions.* table. The image column is
     `image_column` or the only one called as one of IMAGE_COLUMNS, relative to `path`; the caption column is
     `column` or the only one called as one of PROMPT_COLUMNS.
     """
@@ -219,7 +219,7 @@ def open_folder(
 def open_coco(path: str | Path, split: str = "val2014", every_caption: bool = False) -> FileSamples:
     """COCO 2014: annotations/captions_SPLIT.json and SPLIT/, by image id and annotation id.
 
-    One sample a picture with its first caption (lowest annotation id), or one a caption with `every_caption`.
+    One sample an image with its first caption (lowest annotation id), or one a caption with `every_caption`.
     """
     file = Path(path) / "annotations" / f"captions_{split}.json"
     check_file(file)
@@ -234,14 +234,14 @@ def open_coco(path: str | Path, split: str = "val2014", every_caption: bool = Fa
         if image not in captions:
             raise DataError(f"{file}: annotation of image {image}, which is not listed; download the file again")
         captions[image].append(caption)
-    # A picture without a caption stays, as a sample that is counted as bad when it is read.
+    # An image without a caption stays, as a sample that is counted as bad when it is read.
     last = None if every_caption else 1
     rows = [(image, text) for image, texts in captions.items() for text in (texts or [""])[:last]]
     if not rows:
         raise DataError(f"{file}: lists no images; download the 2014 annotations again")
     folder = Path(path) / split
     if not folder.is_dir():
-        raise DataError(f"{folder}: does not exist; unpack COCO's pictures there")
+        raise DataError(f"{folder}: does not exist; unpack COCO's images there")
     return FileSamples([folder / names[image] for image, _ in rows], [text for _, text in rows])
 
 

@@ -1,4 +1,4 @@
-"""Where a run's prompts and real pictures come from: one protocol for the embedded world and for files."""
+"""Where a run's prompts and real images come from: one protocol for the embedded world and for files."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from torch import Tensor
 
 
 class Originals(NamedTuple):
-    """Real pictures as they are stored (uint8 [3, H, W], sizes may differ) and their captions."""
+    """Real images as they are stored (uint8 [3, H, W], sizes may differ) and their captions."""
 
-    pictures: list[Tensor]
+    images: list[Tensor]
     captions: list[str]
 
 
 class Pair(NamedTuple):
-    """A real picture (float32 [3, S, S] in [0, 1], at the backbone's size) and its own caption."""
+    """A real image (float32 [3, S, S] in [0, 1], at the backbone's size) and its own caption."""
 
-    picture: Tensor
+    image: Tensor
     caption: str
 
 
 class Source(Protocol):
-    """Prompts and real pictures; every answer is a function of its arguments alone."""
+    """Prompts and real images; every answer is a function of its arguments alone."""
 
     def prompts(self, count: int, seed: int) -> list[tuple[str, str]]:
         """`count` (prompt, category "" where none is known), none twice while there are enough."""
         ...
 
-    def real_pictures(self, prompts: Sequence[str], seed: int) -> Tensor:
-        """As many real pictures as prompts: float32 [N, 3, S, S] in [0, 1] at the backbone's size."""
+    def real_images(self, prompts: Sequence[str], seed: int) -> Tensor:
+        """As many real images as prompts: float32 [N, 3, S, S] in [0, 1] at the backbone's size."""
         ...
 
     def pairs(self, count: int, seed: int, start: int = 0) -> Iterator[Pair]:
@@ -41,7 +41,7 @@ class Source(Protocol):
         ...
 
     def originals(self, start: int, stop: int, prompts: Sequence[str], seed: int) -> Originals:
-        """Real pictures number start to stop of the order that `seed` gives; `prompts` are what will be compared."""
+        """Real images number start to stop of the order that `seed` gives; `prompts` are what will be compared."""
         ...
 
     def skipped(self) -> list[dict[str, str]]:

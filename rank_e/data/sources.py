@@ -26,9 +26,9 @@ Read = TypeVar("Read")
 
 
 class FileSource:
-    """Pictures with captions, and prompts: the captions, or those of a file. `size`: the backbone's, in pixels.
+    """Images with captions, and prompts: the captions, or those of a file. `size`: the backbone's, in pixels.
 
-    Prompts and pictures are drawn apart: the decoder's anchor needs real pictures, not those of the round's prompts.
+    Prompts and images are drawn apart: the decoder's anchor needs real images, not those of the round's prompts.
     """
 
     def __init__(self, pairs: PairSource, rows: list[PromptRow] | None) -> None:
@@ -41,9 +41,9 @@ class FileSource:
         places = torch.cat([_permutation(len(self.rows), seed, epoch) for epoch in range(-(-count // len(self.rows)))])
         return [(self.rows[place].text, self.rows[place].category) for place in places[:count].tolist()]
 
-    def real_pictures(self, prompts: Sequence[str], seed: int) -> Tensor:
-        pictures = self._first(len(prompts), seed, lambda index: self.samples.read(index)[0])
-        return torch.stack(pictures).float() / 255
+    def real_images(self, prompts: Sequence[str], seed: int) -> Tensor:
+        images = self._first(len(prompts), seed, lambda index: self.samples.read(index)[0])
+        return torch.stack(images).float() / 255
 
     def pairs(self, count: int, seed: int, start: int = 0) -> Iterator[Pair]:
         """A place in the order decides alone what stands there, so that one can begin anywhere."""
@@ -57,19 +57,19 @@ class FileSource:
             # What cannot be read gives its place to the sample that another order has there. Too many of them are an
             # error, so this ends.
             candidates = (int(order(epoch, again)[place]) for again in count_from())
-            picture, caption = next(found for index in candidates if (found := self._readable(index)) is not None)
-            yield Pair(picture.float() / 255, caption)
+            image, caption = next(found for index in candidates if (found := self._readable(index)) is not None)
+            yield Pair(image.float() / 255, caption)
 
     def originals(self, start: int, stop: int, prompts: Sequence[str], seed: int) -> Originals:
-        """DataError where the source has too few pictures. One that is damaged gives its place to the order's end."""
+        """DataError where the source has too few images. One that is damaged gives its place to the order's end."""
         if stop > len(self.samples):
             raise DataError(
-                f"{self.samples.where}: {len(self.samples)} pictures; evaluation.reference_pictures and real_pictures "
+                f"{self.samples.where}: {len(self.samples)} images; evaluation.reference_images and real_images "
                 f"ask for {stop}: lower them"
             )
         order = self.samples.order(seed).tolist()
         found = [self._either(order[place], order[-1 - place]) for place in range(start, stop)]
-        return Originals([picture for picture, _ in found], [caption for _, caption in found])
+        return Originals([image for image, _ in found], [caption for _, caption in found])
 
     def skipped(self) -> list[dict[str, str]]:
         return [{"name": row.name, "reason": row.reason} for row in self._bad.rows()]
@@ -89,7 +89,7 @@ class FileSource:
         try:
             return self._original(spare)
         except BadSampleError as error:
-            raise DataError(f"{error}, and so is the sample that would take its place; mend the data") from None
+            raise DataError(f"{error}, and so is the sample that would take its place; fix the data") from None
 
     def _original(self, index: int) -> tuple[Tensor, str]:
         caption = self.samples.caption(index)

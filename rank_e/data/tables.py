@@ -75,7 +75,7 @@ def find_column(names: Sequence[str], wanted: str | None, known: Sequence[str], 
     held = ", ".join(repr(name) for name in names) or "none"
     if wanted is not None:
         if wanted not in names:
-            raise DataError(f"{place}: no column {wanted!r}, only {held}; mend {parameter}")
+            raise DataError(f"{place}: no column {wanted!r}, only {held}; fix {parameter}")
         return wanted
     found = [name for name in names if name.casefold() in known]
     if len(found) != 1:
@@ -87,7 +87,7 @@ def find_column(names: Sequence[str], wanted: str | None, known: Sequence[str], 
 def check_file(path: Path) -> None:
     """DataError unless `path` is a file with something in it."""
     if not path.is_file():
-        raise DataError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}; mend the path")
+        raise DataError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}; fix the path")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty; download or write it again")
 
@@ -192,7 +192,7 @@ def _load_json(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: is not JSON ({error}); mend it") from None
+        raise DataError(f"{place}: is not JSON ({error}); fix it") from None
 
 
 def _object(value: Any, place: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""A control that any real improvement must beat: matching each picture's brightness and contrast to real
+"""A control that any real improvement must beat: matching each image's brightness and contrast to real
 ones.
- Part of a Frechet gain can be had by re-spreading the pictures' means alone, without a decoder that draws
+ Part of a Frechet gain can be had by re-spreading the images' means alone, without a decoder that draws
 better.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AffineControl:
-    """x -> (x - picture mean) * contrast + scale * picture mean + shift, per channel; each vector float32
+    """x -> (x - image mean) * contrast + scale * image mean + shift, per channel; each vector float32
     [3].
     """
 
@@ -22,28 +22,28 @@ class AffineControl:
     shift: Tensor
 
     @classmethod
-    def fit(cls, pictures: Tensor, real: Tensor) -> AffineControl:
-        """Match `pictures` to `real` (both [N, 3, H, W] in [0, 1]): per channel, the mean and spread of the
-        picture means, and the average standard deviation within a picture. Fit on other pictures than those
+    def fit(cls, images: Tensor, real: Tensor) -> AffineControl:
+        """Match `images` to `real` (both [N, 3, H, W] in [0, 1]): per channel, the mean and spread of the
+        image means, and the average standard deviation within an image. Fit on other images than those
         it is tried on.
         """
         (mean, spread, within), (real_mean, real_spread, real_within) = (
-            _statistics(pictures),
+            _statistics(images),
             _statistics(real),
         )
         scale = real_spread / spread.clamp(min=1e-6)
         return cls(real_within / within.clamp(min=1e-6), scale, real_mean - scale * mean)
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """Corrected pictures [N, 3, H, W], clamped to [0, 1]."""
-        means = pictures.mean((2, 3), keepdim=True)
+    def __call__(self, images: Tensor) -> Tensor:
+        """Corrected images [N, 3, H, W], clamped to [0, 1]."""
+        means = images.mean((2, 3), keepdim=True)
         contrast, scale, shift = (v.view(1, 3, 1, 1) for v in (self.contrast, self.scale, self.shift))
-        return ((pictures - means) * contrast + scale * means + shift).clamp(0, 1)
+        return ((images - means) * contrast + scale * means + shift).clamp(0, 1)
 
 
-def _statistics(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per channel [3]: mean of the picture means, their standard deviation, mean deviation within a
-    picture.
+def _statistics(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Per channel [3]: mean of the image means, their standard deviation, mean deviation within a
+    image.
     """
-    means = pictures.mean((2, 3))
-    return means.mean(0), means.std(0), pictures.std((2, 3)).mean(0)
+    means = images.mean((2, 3))
+    return means.mean(0), means.std(0), images.std((2, 3)).mean(0)

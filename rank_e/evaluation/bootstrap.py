@@ -1,4 +1,4 @@
-"""Bootstrap intervals: how far a metric would move if other pictures of the same kind had been drawn."""
+"""Bootstrap intervals: how far a metric would move if other images of the same kind had been drawn."""
 
 from __future__ import annotations
 

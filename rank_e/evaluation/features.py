@@ -1,6 +1,6 @@
 """Feature networks whose Frechet distances are reported, each with its published protocol.
 
-Every picture, real or drawn, is first brought to the evaluation size (`square_lanczos`, 256 px by default), then to
+Every image, real or drawn, is first brought to the evaluation size (`square_lanczos`, 256 px by default), then to
 the network's own input.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rank_e.evaluation.base import Pictures, check_pictures, check_values
+from rank_e.evaluation.base import Images, check_images, check_values
 from rank_e.evaluation.networks import Features, load_clip, load_dinov2, load_inception
 from rank_e.evaluation.resize import clean_fid, clip_bicubic, square_lanczos, squash_bicubic
 from rank_e.rewards.clip import input_size
@@ -24,7 +24,7 @@ IMAGE_SIZE = 256
 
 
 class NetworkFeatures:
-    """A feature network with its protocol: pictures (N of uint8 [3, H, W]) -> float32 [N, D] on the CPU."""
+    """A feature network with its protocol: images (N of uint8 [3, H, W]) -> float32 [N, D] on the CPU."""
 
     def __init__(
         self,
@@ -43,10 +43,10 @@ class NetworkFeatures:
         self.source = source
 
     @torch.no_grad()
-    def __call__(self, pictures: Pictures) -> Tensor:
-        """Features; JudgeError for pictures of another kind or features that are not finite."""
-        check_pictures(self.protocol, pictures)
-        inputs = torch.stack([self.prepare(square_lanczos(picture, self.image_size)) for picture in pictures])
+    def __call__(self, images: Images) -> Tensor:
+        """Features; EvaluationError for images of another kind or features that are not finite."""
+        check_images(self.protocol, images)
+        inputs = torch.stack([self.prepare(square_lanczos(image, self.image_size)) for image in images])
         inputs = inputs.to(self.device)
         if self.statistics is not None:
             inputs = normalise(inputs, *self.statistics)
@@ -73,7 +73,7 @@ def dinov2_features(
     network, source = load_dinov2(folder, device, where)
     return NetworkFeatures(
         network,
-        lambda picture: squash_bicubic(picture, DINOV2_SIZE),
+        lambda image: squash_bicubic(image, DINOV2_SIZE),
         protocol=f"DINOv2 class token, bicubic {DINOV2_SIZE} px",
         source=source,
         device=device,
@@ -94,7 +94,7 @@ def clip_features(
     size = input_size(network)
     return NetworkFeatures(
         network.encode_image,
-        lambda picture: clip_bicubic(picture, size),
+        lambda image: clip_bicubic(image, size),
         protocol=f"CLIP {model} image embedding, bicubic {size} px",
         source=source,
         device=device,

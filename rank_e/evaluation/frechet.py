@@ -27,7 +27,7 @@ class Moments:
             raise RankEError(f"moments: features {list(features.shape)}; give [N >= 2, D]")
         rows = features.double()
         if not bool(torch.isfinite(rows).all()):
-            raise RankEError("moments: features contain NaN or infinity; check the pictures' values")
+            raise RankEError("moments: features contain NaN or infinity; check the images' values")
         mean = rows.mean(0)
         centred = rows - mean
         return cls(mean, centred.T @ centred / (len(rows) - 1), len(rows))

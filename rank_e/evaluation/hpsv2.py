@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rank_e.evaluation.base import JudgeError
+from rank_e.evaluation.base import EvaluationError
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 
@@ -17,18 +17,18 @@ STYLES = ("anime", "concept-art", "paintings", "photo")
 def read_benchmark(folder: str | Path, limit: int | None = None) -> list[tuple[str, str]]:
     """(style, prompt) of `anime.json`, `concept-art.json`, `paintings.json` and `photo.json`: each a list of prompts.
 
-    `limit` keeps the first so many of each style. JudgeError names a file that is missing or of another form.
+    `limit` keeps the first so many of each style. EvaluationError names a file that is missing or of another form.
     """
     rows = []
     for style in STYLES:
         path = Path(folder) / f"{style}.json"
         if not path.is_file():
-            raise JudgeError(f"{path} does not exist; HPDv2's folder `benchmark` holds it")
+            raise EvaluationError(f"{path} does not exist; HPDv2's folder `benchmark` holds it")
         try:
             prompts = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            raise JudgeError(f"{path} is not JSON; get it again") from None
+            raise EvaluationError(f"{path} is not JSON; get it again") from None
         if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
-            raise JudgeError(f"{path} is not a list of prompts; get it again")
+            raise EvaluationError(f"{path} is not a list of prompts; get it again")
         rows += [(style, prompt) for prompt in prompts[:limit]]
     return rows

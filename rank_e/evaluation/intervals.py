@@ -1,10 +1,10 @@
-"""Estimates and bootstrap intervals of a `Stream` in one pass each, with memory that does not grow with pictures.
+"""Estimates and bootstrap intervals of a `Stream` in one pass each, with memory that does not grow with images.
 
-Means: Poisson bootstrap (Chamandy et al., 2012). In every replicate each picture counts Poisson(1) times; only
-weighted sums are kept. The counts depend on the seed and on the picture's index alone, so that arms judged on the same
+Means: Poisson bootstrap (Chamandy et al., 2012). In every replicate each image counts Poisson(1) times; only
+weighted sums are kept. The counts depend on the seed and on the image's index alone, so that arms judged on the same
 prompts are resampled in pairs.
 
-Frechet distances: bootstrap over fixed shards. Picture i belongs to shard i mod S; each shard keeps its count, sum and
+Frechet distances: bootstrap over fixed shards. Image i belongs to shard i mod S; each shard keeps its count, sum and
 scatter, and a replicate draws S shards with replacement. S * D^2 * 8 bytes (671 MB for S = 20, D = 2048). With S
 shards the interval's width has a relative error of about 1 / sqrt(2 S) (16 % for 20).
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rank_e.evaluation.base import JudgeError
+from rank_e.evaluation.base import EvaluationError
 from rank_e.evaluation.bootstrap import bootstrap_interval
 from rank_e.evaluation.frechet import Moments, frechet_distance, matrix_root
 from rank_e.evaluation.stream import Stream
@@ -24,7 +24,7 @@ from rank_e.seeds import generator, seed_for
 
 SHARDS = 20
 LEVEL = 0.95
-_BLOCK = 256  # pictures whose Poisson counts are drawn from one generator
+_BLOCK = 256  # images whose Poisson counts are drawn from one generator
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class ShardSums:
 
     @classmethod
     def of(cls, stream: Stream, name: str, shards: int = SHARDS, device: torch.device | None = None) -> ShardSums:
-        """One pass over features `name` ([n, D] or [n, P, D]); JudgeError for fewer than two pictures a shard."""
+        """One pass over features `name` ([n, D] or [n, P, D]); EvaluationError for fewer than two images a shard."""
         if shards < 1 or stream.done < 2 * shards:
-            raise JudgeError(f"{name}: {stream.done} pictures for {shards} shards; give two a shard at least")
+            raise EvaluationError(f"{name}: {stream.done} images for {shards} shards; give two a shard at least")
         made: ShardSums | None = None
         for start, part in stream.feature_rows(name):
             rows = part.to(device or torch.device("cpu"), torch.float64).flatten(0, -2)
-            places = len(rows) // len(part)  # features [n, P, D]: a picture's P rows stay in one shard
+            places = len(rows) // len(part)  # features [n, P, D]: an image's P rows stay in one shard
             if made is None:  # centring keeps the sums' digits; any centre gives the same moments
                 dim = rows.shape[1]
                 made = cls(
@@ -137,7 +137,7 @@ def frechet_estimate(
 
 
 def poisson_counts(start: int, count: int, resamples: int, seed: int) -> Tensor:
-    """How often pictures `start` to `start + count` count in each replicate: float64 [count, resamples]."""
+    """How often images `start` to `start + count` count in each replicate: float64 [count, resamples]."""
     ones = torch.ones(_BLOCK, resamples, dtype=torch.float64)
     first, last = start // _BLOCK, (start + count - 1) // _BLOCK
     blocks = [torch.poisson(ones, generator(seed, "poisson", resamples, block)) for block in range(first, last + 1)]
@@ -145,10 +145,10 @@ def poisson_counts(start: int, count: int, resamples: int, seed: int) -> Tensor:
 
 
 def mean_estimates(stream: Stream, name: str, *, seed: int, resamples: int) -> dict[str, Estimate]:
-    """Mean of column `name` within each category, and under "" of all pictures, with 95 % intervals.
+    """Mean of column `name` within each category, and under "" of all images, with 95 % intervals.
 
     HPSv2's average over its styles is the latter, since they are of one size. Where nothing has a category, only "" is
-    given. `resamples` = 0 gives no intervals. Raises JudgeError where nothing was judged.
+    given. `resamples` = 0 gives no intervals. Raises EvaluationError where nothing was judged.
     """
     sums: dict[str, Tensor] = {}  # per category [2, 1 + resamples]: weighted sums and weights, the sample's first
     for start, columns in stream.rows(name, "category"):
@@ -160,13 +160,13 @@ def mean_estimates(stream: Stream, name: str, *, seed: int, resamples: int) -> d
             own = torch.from_numpy(columns["category"] == category)
             added = torch.stack([values[own] @ weights[own], weights[own].sum(0)])
             sums[category] = sums[category] + added if category in sums else added
-    sums[""] = torch.stack(list(sums.values())).sum(0)  # pictures without a category are counted here alone
+    sums[""] = torch.stack(list(sums.values())).sum(0)  # images without a category are counted here alone
     means = {category: total / weight for category, (total, weight) in sums.items()}
     return {category: _interval(mean) for category, mean in means.items()}
 
 
 def _interval(replicates: Tensor) -> Estimate:
-    """The first is the estimate, the rest are replicates; those that drew no picture at all (0 / 0) are left out."""
+    """The first is the estimate, the rest are replicates; those that drew no image at all (0 / 0) are left out."""
     value, drawn = float(replicates[0]), replicates[1:]
     drawn = drawn[torch.isfinite(drawn)]
     if len(drawn) < 2:

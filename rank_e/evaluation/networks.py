@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rank_e.evaluation.base import JudgeError
+from rank_e.evaluation.base import EvaluationError
 from rank_e.io.checkpoints import check_shapes, read_tensors, shapes_of
 from rank_e.io.files import sha256_of
 from rank_e.io.torchvision_ops import declare_torchvision_ops
@@ -25,10 +25,10 @@ DINOV2_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_mo
 
 
 def need_file(where: str, path: str | Path) -> Path:
-    """`path`, or JudgeError naming the parameter `where` if no such file exists."""
+    """`path`, or EvaluationError naming the parameter `where` if no such file exists."""
     path = Path(path)
     if not path.is_file():
-        raise JudgeError(f"{where}: {path} does not exist or is not a file; put the weights there or name another")
+        raise EvaluationError(f"{where}: {path} does not exist or is not a file; put the weights there or name another")
     return path
 
 
@@ -65,9 +65,9 @@ def load_inception(file: str | Path, device: torch.device, where: str = "incepti
         try:
             archive: Any = read_torchscript(path)
         except RewardError as error:  # the reader is the rewards' own
-            raise JudgeError(f"{where}: {error}") from None
+            raise EvaluationError(f"{where}: {error}") from None
         if "layers" not in {name for name, _ in archive.named_children()}:
-            raise JudgeError(f"{where}: {path} has no `layers`; give inception-2015-12-05.pt")
+            raise EvaluationError(f"{where}: {path} has no `layers`; give inception-2015-12-05.pt")
         layers = archive.layers.to(device)
     else:
         layers = _fid_inception()
@@ -85,7 +85,7 @@ def load_inception(file: str | Path, device: torch.device, where: str = "incepti
 
 
 def load_dinov2(folder: str | Path, device: torch.device, where: str = "dinov2") -> tuple[Features, str]:
-    """(features, sha256) of a Hugging Face DINOv2 folder: normalised pictures float [N, 3, H, W] (H and W multiples
+    """(features, sha256) of a Hugging Face DINOv2 folder: normalised images float [N, 3, H, W] (H and W multiples
     of the patch) -> the class token after the last norm, float32 [N, D].
     """
     declare_torchvision_ops()
@@ -95,13 +95,13 @@ def load_dinov2(folder: str | Path, device: torch.device, where: str = "dinov2")
     need_file(where, folder / "config.json")
     path = next((folder / name for name in DINOV2_FILES if (folder / name).is_file()), None)
     if path is None:
-        raise JudgeError(f"{where}: {folder} holds none of {', '.join(DINOV2_FILES)}; put the weights there")
+        raise EvaluationError(f"{where}: {folder} holds none of {', '.join(DINOV2_FILES)}; put the weights there")
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError):
-        raise JudgeError(f"{where}: {folder / 'config.json'} is not a configuration; get it again") from None
+        raise EvaluationError(f"{where}: {folder / 'config.json'} is not a configuration; get it again") from None
     if kind != "dinov2":
-        raise JudgeError(f"{where}: {folder / 'config.json'} is of a {kind!r}; give a DINOv2 folder")
+        raise EvaluationError(f"{where}: {folder / 'config.json'} is of a {kind!r}; give a DINOv2 folder")
     read_tensors(path)  # mapped, not copied: a file that is damaged or more than tensors is named before it is used
     try:  # transformers renames the published keys, and would fill those it lacks with random numbers
         config = Dinov2Config.from_pretrained(folder)
@@ -111,9 +111,13 @@ def load_dinov2(folder: str | Path, device: torch.device, where: str = "dinov2")
         model, info = loaded
     except (OSError, ValueError, RuntimeError) as error:
         line = str(error).strip().splitlines()[0][:160]
-        raise JudgeError(f"{where}: {path} does not fit {folder / 'config.json'} ({line}); get both again") from None
+        raise EvaluationError(
+            f"{where}: {path} does not fit {folder / 'config.json'} ({line}); get both again"
+        ) from None
     if wrong := [f"{kind} {', '.join(map(str, names))}" for kind, names in sorted(info.items()) if names]:
-        raise JudgeError(f"{where}: {path} does not fit {folder / 'config.json'}; get both again. {'; '.join(wrong)}")
+        raise EvaluationError(
+            f"{where}: {path} does not fit {folder / 'config.json'}; get both again. {'; '.join(wrong)}"
+        )
     model = model.float().to(device).eval().requires_grad_(False)
 
     def features(x: Tensor) -> Tensor:
@@ -133,8 +137,8 @@ def load_clip(
     path = need_file(where, file)
     try:
         if is_torchscript(path) and not model_config(name).get("quick_gelu", False):
-            raise JudgeError(f"{where}: {path} is OpenAI's and wants QuickGELU; name the model {name}-quickgelu")
+            raise EvaluationError(f"{where}: {path} is OpenAI's and wants QuickGELU; name the model {name}-quickgelu")
         model, tokenize = clip_of_file(name, path, device)
     except RewardError as error:  # the loader is the rewards' own
-        raise JudgeError(f"{where}: {error}") from None
+        raise EvaluationError(f"{where}: {error}") from None
     return model, tokenize, sha256_of(path)

@@ -1,4 +1,4 @@
-"""Statistics of real pictures, computed once: moments with the protocol, the network and the pictures they are of."""
+"""Statistics of real images, computed once: moments with the protocol, the network and the images they are of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rank_e.evaluation.base import FeatureNetwork, JudgeError
+from rank_e.evaluation.base import EvaluationError, FeatureNetwork
 from rank_e.evaluation.frechet import Moments
 from rank_e.evaluation.intervals import ShardSums
 from rank_e.evaluation.stream import Stream
@@ -22,7 +22,7 @@ _HEADER = "reference"
 
 @dataclass(frozen=True)
 class Provenance:
-    """protocol and source (sha256 of the weights) of the network, data (a hash of the real pictures), their count."""
+    """protocol and source (sha256 of the weights) of the network, data (a hash of the real images), their count."""
 
     protocol: str
     source: str
@@ -32,14 +32,14 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments of real pictures' features (float64) and what they are of."""
+    """Moments of real images' features (float64) and what they are of."""
 
     moments: Moments
     provenance: Provenance
 
     @classmethod
     def of(cls, stream: Stream, name: str, data: str) -> Statistics:
-        """From a stream over the real pictures; `data` is a hash that stands for them (and for their order)."""
+        """From a stream over the real images; `data` is a hash that stands for them (and for their order)."""
         network = stream.features[name]
         moments = ShardSums.of(stream, name, shards=1).moments()
         return cls(moments, Provenance(network.protocol, network.source, data, moments.n))
@@ -59,22 +59,22 @@ class Statistics:
 
     @classmethod
     def load(cls, path: str | Path, network: FeatureNetwork | None = None) -> Statistics:
-        """Read a file of `save`. JudgeError if it is missing, damaged, or not of `network`'s protocol and weights."""
+        """Read a file of `save`; EvaluationError if it is missing, damaged, or of another protocol or other weights."""
         path = Path(path)
         if not path.is_file():
-            raise JudgeError(f"{path} does not exist; compute the reference statistics first")
+            raise EvaluationError(f"{path} does not exist; compute the reference statistics first")
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
                 tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in ("mean", "cov")}
             provenance = Provenance(**json.loads(header[_HEADER]))
         except (SafetensorError, KeyError, ValueError, TypeError):
-            raise JudgeError(f"{path} is damaged or holds no reference statistics; compute them again") from None
+            raise EvaluationError(f"{path} is damaged or holds no reference statistics; compute them again") from None
         if network is not None:
             for what, found, wanted in (
                 ("protocol", provenance.protocol, network.protocol),
                 ("weights", provenance.source, network.source),
             ):
                 if found != wanted:
-                    raise JudgeError(f"{path} has {what} {found!r}, the judge {wanted!r}; compute it again")
+                    raise EvaluationError(f"{path} has {what} {found!r}, the judge {wanted!r}; compute it again")
         return cls(Moments(tensors["mean"], tensors["cov"], provenance.count), provenance)

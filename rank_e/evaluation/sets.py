@@ -1,4 +1,4 @@
-"""Prompt sets: which prompts are drawn how often, which judges see the pictures, and what numbers come out."""
+"""Prompt sets: which prompts are drawn how often, which judges see the images, and what numbers come out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rank_e.data.prompts import open_prompts
-from rank_e.evaluation.base import Pictures
+from rank_e.evaluation.base import Images
 from rank_e.evaluation.hpsv2 import read_benchmark
 from rank_e.evaluation.networks import need_file
 from rank_e.evaluation.reference import Statistics
@@ -31,7 +31,7 @@ References = Mapping[str, Statistics]
 
 @dataclass(frozen=True)
 class PromptSet:
-    """A prompt and a category ("": none) for each picture, in the order in which they are drawn, and their judges."""
+    """A prompt and a category ("": none) for each image, in the order in which they are drawn, and their judges."""
 
     name: str
     prompts: list[str]
@@ -43,8 +43,8 @@ class PromptSet:
         """What else than its judges decides the values: nothing."""
         return ""
 
-    def values(self, start: int, pictures: Pictures) -> Values:
-        """Further columns for the pictures from number `start` on."""
+    def values(self, start: int, images: Images) -> Values:
+        """Further columns for the images from number `start` on."""
         return {}
 
     def metrics(
@@ -56,7 +56,7 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class GenEvalSet(PromptSet):
-    """GenEval's prompts, `samples` pictures each; one column more than others: what the rules found."""
+    """GenEval's prompts, `samples` images each; one column more than others: what the rules found."""
 
     geneval: GenEval = field(kw_only=True)
     tasks: list[Task] = field(kw_only=True)
@@ -66,9 +66,9 @@ class GenEvalSet(PromptSet):
     def source(self) -> str:
         return f"{self.geneval.protocol} {self.geneval.source}"
 
-    def values(self, start: int, pictures: Pictures) -> Values:
-        items = [(self.tasks[i // self.samples], i % self.samples) for i in range(start, start + len(pictures))]
-        results = self.geneval(pictures, items)
+    def values(self, start: int, images: Images) -> Values:
+        items = [(self.tasks[i // self.samples], i % self.samples) for i in range(start, start + len(images))]
+        results = self.geneval(images, items)
         return {
             "correct": [float(result.correct) for result in results],
             "reason": [result.reason for result in results],
@@ -78,7 +78,7 @@ class GenEvalSet(PromptSet):
     def metrics(
         self, stream: Stream, references: References, *, seed: int, resamples: int, device: torch.device
     ) -> dict[str, float]:
-        """`<name>`: the mean over the six tasks; `<name>/<task>`: each task's share of correct pictures."""
+        """`<name>`: the mean over the six tasks; `<name>/<task>`: each task's share of correct images."""
         from rank_e.evaluation.geneval.judge import ImageResult
         from rank_e.evaluation.geneval.scores import summarise as shares
 
@@ -115,7 +115,7 @@ def open_benchmark(
     folder: Path,
     device: torch.device,
 ) -> PromptSet:
-    """The benchmark called `name`, its files within `folder`. JudgeError or DataError for what is not there."""
+    """The benchmark called `name`, its files within `folder`. EvaluationError or DataError for what is not there."""
     if section.kind == "prompts":
         rows = open_prompts(folder / section.file, section.column, section.category)
         rows = rows[: section.prompts or None] * section.samples_per_prompt

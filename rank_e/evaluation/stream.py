@@ -1,8 +1,8 @@
-"""Judging a stream of pictures: memory stays the same however many there are, and a killed run goes on.
+"""Judging a stream of images: memory stays the same however many there are, and a killed run goes on.
 
-Pictures are judged batch by batch and forgotten. What remains is written every `every` pictures as one folder
-(`part-<first picture>`), whole or not at all: scores in parquet, feature rows and totals in safetensors. Rows are
-kept on disk rather than moments because they are smaller (8 KB a picture for D = 2048, where one covariance is
+Images are judged batch by batch and forgotten. What remains is written every `every` images as one folder
+(`part-<first image>`), whole or not at all: scores in parquet, feature rows and totals in safetensors. Rows are
+kept on disk rather than moments because they are smaller (8 KB an image for D = 2048, where one covariance is
 34 MB) and because a run that was killed then ends with the very rows of one that was not.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rank_e.evaluation.base import FeatureNetwork, JudgeError, Pictures, Scorer
+from rank_e.evaluation.base import EvaluationError, FeatureNetwork, Images, Scorer
 from rank_e.io.checkpoints import save_tensors, write_folder
 
 ROWS, TENSORS, HEADER = "rows.parquet", "tensors.safetensors", "stream.json"
@@ -27,9 +27,9 @@ Values = Mapping[str, Sequence[float] | Sequence[str]]
 
 
 class Batch(NamedTuple):
-    """Pictures and their prompts; what `Stream.add` takes besides."""
+    """Images and their prompts; what `Stream.add` takes besides."""
 
-    pictures: Pictures
+    images: Images
     prompts: Sequence[str]
     categories: Sequence[str] | None = None
     values: Values | None = None
@@ -53,11 +53,11 @@ class Stream:
         every: int = 512,
     ) -> None:
         if every < 1:
-            raise JudgeError(f"stream: every = {every}; write a part every 1 picture or more")
+            raise EvaluationError(f"stream: every = {every}; write a part every 1 image or more")
         self.folder, self.every = Path(folder), every
         self.features, self.scores = dict(features or {}), dict(scores or {})
         if wrong := [name for name in (*self.features, *self.scores) if name in FIXED or "/" in name]:
-            raise JudgeError(f"stream: {wrong[0]!r} is not a name for a judge; choose another")
+            raise EvaluationError(f"stream: {wrong[0]!r} is not a name for a judge; choose another")
         self._open(key)
         self.parts, self.done = self._whole_parts()
         self._clear()
@@ -79,10 +79,10 @@ class Stream:
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
-                raise JudgeError(f"{path} is not JSON; remove {self.folder} to judge afresh") from None
+                raise EvaluationError(f"{path} is not JSON; remove {self.folder} to judge afresh") from None
             if found != header:
                 other = ", ".join(sorted(name for name in header if found.get(name) != header[name]))
-                raise JudgeError(f"{self.folder} was judged with another {other}; remove it to judge afresh")
+                raise EvaluationError(f"{self.folder} was judged with another {other}; remove it to judge afresh")
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{HEADER}.tmp")
@@ -93,42 +93,42 @@ class Stream:
         os.replace(temporary, path)
 
     def _whole_parts(self) -> tuple[list[Path], int]:
-        """Parts in order, and how many pictures they hold."""
+        """Parts in order, and how many images they hold."""
         from pyarrow import parquet
 
         parts, done = sorted(self.folder.glob("part-*")), 0
         for part in parts:
             if part.name != _name(done) or not (part / TENSORS).is_file() or not (part / ROWS).is_file():
-                raise JudgeError(f"{part} is incomplete or follows a gap; remove {self.folder} to judge afresh")
+                raise EvaluationError(f"{part} is incomplete or follows a gap; remove {self.folder} to judge afresh")
             done += parquet.read_metadata(part / ROWS).num_rows
         return parts, done
 
     def add(
         self,
-        pictures: Pictures,
+        images: Images,
         prompts: Sequence[str],
         categories: Sequence[str] | None = None,
         *,
         values: Values | None = None,
         totals: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Judge the next pictures (N of uint8 [3, H, W]) of N prompts, whose first is picture `done`.
+        """Judge the next images (N of uint8 [3, H, W]) of N prompts, whose first is image `done`.
 
         `values` are further columns of N entries that the caller has computed, `totals` tensors that are summed over
         all batches (such as token histograms). Nothing is kept when a judge refuses.
         """
-        count = len(pictures)
+        count = len(images)
         categories = [""] * count if categories is None else list(categories)
         columns: dict[str, list[Any]] = {"category": categories}
         columns |= {name: list(column) for name, column in (values or {}).items()}
-        columns |= {name: score(pictures, prompts).tolist() for name, score in self.scores.items()}
-        rows = {name: network(pictures) for name, network in self.features.items()}
+        columns |= {name: score(images, prompts).tolist() for name, score in self.scores.items()}
+        rows = {name: network(images) for name, network in self.features.items()}
         lengths = {name: len(column) for name, column in columns.items()}
         lengths |= {name: len(row) for name, row in rows.items()}
         if wrong := [f"{name} {length}" for name, length in lengths.items() if length != count]:
-            raise JudgeError(f"stream: {count} pictures but {', '.join(wrong)}; give one entry a picture")
+            raise EvaluationError(f"stream: {count} images but {', '.join(wrong)}; give one entry an image")
         if self._pending and columns.keys() != self._columns.keys():
-            raise JudgeError(
+            raise EvaluationError(
                 f"stream: columns {sorted(columns)} after {sorted(self._columns)}; give the same each time"
             )
         for name, column in columns.items():
@@ -143,7 +143,7 @@ class Stream:
             self._write()
 
     def finish(self) -> None:
-        """Write what has been judged since the last part; call it after the last picture."""
+        """Write what has been judged since the last part; call it after the last image."""
         if self._pending:
             self._write()
 
@@ -163,22 +163,24 @@ class Stream:
         self._clear()
 
     def columns(self) -> list[str]:
-        """Names of the per-picture columns that have been written; empty before the first part."""
+        """Names of the per-image columns that have been written; empty before the first part."""
         from pyarrow import parquet
 
         return list(parquet.read_schema(self.parts[0] / ROWS).names) if self.parts else []
 
     def rows(self, *names: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Part by part (index of the first picture, columns by name).
+        """Part by part (index of the first image, columns by name).
 
-        JudgeError for an unknown column or an empty stream.
+        EvaluationError for an unknown column or an empty stream.
         """
         from pyarrow import parquet
 
         if not self.parts:
-            raise JudgeError(f"{self.folder} holds no pictures; judge some first")
+            raise EvaluationError(f"{self.folder} holds no images; judge some first")
         if missing := [name for name in names if name not in self.columns()]:
-            raise JudgeError(f"{self.folder} has no column {', '.join(missing)}; it has {', '.join(self.columns())}")
+            raise EvaluationError(
+                f"{self.folder} has no column {', '.join(missing)}; it has {', '.join(self.columns())}"
+            )
         start = 0
         for part in self.parts:
             table = parquet.read_table(part / ROWS, columns=list(names))
@@ -186,9 +188,9 @@ class Stream:
             start += table.num_rows
 
     def feature_rows(self, name: str) -> Iterator[tuple[int, Tensor]]:
-        """Part by part (index of the first picture, features float32 [n, D])."""
+        """Part by part (index of the first image, features float32 [n, D])."""
         if not self.parts:
-            raise JudgeError(f"{self.folder} holds no pictures; judge some first")
+            raise EvaluationError(f"{self.folder} holds no images; judge some first")
         start = 0
         for part in self.parts:
             rows = _tensor(part, f"features/{name}")
@@ -198,7 +200,7 @@ class Stream:
     def total(self, name: str) -> Tensor:
         """The sum over all batches of what `add` got as `totals[name]`."""
         if not self.parts:
-            raise JudgeError(f"{self.folder} holds no pictures; judge some first")
+            raise EvaluationError(f"{self.folder} holds no images; judge some first")
         total = _tensor(self.parts[0], f"totals/{name}")
         for part in self.parts[1:]:
             total = total + _tensor(part, f"totals/{name}")
@@ -214,7 +216,7 @@ def _tensor(part: Path, name: str) -> Tensor:
 
     with safe_open(part / TENSORS, framework="pt") as file:
         if name not in file.keys():  # noqa: SIM118 - not a mapping
-            raise JudgeError(f"{part} holds no {name}; every batch must give it")
+            raise EvaluationError(f"{part} holds no {name}; every batch must give it")
         return file.get_tensor(name)
 
 
@@ -225,16 +227,18 @@ def judge(
     batch_size: int,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> None:
-    """Judge pictures 0 to `total`, from wherever the stream stands.
+    """Judge images 0 to `total`, from wherever the stream stands.
 
     `draw(start, stop)` gives the batch of that range; it must depend on the range alone. Parts
     end with a batch, so that a run that was killed goes on with the same batches.
     """
     if stream.done > total:
-        raise JudgeError(f"{stream.folder} holds {stream.done} pictures of {total}; remove it to judge afresh")
+        raise EvaluationError(f"{stream.folder} holds {stream.done} images of {total}; remove it to judge afresh")
     if stream.done % batch_size and stream.done != total:
-        raise JudgeError(f"{stream.folder} was judged in other batches than {batch_size}; remove it to judge afresh")
+        raise EvaluationError(
+            f"{stream.folder} was judged in other batches than {batch_size}; remove it to judge afresh"
+        )
     for start in progress(range(stream.done, total, batch_size)):
         batch = draw(start, min(start + batch_size, total))
-        stream.add(batch.pictures, batch.prompts, batch.categories, values=batch.values, totals=batch.totals)
+        stream.add(batch.images, batch.prompts, batch.categories, values=batch.values, totals=batch.totals)
     stream.finish()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rank_e.evaluation.base import FeatureNetwork, JudgeError, Scorer
+from rank_e.evaluation.base import EvaluationError, FeatureNetwork, Scorer
 from rank_e.evaluation.features import clip_features, dinov2_features, inception_features
 from rank_e.evaluation.intervals import SHARDS, frechet_estimate, mean_estimates
 from rank_e.evaluation.reference import Statistics
@@ -44,7 +44,7 @@ def build_judges(
     Kinds of distances: inception, dinov2 (`file` is a folder), clip_features; of scores: clip_score. Further keys:
     image_size (256), and model for the CLIP kinds (ViT-B-32-quickgelu, or a JSON file in `folder`).
     `package.module:factory` is called with (folder, device, **further keys) and gives a `FeatureNetwork` or a
-    `Scorer`. JudgeError (or CheckpointError, of a file's contents) names the judge and the key.
+    `Scorer`. EvaluationError (or CheckpointError, of a file's contents) names the judge and the key.
     """
     place = Path(folder)
     return Judges(
@@ -63,17 +63,19 @@ def _build(
     rest = dict(options)
     kind = rest.pop("kind", None)
     if isinstance(kind, str) and is_path(kind):
-        return call_factory(where, kind, folder, device, rest, JudgeError)
+        return call_factory(where, kind, folder, device, rest, EvaluationError)
     if kind not in known:
-        raise JudgeError(f"{where}.kind: unknown judge {kind!r}; known: {', '.join(known)}, or package.module:factory")
+        raise EvaluationError(
+            f"{where}.kind: unknown judge {kind!r}; known: {', '.join(known)}, or package.module:factory"
+        )
     file = rest.pop("file", None)
     if not isinstance(file, str) or not file:
-        raise JudgeError(f"{where}.file: missing; name the local weights")
+        raise EvaluationError(f"{where}.file: missing; name the local weights")
     if unknown := sorted(rest.keys() - set(_OPTIONS.get(kind, ("image_size",)))):
-        raise JudgeError(f"{where}.{unknown[0]}: no such option of {kind}; remove it")
+        raise EvaluationError(f"{where}.{unknown[0]}: no such option of {kind}; remove it")
     if "model" in rest:
         if not isinstance(rest["model"], str):
-            raise JudgeError(f"{where}.model: is {rest['model']!r}; give an open_clip name or a JSON file")
+            raise EvaluationError(f"{where}.model: is {rest['model']!r}; give an open_clip name or a JSON file")
         rest["model"] = model_within(folder, rest["model"])
     return known[kind](folder / file, device, where=f"{where}.file", **rest)
 
@@ -91,16 +93,18 @@ def summarise(
 
     Features give the Frechet distance to `references` (which must hold each, of the same protocol and weights).
     Scores and further `columns` give `<name>`, their mean, and `<name>/<category>` where categories were named.
-    Compare Frechet distances at equal numbers of pictures only.
+    Compare Frechet distances at equal numbers of images only.
     """
     metrics: dict[str, float] = {}
     shards = min(SHARDS, stream.done // 2)
     for name, network in stream.features.items():
         if name not in references:
-            raise JudgeError(f"{name}: no reference statistics; compute them from real pictures first")
+            raise EvaluationError(f"{name}: no reference statistics; compute them from real images first")
         found = references[name].provenance
         if (found.protocol, found.source) != (network.protocol, network.source):
-            raise JudgeError(f"{name}: the reference is of {found.protocol!r} or of other weights; compute it again")
+            raise EvaluationError(
+                f"{name}: the reference is of {found.protocol!r} or of other weights; compute it again"
+            )
         estimate = frechet_estimate(
             stream, name, references[name].moments, seed=seed, resamples=resamples, shards=shards, device=device
         )

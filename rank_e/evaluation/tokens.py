@@ -1,5 +1,5 @@
 """How far a policy's tokens have drifted: the latent covariate shift, measured on code usage.
- RankE (arXiv 2605.21195) reports D_KL(tokens of the policy || tokens of real pictures) and the entropy in
+ RankE (arXiv 2605.21195) reports D_KL(tokens of the policy || tokens of real images) and the entropy in
 bits.
 """
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rank_e.errors import RankEError
 
-SMOOTHING = 0.5  # pseudo-counts a code (Jeffreys): a code that real pictures never use costs much, not infinity
+SMOOTHING = 0.5  # pseudo-counts a code (Jeffreys): a code that real images never use costs much, not infinity
 
 
 def token_histogram(tokens: Tensor, vocab_size: int) -> Tensor:
@@ -29,7 +29,7 @@ def token_histogram(tokens: Tensor, vocab_size: int) -> Tensor:
 
 
 def token_kl(p: Tensor, q: Tensor, smoothing: float = SMOOTHING) -> float:
-    """D_KL(p || q) in nats of two count histograms [V], p the policy's and q the real pictures', >= 0.
+    """D_KL(p || q) in nats of two count histograms [V], p the policy's and q the real images', >= 0.
 
     Both get `smoothing` pseudo-counts a code, then are normalised. The plug-in estimate is biased up by about
     (used codes - 1) / 2 (1 / N_p + 1 / N_q) nats: compare at equal numbers of tokens. Raises RankEError if

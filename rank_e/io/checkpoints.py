@@ -41,7 +41,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU, in the file's dtypes; wrapper prefixes removed.
 
     A `.pt` may hold the state dict bare or under "model", "module" or "state_dict". Large files are mapped into
-    memory, not copied: do not write to the tensors. CheckpointError (one line, naming the file and the mend) for
+    memory, not copied: do not write to the tensors. CheckpointError (one line, naming the file and the fix) for
     a missing, truncated or empty file, a pickle with more than tensors, and a format that is not known.
     """
     path = Path(path)

@@ -35,7 +35,7 @@ def call_factory(
         made = factory(folder, device, **options)
     except Exception as cause:
         line = " ".join(str(cause).split())
-        raise error(f"{where}: {kind} failed with {type(cause).__name__}: {line}; mend it") from cause
+        raise error(f"{where}: {kind} failed with {type(cause).__name__}: {line}; fix it") from cause
     if not callable(made):
         raise error(f"{where}: {kind} gave a {type(made).__name__}; return something that can be called")
     return made

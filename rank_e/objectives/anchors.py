@@ -1,4 +1,4 @@
-"""What keeps the decoder on the manifold of real pictures, and the weights (RankE, arXiv 2605.21195)."""
+"""What keeps the decoder on the manifold of real images, and the weights (RankE, arXiv 2605.21195)."""
 
 from __future__ import annotations
 

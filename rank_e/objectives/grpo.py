@@ -42,4 +42,4 @@ def require_finite(name: str, rewards: Tensor) -> None:
     """Raise RankEError naming the first reward that is NaN or infinite: never a silent zero."""
     bad = (~rewards.isfinite()).nonzero()
     if len(bad):
-        raise RankEError(f"{name}: reward {bad[0].tolist()} is {rewards[tuple(bad[0])].item()}; mend the reward model")
+        raise RankEError(f"{name}: reward {bad[0].tolist()} is {rewards[tuple(bad[0])].item()}; fix the reward model")

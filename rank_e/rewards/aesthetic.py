@@ -1,4 +1,4 @@
-"""The LAION aesthetic predictors: a published head on CLIP's normalised picture embedding; prompts are not read."""
+"""The LAION aesthetic predictors: a published head on CLIP's normalised image embedding; prompts are not read."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def build_head(what: str, tensors: Mapping[str, Tensor]) -> nn.Sequential:
 
 
 class AestheticReward:
-    """head(unit-norm CLIP picture embedding): about 1 to 10, the mean rating that people would give."""
+    """head(unit-norm CLIP image embedding): about 1 to 10, the mean rating that people would give."""
 
     def __init__(
         self, model: ClipModel, head: nn.Sequential, name: str = "aesthetic", protocol: Protocol = clip_protocol
@@ -75,7 +75,7 @@ def load_aesthetic(file: str | Path, model: ClipModel, name: str = "aesthetic") 
     """The predictor with the head of `file` on the CLIP `model`; RewardError if their widths differ."""
     tensors = read_weights(file)
     head = build_head(str(file), tensors)
-    width = int(model.text_projection.shape[-1])  # pictures and prompts share one embedding width
+    width = int(model.text_projection.shape[-1])  # images and prompts share one embedding width
     if head[0].in_features != width:
         raise RewardError(
             f"{file} reads embeddings of {head[0].in_features}, the CLIP gives {width}; use the CLIP that it was "

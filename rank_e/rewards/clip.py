@@ -1,4 +1,4 @@
-"""The CLIP reward: 100 times the cosine of picture and prompt, differentiable from the pixels.
+"""The CLIP reward: 100 times the cosine of image and prompt, differentiable from the pixels.
 
 It serves any open_clip model: the network's own size and normalisation constants are read from its visual
 tower.
@@ -22,10 +22,10 @@ Protocol = Callable[[Tensor, int, Sequence[float], Sequence[float]], Tensor]  # 
 
 
 def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Pictures [N, 3, H, W] in [0, 1] -> [N, 3, size, size] as CLIP was trained on, differentiable.
+    """Images [N, 3, H, W] in [0, 1] -> [N, 3, size, size] as CLIP was trained on, differentiable.
 
     The shorter side is resized to `size` (bicubic, antialiased), the centre is cut out, then (x - mean) /
-    std. A picture of the right size is not resampled. Overshoots of the resize are kept; published checkpoints
+    std. An image of the right size is not resampled. Overshoots of the resize are kept; published checkpoints
     are judged with `preprocessing.clip_protocol`, which cuts them off as Pillow does.
     """
     return normalise(shorter_side(images, size), mean, std)
@@ -41,7 +41,7 @@ def input_size(model: ClipModel) -> int:
     size = model.visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
-        raise RewardError(f"CLIP model: its input of {height} x {width} is not square; use a model of square pictures")
+        raise RewardError(f"CLIP model: its input of {height} x {width} is not square; use a model of square images")
     return int(height)
 
 
@@ -83,6 +83,6 @@ class ClipReward:
 
     def compare(self, embeddings: Tensor, prompts: list[str]) -> Tensor:
         """The same scores of the model's own image embeddings [N, D], of any length."""
-        pictures = F.normalize(embeddings, dim=-1)
-        scores = self.scale * (pictures * self.text_features(prompts)).sum(-1)
+        images = F.normalize(embeddings, dim=-1)
+        scores = self.scale * (images * self.text_features(prompts)).sum(-1)
         return check_scores(self.name, scores.float())

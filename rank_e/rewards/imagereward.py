@@ -1,4 +1,4 @@
-"""ImageReward (Xu et al., 2023, arXiv 2304.05977): BLIP's picture encoder and cross-attending BERT, and an MLP.
+"""ImageReward (Xu et al., 2023, arXiv 2304.05977): BLIP's image encoder and cross-attending BERT, and an MLP.
 
 The published package cannot be imported beside today's transformers and timm. Its file `ImageReward.pt` fits, key by
 key, timm's VisionTransformer and transformers' BLIP text model, which are used here.
@@ -28,7 +28,7 @@ SPECIAL_TOKENS = ["[DEC]", "[ENC]"]  # BLIP appends them to BERT's vocabulary
 UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
 PARTS = {"vision": "blip.visual_encoder.", "text": "blip.text_encoder.", "head": "mlp."}
 
-Networks = tuple[Any, Any, nn.Sequential]  # picture encoder, text encoder, head
+Networks = tuple[Any, Any, nn.Sequential]  # image encoder, text encoder, head
 
 
 def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
@@ -37,7 +37,7 @@ def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def build_networks(what: str, tensors: Mapping[str, Tensor]) -> Networks:
-    """(picture encoder, text encoder, head) of an ImageReward state dict; every size is read from its shapes.
+    """(image encoder, text encoder, head) of an ImageReward state dict; every size is read from its shapes.
 
     Raises RewardError that names `what` and each key that is missing, unexpected or of another shape.
     """
@@ -118,7 +118,7 @@ def load_tokenizer(path: str | Path, rows: int) -> Any:
 
 
 class ImageReward:
-    """Human preference of a picture for its prompt, standardised: about -2 to 2. Prompts over 35 tokens are cut."""
+    """Human preference of an image for its prompt, standardised: about -2 to 2. Prompts over 35 tokens are cut."""
 
     def __init__(self, networks: Networks, tokenizer: Any, name: str = "imagereward") -> None:
         self.vision, self.text, self.head = networks

@@ -37,7 +37,7 @@ class Term:
 class Mixture:
     """The weighted sum of rewards; itself a `Reward`.
 
-    A score depends on its own picture and prompt and on the statistics of earlier batches alone: `__call__` never
+    A score depends on its own image and prompt and on the statistics of earlier batches alone: `__call__` never
     changes them, `observe` does.
     """
 
@@ -50,7 +50,7 @@ class Mixture:
         """Raw scores float32 [N] of each reward, by name. Computed in float32 whatever autocast is on.
 
         Raises RewardError naming the reward whose score is not finite, has another shape, or has no gradient while
-        the pictures ask for one.
+        the images ask for one.
         """
         scores = {}
         for name, term in self.terms.items():
@@ -62,7 +62,7 @@ class Mixture:
                 raise RewardError(f"reward {name}: gave {found}; return float scores [{len(prompts)}]")
             if torch.is_grad_enabled() and images.requires_grad and not part.requires_grad:
                 raise RewardError(
-                    f"reward {name}: its scores have no gradient in the pictures; leave it out of the decoder's reward "
+                    f"reward {name}: its scores have no gradient in the images; leave it out of the decoder's reward "
                     "(decoder.lambda_reward: 0) or compute it in torch"
                 )
             scores[name] = check_scores(name, part).float()
@@ -157,7 +157,7 @@ def build_rewards(settings: Mapping[str, Mapping[str, Any]], folder: str | Path,
     """The mixture that section `rewards` asks for: files within `folder`, networks on `device` in float32.
 
     Each entry NAME: {kind, weight (1.0), normalise (none | running), ...}. Kinds and their keys:
-    `clip` {file, model: ViT-L-14-quickgelu}: 100 cos(picture, prompt);
+    `clip` {file, model: ViT-L-14-quickgelu}: 100 cos(image, prompt);
     `hpsv2` {file, model: ViT-H-14}: HPSv2 or HPSv2.1, as published, about 0.2 to 0.3;
     `aesthetic` {file: the head, clip_file, model: ViT-L-14-quickgelu};
     `imagereward` {file, tokenizer: bert-base-uncased's vocab.txt or its folder};

@@ -1,4 +1,4 @@
-"""How published rewards prepare a picture, in torch and differentiable: one named function for each protocol.
+"""How published rewards prepare an image, in torch and differentiable: one named function for each protocol.
 
 Resizing is bicubic and antialiased, as Pillow's and torchvision's is. Published pipelines read 8-bit files: whatever
 is outside [0, 1] or between two of the 256 levels cannot reach them. Here values are cut off and rounded in the same
@@ -18,7 +18,7 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Pictures [N, 3, H, W] -> [N, 3, height, width], bicubic, antialiased; overshoots are kept."""
+    """Images [N, 3, H, W] -> [N, 3, height, width], bicubic, antialiased; overshoots are kept."""
     if images.shape[-2:] == (height, width):
         return images
     return F.interpolate(images, (height, width), mode="bicubic", antialias=True, align_corners=False)
@@ -30,7 +30,7 @@ def levels(scaled: Tensor) -> Tensor:
 
 
 def pillow_resize(images: Tensor, height: int, width: int) -> Tensor:
-    """`resize` of 8-bit pictures as Pillow does it: along rows, then along columns, 8 bits after each."""
+    """`resize` of 8-bit images as Pillow does it: along rows, then along columns, 8 bits after each."""
     scaled = levels(images * 255)  # whole numbers: halves stay halves in float32
     for target in ((scaled.shape[-2], width), (height, width)):
         if scaled.shape[-2:] != target:
@@ -58,7 +58,7 @@ def shorter_side(images: Tensor, size: int, resize: Callable[[Tensor, int, int],
 def clip_protocol(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """OpenAI CLIP's preparation, which the aesthetic predictors and ImageReward share.
 
-    Pictures [N, 3, H, W] in [0, 1] -> [N, 3, size, size]: shorter side by Pillow's bicubic resize, centre, normalised.
+    Images [N, 3, H, W] in [0, 1] -> [N, 3, size, size]: shorter side by Pillow's bicubic resize, centre, normalised.
     """
     return normalise(shorter_side(images, size, pillow_resize), mean, std)
 
@@ -66,8 +66,8 @@ def clip_protocol(images: Tensor, size: int, mean: Sequence[float], std: Sequenc
 def hps_protocol(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """HPSv2's preparation: the longer side is resized to `size` and the rest filled with black.
 
-    Pictures [N, 3, H, W] in [0, 1] -> [N, 3, size, size]. The published code resizes after the conversion to float,
-    so overshoots of the resize are kept. Square pictures, which is all that RankE draws, get no filling.
+    Images [N, 3, H, W] in [0, 1] -> [N, 3, size, size]. The published code resizes after the conversion to float,
+    so overshoots of the resize are kept. Square images, which is all that RankE draws, get no filling.
     """
     scale = size / max(images.shape[-2:])
     height, width = round(images.shape[-2] * scale), round(images.shape[-1] * scale)

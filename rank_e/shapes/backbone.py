@@ -51,7 +51,7 @@ class ShapesBackbone:
 
     @property
     def image_size(self) -> int:
-        """Side of a picture in pixels: 48."""
+        """Side of an image in pixels: 48."""
         return self.tokenizer_config.image_size
 
     @cached_property
@@ -66,7 +66,7 @@ class ShapesBackbone:
         rows = torch.tensor([places[prompt] for prompt in prompts], device=features.device)
         return features[rows].to(self.dtype), mask[rows]
 
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         """None: the world's captions all fit, and other words are refused."""
         return []
 

@@ -1,7 +1,7 @@
 """The embedded world's base, from nothing: three CLIPs, a tokenizer, a policy, and what they measure together.
 
 Each function is one training stage: parameters and earlier networks in, weights out. Text encoder, reward and
-evaluator differ in seed, size and pictures, so that what is rewarded is not what judges.
+evaluator differ in seed, size and images, so that what is rewarded is not what judges.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ class _Section(BaseModel):
 
 
 class TrainingParams(_Section):
-    """Length and pace of one training: steps, batch (pictures a step), peak learning rate, seed, pictures drawn."""
+    """Length and pace of one training: steps, batch (images a step), peak learning rate, seed, images drawn."""
 
     steps: PositiveInt
     batch: PositiveInt
     learning_rate: PositiveFloat
     seed: int
-    pictures: PositiveInt
+    images: PositiveInt
 
 
 class TokenizerSize(_Section):
@@ -71,10 +71,10 @@ class BaseParams(_Section):
 
 
 def real_set(split: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
-    """`count` real pictures [N, 3, H, W] uint8 of a split and their captions."""
+    """`count` real images [N, 3, H, W] uint8 of a split and their captions."""
     prompts = world.prompts(split, count, seed)
-    pictures = world.pictures([world.scene_for(prompt, seed) for prompt in prompts])
-    return pictures.mul(255).round().to(torch.uint8), [prompt.text for prompt in prompts]
+    images = world.images([world.scene_for(prompt, seed) for prompt in prompts])
+    return images.mul(255).round().to(torch.uint8), [prompt.text for prompt in prompts]
 
 
 def train_base_clip(name: str, params: TrainingParams, log: Log) -> nn.Module:
@@ -84,18 +84,18 @@ def train_base_clip(name: str, params: TrainingParams, log: Log) -> nn.Module:
     combinations: the one must encode them, the other must judge them. Reward and policy never do.
     """
     if name != "reward":
-        unseen = params.pictures * 2 // 9
+        unseen = params.images * 2 // 9
         sets = (
-            real_set("train", params.pictures - unseen, params.seed),
+            real_set("train", params.images - unseen, params.seed),
             real_set("held_out", unseen, params.seed),
         )
-        pictures, captions = torch.cat([sets[0][0], sets[1][0]]), sets[0][1] + sets[1][1]
+        images, captions = torch.cat([sets[0][0], sets[1][0]]), sets[0][1] + sets[1][1]
     else:
-        pictures, captions = real_set("train", params.pictures, params.seed)
+        images, captions = real_set("train", params.images, params.seed)
     model = clip.build(CLIPS[name], seed=params.seed)
     clip.train_clip(
         model,
-        pictures,
+        images,
         captions,
         steps=params.steps,
         batch=params.batch,
@@ -109,11 +109,11 @@ def train_base_clip(name: str, params: TrainingParams, log: Log) -> nn.Module:
 
 def train_base_tokenizer(params: TrainingParams, size: TokenizerSize, log: Log) -> Tokenizer:
     """Reconstruction training of the tokenizer."""
-    pictures, _ = real_set("train", params.pictures, params.seed)
+    images, _ = real_set("train", params.images, params.seed)
     tokenizer = Tokenizer(TokenizerConfig(**size.model_dump())).initialise(generator(params.seed, "tok"))
     train_tokenizer(
         tokenizer,
-        pictures,
+        images,
         steps=params.steps,
         batch=params.batch,
         learning_rate=params.learning_rate,
@@ -124,9 +124,9 @@ def train_base_tokenizer(params: TrainingParams, size: TokenizerSize, log: Log) 
 
 
 @torch.no_grad()
-def encode_pictures(tokenizer: Tokenizer, pictures: Tensor, batch: int = 256) -> Tensor:
-    """uint8 pictures [N, 3, H, W] -> tokens int64 [N, L]."""
-    return torch.cat([tokenizer.encode(part.float() / 127.5 - 1)[1] for part in pictures.split(batch)])
+def encode_images(tokenizer: Tokenizer, images: Tensor, batch: int = 256) -> Tensor:
+    """uint8 images [N, 3, H, W] -> tokens int64 [N, L]."""
+    return torch.cat([tokenizer.encode(part.float() / 127.5 - 1)[1] for part in images.split(batch)])
 
 
 def policy_config(size: PolicySize, text: clip.TextEncoder, tokenizer: Tokenizer) -> PolicyConfig:
@@ -142,20 +142,20 @@ def policy_config(size: PolicySize, text: clip.TextEncoder, tokenizer: Tokenizer
 
 
 def real_tokens(tokenizer: Tokenizer, split: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
-    """Tokens int64 [count, L] of real pictures of a split and their captions, drawn part by part to save memory."""
+    """Tokens int64 [count, L] of real images of a split and their captions, drawn part by part to save memory."""
     prompts = world.prompts(split, count, seed)
     parts = []
     for start in range(0, count, 1000):
-        pictures = world.pictures([world.scene_for(prompt, seed) for prompt in prompts[start : start + 1000]])
-        parts.append(encode_pictures(tokenizer, pictures.mul(255).round().to(torch.uint8)))
+        images = world.images([world.scene_for(prompt, seed) for prompt in prompts[start : start + 1000]])
+        parts.append(encode_images(tokenizer, images.mul(255).round().to(torch.uint8)))
     return torch.cat(parts), [prompt.text for prompt in prompts]
 
 
 def train_base_policy(
     params: TrainingParams, size: PolicySize, text: clip.TextEncoder, tokenizer: Tokenizer, log: Log
 ) -> Policy:
-    """Next-token training of the policy on the tokenizer's codes of real pictures."""
-    tokens, captions = real_tokens(tokenizer, "train", params.pictures, params.seed)
+    """Next-token training of the policy on the tokenizer's codes of real images."""
+    tokens, captions = real_tokens(tokenizer, "train", params.images, params.seed)
     distinct = sorted(set(captions))
     with torch.no_grad():
         features, mask = text(distinct)

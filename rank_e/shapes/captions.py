@@ -1,4 +1,4 @@
-"""The language of the picture world: a closed set of captions, each with the composition it names.
+"""The language of the image world: a closed set of captions, each with the composition it names.
 
 Six categories after GenEval (Ghosh et al., 2023): one object, two objects, counting, colors, position and
 color attribution. A caption names shapes and, where it says so, colours, a count, or a direction; whatever it
@@ -25,7 +25,7 @@ CATEGORIES: tuple[str, ...] = (
     "position",
     "color attribution",
 )
-# Direction of the first object, seen from the second one or from the picture's centre: (rows, columns).
+# Direction of the first object, seen from the second one or from the image's centre: (rows, columns).
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (0, -1), "right": (0, 1), "above": (-1, 0), "below": (1, 0)}
 OPPOSITE: dict[str, str] = {"left": "right", "right": "left", "above": "below", "below": "above"}
 COUNTS: dict[int, str] = {2: "two", 3: "three"}
@@ -55,7 +55,7 @@ class Composition:
     """What a caption asks for: one or two items and, where named, a direction.
 
     `direction` is a key of DIRECTIONS or "": of the first item from the second one or, with a single item,
-    from the picture's centre. Items name every object of the picture; further objects are wrong.
+    from the image's centre. Items name every object of the image; further objects are wrong.
     """
 
     category: str
@@ -64,7 +64,7 @@ class Composition:
 
     @property
     def count(self) -> int:
-        """Number of objects in the picture, 1 to 3."""
+        """Number of objects in the image, 1 to 3."""
         return sum(item.count for item in self.items)
 
 
@@ -77,7 +77,7 @@ def caption(composition: Composition) -> str:
 
 
 def meaning(composition: Composition) -> str:
-    """A key that is equal for compositions that ask for the same pictures, whatever their word order."""
+    """A key that is equal for compositions that ask for the same images, whatever their word order."""
     items, direction = composition.items, composition.direction
     if len(items) == 2 and items[0] > items[1]:
         items, direction = items[::-1], OPPOSITE.get(direction, "")
@@ -88,7 +88,7 @@ def _enumerate() -> Iterator[Composition]:
     for shape in SHAPES:
         yield Composition("one object", (Item(shape),))
         for direction in DIRECTIONS:
-            # Three bare nouns cannot be split: the place in the picture gives enough compositions.
+            # Three bare nouns cannot be split: the place in the image gives enough compositions.
             yield Composition("one object", (Item(shape),), direction)
     for shape, colour in product(SHAPES, COLOURS):
         yield Composition("colors", (Item(shape, colour),))

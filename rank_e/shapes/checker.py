@@ -1,6 +1,6 @@
-"""Read a picture back without anything learned: segmentation by colour, then a test of each blob's shape.
+"""Read an image back without anything learned: segmentation by colour, then a test of each blob's shape.
 
-A picture is right when it holds exactly the objects that its caption names: the same multiset of shapes and
+An image is right when it holds exactly the objects that its caption names: the same multiset of shapes and
 colours, the same direction, and nothing else. A saturated blob that is no clean circle, square or triangle
 makes it wrong.
 """
@@ -20,14 +20,14 @@ from rank_e.shapes.scene import AREA, SIZE, points
 
 # Largest minus smallest channel: backgrounds stay below 0.1, rims of objects above 0.25.
 CHROMA = 0.18
-# Smaller specks are ignored; between this and the least object a blob is a fault of the picture.
+# Smaller specks are ignored; between this and the least object a blob is a fault of the image.
 SPECK_AREA = 8
 LEAST_AREA = 60
 LEAST_IOU = 0.85
 # Rotations, in degrees, in which a template is tried.
 TILTS = (-10.0, 0.0, 10.0)
 _PAD = 3
-# An object at the centre of the picture is at none of its sides.
+# An object at the centre of the image is at none of its sides.
 LEAST_OFFSET = 4.0
 
 
@@ -43,18 +43,18 @@ class Seen:
     iou: float
 
 
-def read(picture: NDArray[np.generic]) -> list[Seen]:
-    """The objects of a picture, by colour and from the upper edge down.
+def read(image: NDArray[np.generic]) -> list[Seen]:
+    """The objects of an image, by colour and from the upper edge down.
 
-    `picture` is [3, 48, 48], float in [0, 1] or uint8; values beyond the range count as the range's ends.
+    `image` is [3, 48, 48], float in [0, 1] or uint8; values beyond the range count as the range's ends.
     Raises RankEError for another shape or type and for values that are not finite.
     """
-    image = _as_float(picture)
-    low = image.min(axis=0)
-    chroma = image.max(axis=0) - low
+    pixels = _as_float(image)
+    low = pixels.min(axis=0)
+    chroma = pixels.max(axis=0) - low
     saturated = chroma > CHROMA
     # The colour without its grey part is the hue; the nearest direction of the palette names it.
-    nearest = np.tensordot(_HUES, image - low, axes=1).argmax(axis=0)
+    nearest = np.tensordot(_HUES, pixels - low, axes=1).argmax(axis=0)
     seen: list[Seen] = []
     for index, colour in enumerate(COLOURS):
         mask = saturated & (nearest == index)
@@ -68,9 +68,9 @@ def read(picture: NDArray[np.generic]) -> list[Seen]:
     return seen
 
 
-def check(picture: NDArray[np.generic], composition: Composition) -> bool:
-    """True when the picture shows exactly the composition; arguments and errors as `read`."""
-    seen = read(picture)
+def check(image: NDArray[np.generic], composition: Composition) -> bool:
+    """True when the image shows exactly the composition; arguments and errors as `read`."""
+    seen = read(image)
     if len(seen) != composition.count or any(not blob.shape for blob in seen):
         return False
     wanted = [item for item in composition.items for _ in range(item.count)]
@@ -109,17 +109,17 @@ def _recognise(blob: NDArray[np.bool_], area: int, colour: str, top: int, left: 
     return Seen(best, colour, row + top - _PAD + 0.5, col + left - _PAD + 0.5, area, best_iou if best else 0.0)
 
 
-def _as_float(picture: NDArray[np.generic]) -> NDArray[np.float32]:
-    if picture.shape != (3, SIZE, SIZE):
-        raise RankEError(f"picture of shape {list(picture.shape)}: the checker reads [3, {SIZE}, {SIZE}]")
-    if picture.dtype == np.uint8:
-        return picture.astype(np.float32) / np.float32(255)
-    if not np.issubdtype(picture.dtype, np.floating):
-        raise RankEError(f"picture of type {picture.dtype}: the checker reads float in [0, 1] or uint8")
-    image: NDArray[np.float32] = picture.astype(np.float32)
-    if not np.isfinite(image).all():
-        raise RankEError("picture with values that are not finite: look for a diverged decoder")
-    return image.clip(0, 1)
+def _as_float(image: NDArray[np.generic]) -> NDArray[np.float32]:
+    if image.shape != (3, SIZE, SIZE):
+        raise RankEError(f"image of shape {list(image.shape)}: the checker reads [3, {SIZE}, {SIZE}]")
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / np.float32(255)
+    if not np.issubdtype(image.dtype, np.floating):
+        raise RankEError(f"image of type {image.dtype}: the checker reads float in [0, 1] or uint8")
+    pixels: NDArray[np.float32] = image.astype(np.float32)
+    if not np.isfinite(pixels).all():
+        raise RankEError("image with values that are not finite: look for a diverged decoder")
+    return pixels.clip(0, 1)
 
 
 def _hues() -> NDArray[np.floating]:

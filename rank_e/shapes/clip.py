@@ -1,6 +1,6 @@
 """The embedded world's three CLIPs: real open_clip models at toy size, over the world's closed vocabulary.
  TEXT lends its text tower to the policy; REWARD ranks rollouts; EVALUATOR judges and took no part in
-training. They differ in size, seed and pictures.
+training. They differ in size, seed and images.
 """
 
 from collections.abc import Callable
@@ -137,7 +137,7 @@ def pools_of(captions: list[str]) -> list[Tensor]:
 
 def train_clip(
     clip: ClipModel,
-    pictures: Tensor,
+    images: Tensor,
     captions: list[str],
     *,
     steps: int,
@@ -147,12 +147,12 @@ def train_clip(
     log: Callable[[int, dict[str, float]], None],
     recall_words: bool = False,
 ) -> None:
-    """Train in place on uint8 pictures [N, 3, H, W] and their captions: AdamW, warm-up and cosine,
+    """Train in place on uint8 images [N, 3, H, W] and their captions: AdamW, warm-up and cosine,
     temperature learned.
 
     Every second batch is of one category: among captions of all kinds a direction or the owner of a colour hardly
     ever decides which caption fits, so it would hardly be learned. `recall_words` adds a loss on the text tower
-    alone: every hidden state must name its own word, and the last one all words in order. What the pictures do not
+    alone: every hidden state must name its own word, and the last one all words in order. What the images do not
     teach about a caption is then still there for a policy to read, as it is in a language model's features.
     """
     from rank_e.shapes.training import cosine_learning_rate, descend
@@ -167,7 +167,7 @@ def train_clip(
     for step in range(steps):
         pool = pools[step % len(pools)]
         rows = pool[torch.randint(len(pool), (batch,), generator=generator(seed, "clip", step))]
-        image, text, scale = clip(clip_inputs(clip, pictures[rows].float() / 255), ids[rows])
+        image, text, scale = clip(clip_inputs(clip, images[rows].float() / 255), ids[rows])
         same = (ids[rows][:, None] == ids[rows][None]).all(-1)
         loss = contrastive_loss(image, text, scale, same)
         if words is not None:

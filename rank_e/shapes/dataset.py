@@ -1,4 +1,4 @@
-"""The embedded world as a source: prompts and real pictures are drawn on demand, as many as are asked for."""
+"""The embedded world as a source: prompts and real images are drawn on demand, as many as are asked for."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,23 +20,23 @@ class ShapesSource:
         """`count` (prompt, category), a function of the seed."""
         return [(prompt.text, prompt.category) for prompt in world.prompts(self.split, count, seed)]
 
-    def real_pictures(self, prompts: Sequence[str], seed: int) -> Tensor:
-        """A picture of each prompt's own scene: float32 [N, 3, 48, 48] in [0, 1]."""
+    def real_images(self, prompts: Sequence[str], seed: int) -> Tensor:
+        """An image of each prompt's own scene: float32 [N, 3, 48, 48] in [0, 1]."""
         named = [world.Prompt.from_text(index, text) for index, text in enumerate(prompts)]
-        return world.pictures([world.scene_for(prompt, seed) for prompt in named])
+        return world.images([world.scene_for(prompt, seed) for prompt in named])
 
     def pairs(self, count: int, seed: int, start: int = 0) -> Iterator[Pair]:
-        """`count` prompts in the world's mix, each with a picture of a scene of its own."""
+        """`count` prompts in the world's mix, each with an image of a scene of its own."""
         for prompt in world.prompts(self.split, count, seed)[start:]:
-            yield Pair(world.pictures([world.scene_for(prompt, seed)])[0], prompt.text)
+            yield Pair(world.images([world.scene_for(prompt, seed)])[0], prompt.text)
 
     def originals(self, start: int, stop: int, prompts: Sequence[str], seed: int) -> Originals:
-        """Picture i shows prompt i modulo their number, each time in another scene: exactly the prompts' mix."""
+        """Image i shows prompt i modulo their number, each time in another scene: exactly the prompts' mix."""
         places = [divmod(index, len(prompts)) for index in range(start, stop)]
         named = [(copy, world.Prompt.from_text(place, prompts[place])) for copy, place in places]
         scenes = [world.scene_for(prompt, seed_for(seed, "copy", copy)) for copy, prompt in named]
-        pictures = as_bytes(world.pictures(scenes))
-        return Originals(list(pictures), [prompts[place] for _, place in places])
+        images = as_bytes(world.images(scenes))
+        return Originals(list(images), [prompts[place] for _, place in places])
 
     def skipped(self) -> list[dict[str, str]]:
         """Nothing: what is drawn is always whole."""

@@ -35,15 +35,15 @@ class EvaluatorFeatures(NamedTuple):
 
 
 @torch.no_grad()
-def evaluator_features(model: ClipModel, pictures: Tensor, batch_size: int = 128) -> EvaluatorFeatures:
-    """Penultimate and mid-level features and the image embedding (float32) of pictures in [0, 1].
+def evaluator_features(model: ClipModel, images: Tensor, batch_size: int = 128) -> EvaluatorFeatures:
+    """Penultimate and mid-level features and the image embedding (float32) of images in [0, 1].
 
-    Any open_clip visual tower: penultimate is the last stage (block) averaged over the picture, before the
+    Any open_clip visual tower: penultimate is the last stage (block) averaged over the image, before the
     projection into the text's space; mid-level is the middle stage's `spatial_statistics`, which sees texture
     and edges.
     """
     last, middle, embedding = [], [], []
-    for part in pictures.split(batch_size):
+    for part in images.split(batch_size):
         stages = model.visual.forward_intermediates(clip_inputs(model, part))
         maps = stages["image_intermediates"]
         last.append(SCALE * maps[-1].mean((2, 3)))
@@ -58,7 +58,7 @@ class PatchNet(nn.Module):
     """A fixed random convolution network over single patches: local texture, blind to layout and to meaning.
 
     Patches [M, 3, 16, 16] in [0, 1] -> features [M, 64]. He-initialised from a fixed seed and never trained.
-    Each patch's mean colour is removed first: it varies most between real pictures, so its sampling noise
+    Each patch's mean colour is removed first: it varies most between real images, so its sampling noise
     would drown texture, and the evaluator's features see colour well.
     """
 
@@ -79,22 +79,22 @@ class PatchNet(nn.Module):
         return SCALE * x.mean((2, 3))
 
 
-def patches_of(pictures: Tensor) -> Tensor:
-    """Pictures [N, 3, H, W] in patches side by side: [N, P, 3, 16, 16], row by row; a remainder is left out.
+def patches_of(images: Tensor) -> Tensor:
+    """Images [N, 3, H, W] in patches side by side: [N, P, 3, 16, 16], row by row; a remainder is left out.
 
-    Places drawn at random would move the distance of 512 pictures by as much as an arm does, and draws for a batch
-    would make it depend on the batch. Raises RankEError for pictures smaller than a patch.
+    Places drawn at random would move the distance of 512 images by as much as an arm does, and draws for a batch
+    would make it depend on the batch. Raises RankEError for images smaller than a patch.
     """
-    height, width = pictures.shape[2:]
+    height, width = images.shape[2:]
     if min(height, width) < PATCH:
-        raise RankEError(f"patches_of: pictures of {height} x {width} pixels; they need {PATCH} x {PATCH} at least")
-    cut = pictures.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
+        raise RankEError(f"patches_of: images of {height} x {width} pixels; they need {PATCH} x {PATCH} at least")
+    cut = images.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
     return cut.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
 
 
 @torch.no_grad()
-def patch_features(pictures: Tensor, batch_size: int = 128) -> Tensor:
+def patch_features(images: Tensor, batch_size: int = 128) -> Tensor:
     """PatchNet features of `patches_of`, float32 [N, P, 64], on the CPU."""
     net = PatchNet()
-    parts = [patches_of(part) for part in pictures.cpu().split(batch_size)]
+    parts = [patches_of(part) for part in images.cpu().split(batch_size)]
     return torch.cat([net(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts])

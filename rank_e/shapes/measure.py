@@ -11,11 +11,11 @@ from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
 from rank_e.shapes import clip, world
 from rank_e.shapes.backbone import ShapesBackbone, load_clip
-from rank_e.shapes.base import encode_pictures, real_set
+from rank_e.shapes.base import encode_images, real_set
 from rank_e.shapes.captions import COMPOSITIONS
 
 SEED = 4242
-PICTURES = 512
+IMAGES = 512
 GUIDANCE = 2.0
 
 # How far a retrained base may lie from the shipped one: several standard errors of each measurement.
@@ -31,10 +31,10 @@ TOLERANCE = {
 
 
 @torch.no_grad()
-def recall(model: Any, pictures: torch.Tensor, captions: list[str]) -> float:
-    """Share of pictures whose caption is among the five nearest of all the world's captions (many fit a picture)."""
+def recall(model: Any, images: torch.Tensor, captions: list[str]) -> float:
+    """Share of images whose caption is among the five nearest of all the world's captions (many fit an image)."""
     known = list(COMPOSITIONS)
-    image = F.normalize(model.encode_image(clip_inputs(model, pictures)), dim=-1)
+    image = F.normalize(model.encode_image(clip_inputs(model, images)), dim=-1)
     text = F.normalize(model.encode_text(clip.tokenize(known)), dim=-1)
     nearest = (image @ text.T).topk(5).indices
     truth = torch.tensor([known.index(caption) for caption in captions])
@@ -49,27 +49,27 @@ def measure(folder: Path) -> dict[str, float]:
     reward, evaluator = (
         load_clip(folder, name, size, device) for name, size in (("reward", clip.REWARD), ("evaluator", clip.EVALUATOR))
     )
-    pictures, captions = real_set("held_out", PICTURES, SEED)
+    images, captions = real_set("held_out", IMAGES, SEED)
     prompts = [world.Prompt.from_text(i, caption) for i, caption in enumerate(captions)]
-    real = pictures.float() / 255
+    real = images.float() / 255
     tokenizer = backbone.tokenizer(backbone.decoder_weights())
     policy = backbone.policy(backbone.policy_weights())
-    tokens = encode_pictures(tokenizer, pictures)
+    tokens = encode_images(tokenizer, images)
     text, mask = backbone.encode_text(captions)
     logits = torch.cat(
         [policy(*part) for part in zip(text.split(128), mask.split(128), tokens.split(128), strict=True)]
     )
-    seeds = [seed_for(SEED, "measure", index) for index in range(PICTURES)]
+    seeds = [seed_for(SEED, "measure", index) for index in range(IMAGES)]
     drawn = sample(policy, text, mask, seeds, SamplingConfig(guidance=GUIDANCE), batch_size=256).tokens
     decoded, restored = (
         torch.cat([(tokenizer.decode_tokens(part) + 1) / 2 for part in batch.split(128)]).clamp(0, 1)
         for batch in (drawn, tokens)
     )
     return {
-        "reconstruction_accuracy": world.check_pictures(restored, prompts).float().mean().item(),
+        "reconstruction_accuracy": world.check_images(restored, prompts).float().mean().item(),
         "reconstruction_l1": (restored - real).abs().mean().item(),
         "held_out_nats": F.cross_entropy(logits.flatten(0, 1), tokens.flatten()).item(),
-        "accuracy": world.check_pictures(decoded, prompts).float().mean().item(),
+        "accuracy": world.check_images(decoded, prompts).float().mean().item(),
         "text_recall": recall(backbone.text_encoder.clip, real, captions),
         "reward_recall": recall(reward, real, captions),
         "evaluator_recall": recall(evaluator, real, captions),

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rank_e.evaluation.base import Pictures, check_values
+from rank_e.evaluation.base import Images, check_values
 from rank_e.io.files import sha256_of
 from rank_e.rewards.clip import ClipModel, ClipReward
 from rank_e.shapes import clip, world
@@ -20,19 +20,19 @@ from rank_e.shapes.features import EvaluatorFeatures, evaluator_features, patch_
 
 
 class Evaluator:
-    """The frozen evaluator; pictures that several judges see one after another pass through it once.
+    """The frozen evaluator; images that several judges see one after another pass through it once.
 
-    The last pictures are kept and compared value by value, so that others never get their features.
+    The last images are kept and compared value by value, so that others never get their features.
     """
 
     def __init__(self, model: ClipModel) -> None:
         self.model = model
         self._last: tuple[Tensor, EvaluatorFeatures] | None = None
 
-    def __call__(self, pictures: Tensor) -> EvaluatorFeatures:
-        """Features of pictures [N, 3, H, W] in [0, 1], on the model's device."""
-        if self._last is None or not torch.equal(self._last[0], pictures):
-            self._last = (pictures.clone(), evaluator_features(self.model, pictures))
+    def __call__(self, images: Tensor) -> EvaluatorFeatures:
+        """Features of images [N, 3, H, W] in [0, 1], on the model's device."""
+        if self._last is None or not torch.equal(self._last[0], images):
+            self._last = (images.clone(), evaluator_features(self.model, images))
         return self._last[1]
 
 
@@ -46,22 +46,22 @@ def _source(folder: Path) -> str:
     return sha256_of(folder / "evaluator.safetensors")
 
 
-def _unit(pictures: Pictures, device: torch.device) -> Tensor:
-    return torch.stack(list(pictures)).to(device).float() / 255
+def _unit(images: Images, device: torch.device) -> Tensor:
+    return torch.stack(list(images)).to(device).float() / 255
 
 
 class ShapesFeatures:
-    """A feature network: pictures -> float32 [N, D], or [N, P, D] for P places of each."""
+    """A feature network: images -> float32 [N, D], or [N, P, D] for P places of each."""
 
     def __init__(self, network: Callable[[Tensor], Tensor], device: torch.device, *, protocol: str, source: str):
         self.network, self.device, self.protocol, self.source = network, device, protocol, source
 
-    def __call__(self, pictures: Pictures) -> Tensor:
-        return check_values(self.protocol, self.network(_unit(pictures, self.device)).cpu())
+    def __call__(self, images: Images) -> Tensor:
+        return check_values(self.protocol, self.network(_unit(images, self.device)).cpu())
 
 
 class ShapesScore:
-    """A scorer: pictures and prompts -> float32 [N]."""
+    """A scorer: images and prompts -> float32 [N]."""
 
     def __init__(
         self, score: Callable[[Tensor, list[str]], Tensor], device: torch.device, *, protocol: str, source: str
@@ -69,12 +69,12 @@ class ShapesScore:
         self.score, self.device, self.protocol, self.source = score, device, protocol, source
 
     @torch.no_grad()
-    def __call__(self, pictures: Pictures, prompts: Sequence[str]) -> Tensor:
-        return check_values(self.protocol, self.score(_unit(pictures, self.device), list(prompts)).float().cpu())
+    def __call__(self, images: Images, prompts: Sequence[str]) -> Tensor:
+        return check_values(self.protocol, self.score(_unit(images, self.device), list(prompts)).float().cpu())
 
 
 def last_features(folder: Path, device: torch.device) -> ShapesFeatures:
-    """What the evaluator sees last, averaged over the picture."""
+    """What the evaluator sees last, averaged over the image."""
     evaluator = _evaluator(folder, device)
     return ShapesFeatures(
         lambda x: evaluator(x).last, device, protocol="shapes evaluator, last", source=_source(folder)
@@ -90,17 +90,17 @@ def middle_features(folder: Path, device: torch.device) -> ShapesFeatures:
 
 
 def patch_places(folder: Path, device: torch.device) -> ShapesFeatures:
-    """Patches all over the picture seen by a fixed random network: texture without meaning."""
+    """Patches all over the image seen by a fixed random network: texture without meaning."""
     return ShapesFeatures(patch_features, device, protocol="patches, fixed random network", source="none")
 
 
 def clip_score(folder: Path, device: torch.device) -> ShapesScore:
-    """100 cos(picture, prompt) by the evaluator, which no update ever saw."""
+    """100 cos(image, prompt) by the evaluator, which no update ever saw."""
     evaluator = _evaluator(folder, device)
     reward = ClipReward(evaluator.model, clip.tokenize, name="clip score")
 
-    def score(pictures: Tensor, prompts: list[str]) -> Tensor:
-        return reward.compare(evaluator(pictures).embedding, prompts)
+    def score(images: Tensor, prompts: list[str]) -> Tensor:
+        return reward.compare(evaluator(images).embedding, prompts)
 
     return ShapesScore(score, device, protocol="shapes evaluator, 100 cos", source=_source(folder))
 
@@ -108,8 +108,8 @@ def clip_score(folder: Path, device: torch.device) -> ShapesScore:
 def checker(folder: Path, device: torch.device) -> ShapesScore:
     """1 where the exact checker finds what the prompt says, else 0."""
 
-    def check(pictures: Tensor, prompts: list[str]) -> Tensor:
+    def check(images: Tensor, prompts: list[str]) -> Tensor:
         named = [world.Prompt.from_text(index, text) for index, text in enumerate(prompts)]
-        return world.check_pictures(pictures, named)
+        return world.check_images(images, named)
 
     return ShapesScore(check, torch.device("cpu"), protocol="exact checker", source="none")

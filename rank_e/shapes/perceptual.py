@@ -17,16 +17,16 @@ STAGES = [0, 1]  # the stem and the first residual stage: edges and texture, not
 class Perceptual:
     """d(a, b) = mean squared distance of unit-normalised features, averaged over depths.
 
-    Pictures [N, 3, H, W] in [0, 1] -> scalar >= 0, zero for equal pictures; differentiable in both. The evaluator's
+    Images [N, 3, H, W] in [0, 1] -> scalar >= 0, zero for equal images; differentiable in both. The evaluator's
     network takes no part, so what is optimised here is not what is judged there.
     """
 
     def __init__(self, clip: Any) -> None:
         self.tower = clip.visual
 
-    def features(self, pictures: Tensor) -> list[Tensor]:
-        """Unit feature vectors [N, C, h, w] of each of STAGES, at the pictures' own size."""
-        inputs = normalise(pictures, self.tower.image_mean, self.tower.image_std)
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Unit feature vectors [N, C, h, w] of each of STAGES, at the images' own size."""
+        inputs = normalise(images, self.tower.image_mean, self.tower.image_std)
         stages = self.tower.forward_intermediates(inputs, indices=STAGES, stop_early=True, intermediates_only=True)
         return [F.normalize(maps, dim=1, eps=1e-6) for maps in stages["image_intermediates"]]
 

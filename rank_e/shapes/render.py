@@ -1,6 +1,6 @@
 """Draw a scene: lit, outlined shapes on a quiet background, anti-aliased by their signed distance.
 
-The picture is a function of the scene alone (no noise), so equal scenes give equal bytes.
+The image is a function of the scene alone (no noise), so equal scenes give equal bytes.
 """
 
 from functools import cache
@@ -42,10 +42,10 @@ def signed_distance(
 
 
 def render(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
-    """The picture of a scene, uint8 [size, size, 3]; `size` scales the 48-pixel world."""
+    """The image of a scene, uint8 [size, size, 3]; `size` scales the 48-pixel world."""
     scale = size / SIZE
     axis = (np.arange(size, dtype=np.float32) + 0.5) / scale
-    picture = _background(scene.background, size).copy()
+    image = _background(scene.background, size).copy()
     for item in scene.objects:
         reach = CIRCUMRADIUS[item.shape] * item.inradius + 1
         top, bottom = max(int((item.row - reach) * scale), 0), int((item.row + reach) * scale) + 1
@@ -60,14 +60,14 @@ def render(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
         light = 1.06 - (rows + cols) * np.float32(0.15 / extent)
         shade = (light * (1 - (1 - _RIM_SHADE) * rim))[..., None]
         colour = np.asarray(PALETTE[item.colour], dtype=np.float32) * shade
-        window = picture[top:bottom, left:right]
+        window = image[top:bottom, left:right]
         window += (colour - window) * cover
-    return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 @cache
 def _background(background: Background, size: int) -> NDArray[np.float32]:
-    """Float picture [size, size, 3] of a background; there are only 32, so each is drawn once."""
+    """Float image [size, size, 3] of a background; there are only 32, so each is drawn once."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) * SIZE / size
     rows, cols = np.meshgrid(axis, axis, indexing="ij")
     along = {"gradient": None, "rows": rows, "columns": cols, "diagonal": rows + cols}[background.kind]
@@ -75,5 +75,5 @@ def _background(background: Background, size: int) -> NDArray[np.float32]:
     level = 1 + 2 * _LIGHT_DEPTH * (light if background.flip else -light)
     if along is not None:
         level = level + _STRIPE_DEPTH * np.sin(2 * np.pi * along / _STRIPE_PERIOD)
-    picture: NDArray[np.float32] = (level[..., None] * _TINTS[background.tint]).astype(np.float32)
-    return picture
+    image: NDArray[np.float32] = (level[..., None] * _TINTS[background.tint]).astype(np.float32)
+    return image

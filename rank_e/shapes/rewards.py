@@ -10,5 +10,5 @@ from rank_e.shapes.backbone import load_clip
 
 
 def clip_reward(folder: Path, device: torch.device) -> ClipReward:
-    """100 cos(picture, prompt) by the reward's CLIP."""
+    """100 cos(image, prompt) by the reward's CLIP."""
     return ClipReward(load_clip(folder, "reward", clip.REWARD, device), clip.tokenize)

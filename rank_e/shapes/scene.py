@@ -1,6 +1,6 @@
 """Scenes: where the objects of a composition stand, how large they are and what lies behind them.
 
-A scene is data; `rank_e.shapes.render` turns it into a picture. All lengths are pixels of a 48 x 48 picture;
+A scene is data; `rank_e.shapes.render` turns it into an image. All lengths are pixels of a 48 x 48 image;
 rows count downwards from the upper edge, columns from the left edge; pixel (0, 0) covers [0, 1) x [0, 1).
 """
 
@@ -31,7 +31,7 @@ CIRCUMRADIUS: dict[str, float] = {"circle": 1.0, "square": 2**0.5, "triangle": 2
 AREA: dict[str, float] = {"circle": np.pi, "square": 4.0, "triangle": 3 * 3**0.5}
 # A direction needs this lead along its axis over the other axis, so that a small rotation keeps it true, ...
 LEAD = 1.5
-# ... and an object "at the left" stands this far from the picture's middle.
+# ... and an object "at the left" stands this far from the image's middle.
 PLACE_OFFSET = 8.0
 BACKGROUNDS: tuple[str, ...] = ("gradient", "rows", "columns", "diagonal")
 TINTS = 4
@@ -62,7 +62,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture as data: objects, what lies behind them, and the caption that it was made for."""
+    """An image as data: objects, what lies behind them, and the caption that it was made for."""
 
     objects: tuple[Object, ...]
     background: Background
@@ -85,8 +85,8 @@ def points(direction: str, rows: NDArray[np.float64], cols: NDArray[np.float64],
 def make_scene(composition: Composition, caption: str, scene_id: int, rng: np.random.Generator) -> Scene:
     """Draw a scene that shows exactly what the composition asks for.
 
-    Objects of one item share their size; free colours are drawn without repeating a colour of the picture.
-    Raises RankEError when no arrangement fits (it would mean that LEVELS outgrew the picture).
+    Objects of one item share their size; free colours are drawn without repeating a colour of the image.
+    Raises RankEError when no arrangement fits (it would mean that LEVELS outgrew the image).
     """
     shapes, colours = _draw_looks(composition, rng)
     rows, cols, inradii = _place(composition, shapes, rng)

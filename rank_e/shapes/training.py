@@ -39,7 +39,7 @@ def descend(optimizers: list[torch.optim.Optimizer], parameters: list[nn.Paramet
 
 def train_tokenizer(
     tokenizer: Tokenizer,
-    pictures: Tensor,
+    images: Tensor,
     *,
     steps: int,
     batch: int,
@@ -49,19 +49,19 @@ def train_tokenizer(
 ) -> None:
     """L1 + L2 reconstruction with a commitment loss and an EMA codebook with dead-code restart.
 
-    pictures: [N, 3, H, W] uint8. The tokenizer is changed in place.
+    images: [N, 3, H, W] uint8. The tokenizer is changed in place.
     """
     codebook = CodebookEMA(tokenizer, decay=0.98, seed=seed)
     parameters = [p for name, p in tokenizer.named_parameters() if not name.startswith("quantize.")]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.95), weight_decay=1e-4)
     tokenizer.train()
     for step in range(steps):
-        rows = torch.randint(len(pictures), (batch,), generator=generator(seed, "tokenizer", step))
-        images = pictures[rows].float() / 127.5 - 1
-        z = tokenizer.features(images)
+        rows = torch.randint(len(images), (batch,), generator=generator(seed, "tokenizer", step))
+        batch_images = images[rows].float() / 127.5 - 1
+        z = tokenizer.features(batch_images)
         quantized, indices, commitment = codebook.quantize(z)
         reconstruction = tokenizer.decode(quantized)
-        error = reconstruction - images
+        error = reconstruction - batch_images
         loss = error.abs().mean() + error.square().mean() + 0.25 * commitment
         descend([optimizer], parameters, loss, cosine_learning_rate(step, steps, learning_rate, 50))
         codebook.update(z.detach(), indices)
@@ -89,7 +89,7 @@ def train_policy(
 ) -> None:
     """Next-token cross-entropy with caption dropout, so that the policy can be guided.
 
-    text [P, T, C] and mask [P, T] hold each distinct caption once; prompt_rows [N] says which caption picture i has;
+    text [P, T, C] and mask [P, T] hold each distinct caption once; prompt_rows [N] says which caption image i has;
     tokens [N, L]. held_out: (text, mask, tokens) row by row, scored every 200 steps.
     """
     # Muon (Jordan et al., 2024) for the blocks' matrices: the same loss in about half of AdamW's steps here.

@@ -1,4 +1,4 @@
-"""Prompts, scenes and pictures of a split, and the checker's verdict on pictures.
+"""Prompts, scenes and images of a split, and the checker's verdict on images.
 
 The mix of categories is exact up to rounding and each category cycles through its captions, so that two sets
 of the same size differ as little as they can: a different mix alone moves a Frechet distance.
@@ -48,7 +48,7 @@ class Prompt:
 def compositions(split: str) -> list[Composition]:
     """Every composition of "train" or "held_out"; the two share no meaning (see captions.meaning)."""
     if split not in SPLITS:
-        raise RankEError(f"split {split!r} of the picture world is unknown: use one of {', '.join(SPLITS)}")
+        raise RankEError(f"split {split!r} of the image world is unknown: use one of {', '.join(SPLITS)}")
     return [c for c in COMPOSITIONS.values() if held_out(c) == (split == "held_out")]
 
 
@@ -80,7 +80,7 @@ def scenes(split: str, n: int, seed: int) -> list[Scene]:
     return [scene_for(prompt, seed) for prompt in prompts(split, n, seed)]
 
 
-def pictures(scenes: Sequence[Scene]) -> Tensor:
+def images(scenes: Sequence[Scene]) -> Tensor:
     """Draw scenes: float32 [N, 3, 48, 48] in [0, 1]."""
     if not scenes:
         raise RankEError("no scenes to draw: ask for at least one")
@@ -88,21 +88,21 @@ def pictures(scenes: Sequence[Scene]) -> Tensor:
     return torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
-def check_pictures(pictures: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-    """Bool [N]: does picture i ([0, 1], [N, 3, 48, 48], any device) show exactly what prompt i asks for?"""
-    if len(pictures) != len(prompts):
-        raise RankEError(f"{len(pictures)} pictures for {len(prompts)} prompts: give one prompt per picture")
-    arrays = pictures.detach().float().cpu().numpy()
+def check_images(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    """Bool [N]: does image i ([0, 1], [N, 3, 48, 48], any device) show exactly what prompt i asks for?"""
+    if len(images) != len(prompts):
+        raise RankEError(f"{len(images)} images for {len(prompts)} prompts: give one prompt per image")
+    arrays = images.detach().float().cpu().numpy()
     verdicts = [check(array, prompt.composition) for array, prompt in zip(arrays, prompts, strict=True)]
     return torch.tensor(verdicts, dtype=torch.bool)
 
 
 def accuracy_by_category(correct: Tensor | Iterable[bool], categories: Iterable[str]) -> dict[str, float]:
-    """Share of correct pictures: "accuracy", and "accuracy_<category>" ("_" for " ") where present."""
+    """Share of correct images: "accuracy", and "accuracy_<category>" ("_" for " ") where present."""
     flags = np.asarray([bool(flag) for flag in correct])
     names = np.asarray(list(categories))
     if len(flags) == 0 or len(flags) != len(names):
-        raise RankEError(f"{len(flags)} verdicts for {len(names)} categories: give one of each per picture")
+        raise RankEError(f"{len(flags)} verdicts for {len(names)} categories: give one of each per image")
     result = {"accuracy": float(flags.mean())}
     for category in CATEGORIES:
         if (names == category).any():

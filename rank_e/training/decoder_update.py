@@ -23,12 +23,12 @@ from rank_e.training.projected_discriminator import Discriminator
 
 LECAM_DECAY = 0.95
 FAKES = ("rollouts", "reconstructions")
-Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of pictures in [0, 1] -> scalar
-Reward = Callable[[Tensor, list[str]], Tensor]  # pictures in [0, 1], prompts -> scores [N]
+Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of images in [0, 1] -> scalar
+Reward = Callable[[Tensor, list[str]], Tensor]  # images in [0, 1], prompts -> scores [N]
 
 
 @dataclass(frozen=True)
-class RankedPictures:
+class RankedImages:
     """What the decoder learns from in one round.
 
     tokens [P, G, L], weights [P, G] (rank weights; 0 = not kept), prompts (P texts), reals [R, 3, H, W] in [0, 1].
@@ -56,7 +56,7 @@ class Nets:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's draw: rollouts (tokens [n, L], weights [n], prompts) and real pictures with their codes [m, L]."""
+    """One step's draw: rollouts (tokens [n, L], weights [n], prompts) and real images with their codes [m, L]."""
 
     tokens: Tensor
     weights: Tensor
@@ -71,7 +71,7 @@ class DecoderUpdate:
     def __init__(
         self,
         nets: Nets,
-        data: RankedPictures,
+        data: RankedImages,
         params: DecoderParams,
         seed: int,
         round_id: int,
@@ -96,14 +96,14 @@ class DecoderUpdate:
         )
         self.lecam_real, self.lecam_fake = (torch.zeros((), device=self.device) for _ in range(2))
         self.weights = self._weights()
-        with torch.no_grad():  # the encoder is frozen: one pass over the round's real pictures serves all steps
+        with torch.no_grad():  # the encoder is frozen: one pass over the round's real images serves all steps
             self.real_codes = torch.cat([self._encode(part) for part in data.reals.split(64)])
         self.kept = (data.weights > 0).nonzero()
 
-    def _encode(self, pictures: Tensor) -> Tensor:
-        """Tokens int64 [n, L] of pictures in [0, 1], which may lie elsewhere and be of a wider type."""
+    def _encode(self, images: Tensor) -> Tensor:
+        """Tokens int64 [n, L] of images in [0, 1], which may lie elsewhere and be of a wider type."""
         like = self.parameters[0]
-        return self.nets.online.encode((pictures * 2 - 1).to(like))[1].to(pictures.device)
+        return self.nets.online.encode((images * 2 - 1).to(like))[1].to(images.device)
 
     def _weights(self) -> Tensor:
         """The round's rank weights, or a control: all equal, or the same weights dealt out at random in each group."""
@@ -128,13 +128,13 @@ class DecoderUpdate:
         tokens, weights, reals, codes = (tensor.to(self.device) for tensor in tensors)
         return Batch(tokens, weights, prompts, reals, codes)
 
-    def _noisy(self, pictures: Tensor, draw: torch.Generator) -> Tensor:
+    def _noisy(self, images: Tensor, draw: torch.Generator) -> Tensor:
         """Instance noise on every discriminator input, real and fake: without it the judge keys on decoder texture."""
-        noise = torch.randn(pictures.shape, generator=draw).to(pictures)
-        return pictures + self.params.instance_noise * noise
+        noise = torch.randn(images.shape, generator=draw).to(images)
+        return images + self.params.instance_noise * noise
 
     def _decode(self, batch: Batch, kinds: tuple[str, ...] = FAKES) -> dict[str, Tensor]:
-        """Fakes by kind: decoded rollouts, decoded codes of real pictures."""
+        """Fakes by kind: decoded rollouts, decoded codes of real images."""
         codes = {"rollouts": batch.tokens, "reconstructions": batch.real_codes}
         return {kind: to_unit(self.nets.online.decode_tokens(codes[kind]).float()) for kind in kinds}
 
@@ -148,7 +148,7 @@ class DecoderUpdate:
         return torch.cat([decoded[kind] for kind in self._seen])
 
     def _judge_step(self, reals: Tensor, fakes: Tensor, draw: torch.Generator) -> dict[str, float]:
-        """One hinge step of the discriminator on detached pictures, with LeCAM regularisation."""
+        """One hinge step of the discriminator on detached images, with LeCAM regularisation."""
         judge = self.nets.discriminator
         judge.train().requires_grad_(True)
         real = judge(self._noisy(reals, draw))

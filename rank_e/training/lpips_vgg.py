@@ -15,7 +15,7 @@ SMALLEST_SIDE = 16  # four poolings
 
 
 class LpipsVGG:
-    """d(a, b): pictures [N, 3, H, W] in [0, 1], sides >= 16 -> mean distance, a scalar >= 0, zero for equal pictures.
+    """d(a, b): images [N, 3, H, W] in [0, 1], sides >= 16 -> mean distance, a scalar >= 0, zero for equal images.
 
     Differentiable in both; frozen, float32, on `device`.
     """
@@ -48,7 +48,7 @@ class LpipsVGG:
         for images in (a, b):
             if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < SMALLEST_SIDE:
                 raise RankEError(
-                    f"LPIPS: pictures {tuple(images.shape)}; give [N, 3, H, W] with sides >= {SMALLEST_SIDE}"
+                    f"LPIPS: images {tuple(images.shape)}; give [N, 3, H, W] with sides >= {SMALLEST_SIDE}"
                 )
         return self.network(a.float(), b.float(), normalize=True).flatten()
 

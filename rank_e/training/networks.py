@@ -21,7 +21,7 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 
 def build_perceptual(section: Plugin, folder: Path, device: torch.device) -> Perceptual:
-    """Two batches of pictures in [0, 1] -> scalar: `lpips` {file: torchvision's VGG16}, or your own dotted path."""
+    """Two batches of images in [0, 1] -> scalar: `lpips` {file: torchvision's VGG16}, or your own dotted path."""
     options = dict(section.model_extra or {})
     if is_path(section.kind):
         perceptual: Perceptual = call_factory("decoder.perceptual", section.kind, folder, device, options)

@@ -16,9 +16,9 @@ KERNEL = 4
 class PatchGAN(nn.Module):
     """`layers` convolutions of stride 2, one of stride 1, one to a single channel; widths double up to 8x.
 
-    Pictures [N, 3, H, W] in [0, 1] (mapped to [-1, 1] inside) -> logits [N, 1, h, w], unbounded; a side of S
-    gives S / 2^layers - 2. `norm`: "group" judges each picture alone; "batch" is the original's, and lets the
-    pictures of a batch influence each other.
+    Images [N, 3, H, W] in [0, 1] (mapped to [-1, 1] inside) -> logits [N, 1, h, w], unbounded; a side of S
+    gives S / 2^layers - 2. `norm`: "group" judges each image alone; "batch" is the original's, and lets the
+    images of a batch influence each other.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 After Projected GAN (arXiv 2111.01007) for EfficientNet: fixed random mixing of channels and of scales, so that no
 head can live on a few channels. After StyleGAN-T (arXiv 2301.09515) for the vision transformer: heads directly on its
-patches at four depths. The frozen networks pass gradients on to the picture (the released RankE runs them
+patches at four depths. The frozen networks pass gradients on to the image (the released RankE runs them
 under no_grad, so that its projected discriminator teaches the decoder nothing).
 """
 
@@ -34,7 +34,7 @@ POWER_ITERATIONS = 15  # settle the spectral norm's vectors at initialisation; t
 class Discriminator(Protocol):
     """What the decoder update asks of a discriminator; `PatchGAN` and `ProjectedDiscriminator` are two.
 
-    Pictures [N, 3, H, W] in [0, 1] (unclamped ones pass) -> unbounded logits [N, K, h, w] for a hinge loss, larger
+    Images [N, 3, H, W] in [0, 1] (unclamped ones pass) -> unbounded logits [N, K, h, w] for a hinge loss, larger
     for real. `parameters()` and `state_dict()` hold what is trained and nothing frozen.
     """
 
@@ -61,7 +61,7 @@ class DinoFeatures(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Pictures [N, 3, S, S] in [0, 1] -> four maps [N, channels, S / stride, S / stride]."""
+        """Images [N, 3, S, S] in [0, 1] -> four maps [N, channels, S / stride, S / stride]."""
         return list(self.backbone((images - self.mean) / self.std).feature_maps)
 
 
@@ -82,7 +82,7 @@ class EfficientNetFeatures(nn.Module):
         self.register_buffer("std", torch.tensor(normalisation["std"]).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Pictures [N, 3, S, S] in [0, 1] -> maps [N, channels[i], S / strides[i], S / strides[i]]."""
+        """Images [N, 3, S, S] in [0, 1] -> maps [N, channels[i], S / strides[i], S / strides[i]]."""
         normalised = (images - self.mean) / self.std
         return list(
             self.network.forward_intermediates(normalised, indices=DEPTHS, intermediates_only=True, stop_early=True)
@@ -119,7 +119,7 @@ class Mixing(nn.Module):
 class Head(nn.Module):
     """One map -> one logit for each STRIDE x STRIDE pixels: halvings, then a 3x3 convolution; spectral norms all over.
 
-    Group norms judge each picture alone (Projected GAN's batch norms let the pictures of a batch mix).
+    Group norms judge each image alone (Projected GAN's batch norms let the images of a batch mix).
     """
 
     def __init__(self, inputs: int, channels: int, halvings: int) -> None:
@@ -204,7 +204,7 @@ def load_efficientnet(file: Path, name: str) -> EfficientNetFeatures:
 class ProjectedDiscriminator(nn.Module):
     """Frozen DINOv3 ViT-S/16 and EfficientNet, one trainable head for each of their eight maps.
 
-    Pictures [N, 3, H, W] in [0, 1], resized to `image_size` (antialiased bilinear) if they differ -> float32 logits
+    Images [N, 3, H, W] in [0, 1], resized to `image_size` (antialiased bilinear) if they differ -> float32 logits
     [N, 8, image_size / 32, image_size / 32], unbounded: a channel a head, so that each has an equal say in a mean.
     Parameters and state_dict are the heads'; `.to(device)` moves the frozen networks too, `.train()` and
     `.requires_grad_()` never reach them.
@@ -262,7 +262,7 @@ class ProjectedDiscriminator(nn.Module):
         return self
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Pictures [N, 3, H, W] in [0, 1] -> what the heads read: four transformer maps, four mixed maps."""
+        """Images [N, 3, H, W] in [0, 1] -> what the heads read: four transformer maps, four mixed maps."""
         transformer, convolutional, mixing = self._frozen
         images = images.to(transformer.mean.dtype)
         if images.shape[-2:] != (self.image_size, self.image_size):

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the policy learns to predict the tokens of real pictures from their captions.
+"""Supervised fine-tuning: the policy learns to predict the tokens of real images from their captions.
 
 The optional start of every arm: next-token cross-entropy with caption dropout, so that the policy can be guided, under
 the same prefix mask as sampling and scoring. What a policy reads in place of a dropped caption is trained where it is a
@@ -23,13 +23,13 @@ from rank_e.seeds import generator
 from rank_e.training.ema import ema_update, load_optimizer_tensors, optimizer_tensors
 from rank_e.training.masters import Masters, optimizer_groups
 
-# Rows int64 [n] on the CPU -> the captions of those pictures as the policy reads them: text [n, T, ...], mask [n, T].
+# Rows int64 [n] on the CPU -> the captions of those images as the policy reads them: text [n, T, ...], mask [n, T].
 Text = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class EncodedPictures:
-    """tokens int64 [N, L] of N real pictures (on the CPU), and their captions on demand.
+class EncodedImages:
+    """tokens int64 [N, L] of N real images (on the CPU), and their captions on demand.
 
     Features of a large text encoder do not fit in memory for a whole data set (15k captions of flan-t5-xl: 15 GB), so
     `text` reads or computes the rows it is asked for.
@@ -45,13 +45,13 @@ def stored_text(text: Tensor, mask: Tensor) -> Text:
 
 
 @torch.no_grad()
-def encode_pictures(tokenizer: TokenizerModel, pictures: Tensor, batch_size: int) -> Tensor:
-    """Pictures [N, 3, S, S] in [0, 1] -> tokens int64 [N, L] on the CPU, batch_size at a time."""
+def encode_images(tokenizer: TokenizerModel, images: Tensor, batch_size: int) -> Tensor:
+    """Images [N, 3, S, S] in [0, 1] -> tokens int64 [N, L] on the CPU, batch_size at a time."""
     size = tokenizer.config.image_size
-    if pictures.shape[1:] != (3, size, size):
-        raise RankEError(f"sft: pictures {tuple(pictures.shape)}; the tokenizer takes [N, 3, {size}, {size}]")
+    if images.shape[1:] != (3, size, size):
+        raise RankEError(f"sft: images {tuple(images.shape)}; the tokenizer takes [N, 3, {size}, {size}]")
     weight = next(iter(tokenizer.parameters()))
-    parts = [tokenizer.encode(part.to(weight) * 2 - 1)[1].cpu() for part in pictures.split(batch_size)]
+    parts = [tokenizer.encode(part.to(weight) * 2 - 1)[1].cpu() for part in images.split(batch_size)]
     return torch.cat(parts)
 
 
@@ -78,7 +78,7 @@ def learning_rate_at(step: int, peak: float, warmup: int) -> float:
 
 
 def rows_at(step: int, count: int, batch_size: int, seed: int) -> Tensor:
-    """The pictures of update `step`: int64 [batch_size] below count. Each epoch is a permutation of its own.
+    """The images of update `step`: int64 [batch_size] below count. Each epoch is a permutation of its own.
 
     A function of its arguments alone: an update can be repeated or resumed anywhere.
     """
@@ -99,7 +99,7 @@ class SftUpdate:
     rounding. The policy then holds their rounded copy.
     """
 
-    def __init__(self, online: PolicyModel, data: EncodedPictures, params: SftParams, seed: int) -> None:
+    def __init__(self, online: PolicyModel, data: EncodedImages, params: SftParams, seed: int) -> None:
         """online is trained in place. RankEError for data that are not this policy's."""
         self.online, self.data, self.params, self.seed = online, data, params, seed
         _check(online, data)
@@ -155,7 +155,7 @@ class SftUpdate:
         return sft_loss(self.online, text.to(device), mask.to(device), tokens, unread, checkpointing)
 
     @torch.no_grad()
-    def evaluate(self, data: EncodedPictures) -> float:
+    def evaluate(self, data: EncodedImages) -> float:
         """Mean loss of the online policy on all of `data`, captions given, in nats a token."""
         _check(self.online, data)
         device, total = self.online.device, 0.0
@@ -194,7 +194,7 @@ class SftUpdate:
         self.masters.publish()
 
 
-def _check(policy: PolicyModel, data: EncodedPictures) -> None:
+def _check(policy: PolicyModel, data: EncodedImages) -> None:
     tokens = data.tokens
     if tokens.ndim != 2 or not len(tokens) or tokens.shape[1] != policy.length or tokens.dtype != torch.int64:
         raise RankEError(

@@ -1,4 +1,4 @@
-"""The pictures of a run: the same prompts drawn by reality, the tokenizer, the base and every arm."""
+"""The images of a run: the same prompts drawn by reality, the tokenizer, the base and every arm."""
 
 import base64
 import html
@@ -17,37 +17,37 @@ from stages.report.data import BASE, SFT, Results
 from stages.runtime.stage import artifact_path
 
 SMALL = 96
-"""Side in pixels up to which a picture is kept lossless and shown with its pixels visible."""
+"""Side in pixels up to which an image is kept lossless and shown with its pixels visible."""
 THUMBNAIL = 224
-"""Side in pixels to which the page shrinks larger pictures: twice what it shows of them."""
+"""Side in pixels to which the page shrinks larger images: twice what it shows of them."""
 SHEET = 128
-"""Side in pixels to which a contact sheet shrinks larger pictures."""
+"""Side in pixels to which a contact sheet shrinks larger images."""
 ROWS = 16
 """Prompts that the page shows at most."""
 
 
 @dataclass(frozen=True)
 class Maker:
-    """One maker's pictures, uint8 [K, 3, H, W], their prompts, and what the checker says of each (None: not asked)."""
+    """One maker's images, uint8 [K, 3, H, W], their prompts, and what the checker says of each (None: not asked)."""
 
     name: str
     title: str
     note: str
-    pictures: np.ndarray
+    images: np.ndarray
     prompts: list[str]
     correct: list[bool] | None = None
 
 
 def makers_of(params: Params, project: Path, seed: int, checker: str | None = None) -> list[Maker]:
-    """Everyone's pictures for one run seed after the last round; `checker`: the column of samples with its marks."""
+    """Everyone's images for one run seed after the last round; `checker`: the column of samples with its marks."""
 
     def opened(kind: str, arm: str = "") -> Artifact:
         return read_artifact(project / artifact_path(kind, arm, seed, params.last_round), "evaluation")
 
     def maker(name: str, note: str, artifact: Artifact) -> Maker:
-        pictures, samples = artifact.arrays("pictures")["pictures"], artifact.table("samples")
-        correct = None if checker is None else [bool(value) for value in samples[checker][: len(pictures)]]
-        return Maker(name, name, note, pictures, prompts_of(samples, pictures), correct)
+        images, samples = artifact.arrays("images")["images"], artifact.table("samples")
+        correct = None if checker is None else [bool(value) for value in samples[checker][: len(images)]]
+        return Maker(name, name, note, images, prompts_of(samples, images), correct)
 
     found = [*real_makers(project), maker(BASE, "before any round", opened("baseline"))]
     if params.sft.train:
@@ -56,62 +56,62 @@ def makers_of(params: Params, project: Path, seed: int, checker: str | None = No
         artifact = opened("evaluation", arm)
         found.append(maker(arm, "its policy and its decoder", artifact))
         if params.arm(arm).decoder.train:
-            original, prompts = artifact.arrays("pictures")["original"], found[-1].prompts
+            original, prompts = artifact.arrays("images")["original"], found[-1].prompts
             found.append(Maker(arm, "its tokens, original decoder", f"the tokens of {arm}", original, prompts))
     return found
 
 
 def real_makers(project: Path) -> list[Maker]:
-    """Real pictures and their reconstructions, with the captions that they came with."""
+    """Real images and their reconstructions, with the captions that they came with."""
     reference = read_artifact(project / artifact_path("reference"), "reference")
-    pictures, captions = reference.arrays("pictures"), reference.table("prompts")
+    images, captions = reference.arrays("images"), reference.table("prompts")
     return [
-        Maker(name, title, note, pictures[name], prompts_of(captions, pictures[name]))
+        Maker(name, title, note, images[name], prompts_of(captions, images[name]))
         for name, title, note in (
-            ("real", "real", "a real picture"),
-            ("reconstruction", "recon.", "the real picture through the tokenizer"),
+            ("real", "real", "a real image"),
+            ("reconstruction", "recon.", "the real image through the tokenizer"),
         )
     ]
 
 
-def prompts_of(table: pd.DataFrame, pictures: np.ndarray) -> list[str]:
-    """The prompts of the first rows, one for each picture."""
-    return [str(prompt) for prompt in table["prompt"][: len(pictures)]]
+def prompts_of(table: pd.DataFrame, images: np.ndarray) -> list[str]:
+    """The prompts of the first rows, one for each image."""
+    return [str(prompt) for prompt in table["prompt"][: len(images)]]
 
 
-def shrunk(picture: np.ndarray, side: int) -> Image.Image:
-    """uint8 [3, H, W] as an image that is at most `side` wide and high."""
-    image = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return image
+def shrunk(image: np.ndarray, side: int) -> Image.Image:
+    """uint8 [3, H, W] as an image of Pillow's that is at most `side` wide and high."""
+    pil = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    pil.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return pil
 
 
-def data_uri(picture: np.ndarray) -> str:
-    """uint8 [3, H, W] as an address that holds the picture itself: PNG when small, a WebP thumbnail otherwise."""
+def data_uri(image: np.ndarray) -> str:
+    """uint8 [3, H, W] as an address that holds the image itself: PNG when small, a WebP thumbnail otherwise."""
     buffer = io.BytesIO()
-    kind = "png" if max(picture.shape) <= SMALL else "webp"
+    kind = "png" if max(image.shape) <= SMALL else "webp"
     if kind == "png":
-        shrunk(picture, SMALL).save(buffer, "PNG", optimize=True)
+        shrunk(image, SMALL).save(buffer, "PNG", optimize=True)
     else:
-        shrunk(picture, THUMBNAIL).save(buffer, "WEBP", quality=80)
+        shrunk(image, THUMBNAIL).save(buffer, "WEBP", quality=80)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def sheet(rows: Sequence[np.ndarray], columns_shown: int, gap: int = 2) -> Image.Image:
-    """A contact sheet: of each row, uint8 [K, 3, S, S], the first `columns_shown` pictures, at most `SHEET` wide."""
+    """A contact sheet: of each row, uint8 [K, 3, S, S], the first `columns_shown` images, at most `SHEET` wide."""
     side = min(rows[0].shape[-1], SHEET)
     width = min(columns_shown, *(len(row) for row in rows))
     canvas = Image.new("RGB", (width * (side + gap) + gap, len(rows) * (side + gap) + gap), "white")
     for line, row in enumerate(rows):
-        for place, picture in enumerate(row[:width]):
-            canvas.paste(shrunk(picture, side), (gap + place * (side + gap), gap + line * (side + gap)))
+        for place, image in enumerate(row[:width]):
+            canvas.paste(shrunk(image, side), (gap + place * (side + gap), gap + line * (side + gap)))
     return canvas
 
 
 def grids(params: Params, project: Path, results: Results) -> tuple[str, bool]:
-    """A table of pictures for each run seed, and whether a checker marks them.
+    """A table of images for each run seed, and whether a checker marks them.
 
-    Real pictures that came with captions of their own stand in a table of their own and not beside other prompts.
+    Real images that came with captions of their own stand in a table of their own and not beside other prompts.
     """
     checker = next((metric.key for metric in results.metrics if metric.group == "score" and metric.percent), None)
     real = real_makers(project)
@@ -124,7 +124,7 @@ def grids(params: Params, project: Path, results: Results) -> tuple[str, bool]:
         table = grid(makers[len(real) :] if apart else makers)
         blocks.append(f"<details{' open' if not blocks else ''}><summary>seed {seed}</summary>{table}</details>")
     if apart:
-        words = "real pictures, with captions of their own"
+        words = "real images, with captions of their own"
         blocks.append(f"<details><summary>{words}</summary>{grid(real)}</details>")
     return "".join(blocks), checker is not None
 
@@ -142,11 +142,11 @@ def grid(makers: Sequence[Maker]) -> str:
             if maker.correct is not None:
                 right = maker.correct[index]
                 mark = f'<i class="{"yes" if right else "no"}">{"✓" if right else "✗"}</i>'
-            kind = "pixels" if maker.pictures.shape[-1] <= SMALL else "large"
+            kind = "pixels" if maker.images.shape[-1] <= SMALL else "large"
             words = html.escape(f"{maker.title}: {prompt}", quote=True)
-            cells.append(f'<td><img class={kind} alt="{words}" src="{data_uri(maker.pictures[index])}">{mark}</td>')
+            cells.append(f'<td><img class={kind} alt="{words}" src="{data_uri(maker.images[index])}">{mark}</td>')
         rows.append(f'<tr><th scope="row">{html.escape(prompt)}</th>{"".join(cells)}</tr>')
     return (
-        '<div class="scroll"><table class="pictures"><thead><tr><th scope="col">prompt</th>'
+        '<div class="scroll"><table class="images"><thead><tr><th scope="col">prompt</th>'
         f"{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )

@@ -70,22 +70,22 @@ def _known(group: Group, name: str, decimals: int | None, meaning: str, percent:
 
 WORLD = "rank_e.shapes.metrics:"
 KNOWN = {
-    "inception": _known("distance", "FID", 2, "Fréchet distance to real pictures in Inception's features"),
-    "dinov2": _known("distance", "FD-DINOv2", 1, "Fréchet distance to real pictures in DINOv2's features"),
-    "clip_features": _known("distance", "FD-CLIP", None, "Fréchet distance to real pictures in CLIP's features"),
-    "clip_score": _known("score", "CLIP score", 2, "agreement of picture and prompt, 100 cos"),
+    "inception": _known("distance", "FID", 2, "Fréchet distance to real images in Inception's features"),
+    "dinov2": _known("distance", "FD-DINOv2", 1, "Fréchet distance to real images in DINOv2's features"),
+    "clip_features": _known("distance", "FD-CLIP", None, "Fréchet distance to real images in CLIP's features"),
+    "clip_score": _known("score", "CLIP score", 2, "agreement of image and prompt, 100 cos"),
     f"{WORLD}last_features": _known(
-        "distance", "FD", 2, "Fréchet distance to real pictures, the evaluator's last features"
+        "distance", "FD", 2, "Fréchet distance to real images, the evaluator's last features"
     ),
     f"{WORLD}middle_features": _known(
         "distance", "Mid-level FD", 2, "Fréchet distance of the evaluator's middle features"
     ),
     f"{WORLD}patch_places": _known("distance", "Patch FD", 2, "Fréchet distance of patches: texture and edges"),
     f"{WORLD}clip_score": _known(
-        "score", "CLIP score", 2, "agreement of picture and prompt, 100 cos, by a network that no update ever saw"
+        "score", "CLIP score", 2, "agreement of image and prompt, 100 cos, by a network that no update ever saw"
     ),
     f"{WORLD}checker": _known(
-        "score", "Accuracy", 1, "share of pictures in which the exact checker finds what the prompt says", True
+        "score", "Accuracy", 1, "share of images in which the exact checker finds what the prompt says", True
     ),
 }
 """Judges whose name, scale and meaning are known, by their `kind`; others get columns by their own names."""
@@ -98,7 +98,7 @@ ALWAYS = (
         "Token KL",
         "lower",
         4,
-        "divergence of the sampled tokens from those of real pictures: the covariate shift",
+        "divergence of the sampled tokens from those of real images: the covariate shift",
     ),
     Metric(
         "token_entropy",
@@ -131,7 +131,7 @@ def catalogue(params: Params) -> tuple[Metric, ...]:
 def _distance(key: str, kind: str) -> Metric:
     if kind in KNOWN:
         return replace(KNOWN[kind], key=key)
-    return Metric(key, "distance", key, "lower", None, f"Fréchet distance to real pictures in the features of {kind}")
+    return Metric(key, "distance", key, "lower", None, f"Fréchet distance to real images in the features of {kind}")
 
 
 def _score(key: str, kind: str) -> Metric:
@@ -143,7 +143,7 @@ def _score(key: str, kind: str) -> Metric:
 def _benchmark(name: str, section: Benchmark) -> list[Metric]:
     """One metric of a published benchmark; of a prompt list one for each of its scores."""
     if section.kind == "geneval":
-        meaning = "share of GenEval's pictures in which a detector finds what the prompt says, mean over its tasks"
+        meaning = "share of GenEval's images in which a detector finds what the prompt says, mean over its tasks"
         return [Metric(name, "benchmark", "GenEval", "higher", 1, meaning, True)]
     if section.kind == "hpsv2":
         meaning = "mean HPSv2.1 reward over the benchmark's four styles"

@@ -100,7 +100,7 @@ def decoder_section(results: Results) -> str:
     )
     lead = (
         "Rows of one policy share their tokens: whatever differs between them is the decoder's doing. The affine rows "
-        "are a control: the original decoder's pictures with brightness and contrast matched to real ones. "
+        "are a control: the original decoder's images with brightness and contrast matched to real ones. "
         "Mean over seeds, every seed below in the order of the seeds."
     )
     return section("What the decoder does to the same tokens", lead, factorial_table(results) + tables)
@@ -176,14 +176,14 @@ def legend(names: Sequence[str]) -> str:
     return f'<p class="legend">{"".join(name_key(name) for name in names)}</p>'
 
 
-def picture_section(params: Params, project: Path, results: Results) -> str:
+def image_section(params: Params, project: Path, results: Results) -> str:
     """The same prompts and sampling seeds, drawn by everyone; a block for each run seed."""
     blocks, marked = grids(params, project, results)
     lead = (
         f"The first held-out prompts, not chosen by eye. {'✓ and ✗ are the exact checker’s. ' if marked else ''}"
         "The column after a trained decoder shows the same tokens through the original one."
     )
-    return section("Pictures", lead, blocks)
+    return section("Images", lead, blocks)
 
 
 def render(params: Params, project: Path, results: Results) -> str:
@@ -216,7 +216,7 @@ def render(params: Params, project: Path, results: Results) -> str:
         decoder_section(results),
         category_section(results),
         against_base(results),
-        picture_section(params, project, results),
+        image_section(params, project, results),
         section(
             "How to read the numbers",
             "Judged on held-out prompts by networks that took no part in training.",
@@ -228,7 +228,7 @@ def render(params: Params, project: Path, results: Results) -> str:
         for label, value in (
             ("backbone", results.backbone), ("arms", arms), ("seeds", ", ".join(map(str, results.seeds))),
             ("rounds", len(results.rounds)), ("training prompts a round", params.prompts.per_round),
-            ("held-out pictures", params.evaluation.prompts * params.evaluation.samples_per_prompt),
+            ("held-out images", params.evaluation.prompts * params.evaluation.samples_per_prompt),
         )
     )  # fmt: skip
     return (

@@ -43,14 +43,14 @@ figure { margin: 0; }
 figcaption { color: var(--muted); font-size: .86rem; margin-top: .5em; }
 details { margin-top: .8em; }
 summary { cursor: pointer; font-weight: 600; margin-bottom: .5em; }
-.pictures { width: auto; }
-.pictures th, .pictures td { padding: 4px; border: 0; text-align: center; position: relative; }
-.pictures thead th { white-space: normal; vertical-align: bottom; line-height: 1.2; max-width: 112px; overflow-wrap: anywhere; }
-.pictures th:first-child { text-align: left; padding-right: 14px; font-weight: 400; white-space: normal; min-width: 8.5em; max-width: 15em; }
-.pictures img { display: block; width: 84px; height: 84px; border-radius: 6px; object-fit: cover; background: var(--line); }
+.images { width: auto; }
+.images th, .images td { padding: 4px; border: 0; text-align: center; position: relative; }
+.images thead th { white-space: normal; vertical-align: bottom; line-height: 1.2; max-width: 112px; overflow-wrap: anywhere; }
+.images th:first-child { text-align: left; padding-right: 14px; font-weight: 400; white-space: normal; min-width: 8.5em; max-width: 15em; }
+.images img { display: block; width: 84px; height: 84px; border-radius: 6px; object-fit: cover; background: var(--line); }
 .pixels { image-rendering: pixelated; }
-.pictures .large { width: 112px; height: 112px; }
-.pictures i { position: absolute; right: 7px; bottom: 7px; font: 600 11px/16px system-ui, sans-serif; width: 16px; height: 16px;
+.images .large { width: 112px; height: 112px; }
+.images i { position: absolute; right: 7px; bottom: 7px; font: 600 11px/16px system-ui, sans-serif; width: 16px; height: 16px;
   border-radius: 50%; color: #fff; text-align: center; }
 i.yes { background: var(--good); } i.no { background: var(--bad); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 18px; margin: 0; font-size: .94rem; }
@@ -58,8 +58,8 @@ dt { font-weight: 600; } dd { margin: 0; color: var(--muted); }
 footer { color: var(--muted); font-size: .86rem; margin-top: 26px; }
 @media (max-width: 640px) {
   main { padding: 22px 12px 48px; } section { padding: 18px 14px; border-radius: 10px; }
-  th, td { padding: 6px 7px; } .pictures img, .pictures .large { width: 60px; height: 60px; }
-  .pictures th, .pictures td { padding: 2px; } .pictures th:first-child { min-width: 6em; max-width: 6.5em; font-size: .82rem; padding-right: 6px; }
+  th, td { padding: 6px 7px; } .images img, .images .large { width: 60px; height: 60px; }
+  .images th, .images td { padding: 2px; } .images th:first-child { min-width: 6em; max-width: 6.5em; font-size: .82rem; padding-right: 6px; }
   dl { grid-template-columns: 1fr; } dt { margin-top: .4em; }
 }
 @media print { body { background: #fff; } section { break-inside: avoid; } }

@@ -83,7 +83,7 @@ def show(results: Results, console: Console) -> None:
         console.print("No arm has been evaluated yet: `rank-e run` computes what is missing.")
         return
     console.print(levels_table(results))
-    console.print("[bright_black]↑ higher is better, ↓ lower is better, ≈ nearer to real pictures is better[/]")
+    console.print("[bright_black]↑ higher is better, ↓ lower is better, ≈ nearer to real images is better[/]")
     if results.pair is not None:
         first, second = results.pair
         items = between(results, first, second, results.last)

@@ -65,7 +65,7 @@ def summary(results: Results) -> dict:
 
 
 def write_report(params: Params, project: Path) -> Path:
-    """Write report/ whole or not at all: index.html, results.json, pictures.png; with any distance, pareto.svg."""
+    """Write report/ whole or not at all: index.html, results.json, images.png; with any distance, pareto.svg."""
     target = project / artifact_path("report")
     results = load_results(params, project)
     folder = target.with_name(f"{target.name}.tmp-{os.getpid()}")
@@ -79,7 +79,7 @@ def write_report(params: Params, project: Path) -> Path:
         if distance := results.first("distance"):
             (folder / "pareto.svg").write_text(pareto(results, distance), encoding="utf-8")
         makers = makers_of(params, project, results.seeds[0])
-        sheet([maker.pictures for maker in makers], 12).save(folder / "pictures.png")
+        sheet([maker.images for maker in makers], 12).save(folder / "images.png")
         if target.exists():
             shutil.rmtree(target)
         folder.rename(target)

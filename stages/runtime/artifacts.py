@@ -63,38 +63,38 @@ class Artifact:
         """Compare every file's sha256 with the manifest; ArtifactError names the first that differs."""
         for name, entry in self.manifest["files"].items():
             if sha256_of(self.path / name) != entry["sha256"]:
-                raise ArtifactError(f"{self.path / name} is not what was written: {_mend(self.path)}")
+                raise ArtifactError(f"{self.path / name} is not what was written: {_fix(self.path)}")
 
     def _file(self, name: str) -> Path:
         if name not in self.manifest["files"]:
             held = ", ".join(self.manifest["files"])
-            raise ArtifactError(f"{self.path} holds no {name}, only {held}: {_mend(self.path)}")
+            raise ArtifactError(f"{self.path} holds no {name}, only {held}: {_fix(self.path)}")
         return self.path / name
 
 
 def read_artifact(path: str | Path, kind: str) -> Artifact:
     """Open the artifact at `path`: its manifest must be of `kind`, its files present at their full size.
 
-    Contents are not hashed here (`Artifact.verify` does). ArtifactError names the path and the mend.
+    Contents are not hashed here (`Artifact.verify` does). ArtifactError names the path and the fix.
     """
     path = Path(path)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(f"{path} does not exist: {_mend(path)}") from None
+        raise ArtifactError(f"{path} does not exist: {_fix(path)}") from None
     except ValueError:
-        raise ArtifactError(f"{path / MANIFEST} is not JSON: {_mend(path)}") from None
+        raise ArtifactError(f"{path / MANIFEST} is not JSON: {_fix(path)}") from None
     if manifest["schema_version"] != SCHEMA_VERSION:
         found = manifest["schema_version"]
-        raise ArtifactError(f"{path} has schema {found}, this code reads {SCHEMA_VERSION}: {_mend(path)}")
+        raise ArtifactError(f"{path} has schema {found}, this code reads {SCHEMA_VERSION}: {_fix(path)}")
     if manifest["kind"] != kind:
-        raise ArtifactError(f"{path} is of kind {manifest['kind']!r}, wanted {kind!r}: {_mend(path)}")
+        raise ArtifactError(f"{path} is of kind {manifest['kind']!r}, wanted {kind!r}: {_fix(path)}")
     for name, entry in manifest["files"].items():
         file = path / name
         size = file.stat().st_size if file.is_file() else None
         if size != entry["bytes"]:
             found = "is missing" if size is None else f"has {size} bytes, not {entry['bytes']}"
-            raise ArtifactError(f"{file} {found}: {_mend(path)}")
+            raise ArtifactError(f"{file} {found}: {_fix(path)}")
     return Artifact(path, manifest)
 
 
@@ -198,7 +198,7 @@ def manifest_sha256(path: str | Path) -> str:
     """sha256 of an artifact's manifest, which stands for the artifact: it holds the sha256 of every file."""
     manifest = Path(path) / MANIFEST
     if not manifest.is_file():
-        raise ArtifactError(f"{manifest} does not exist: {_mend(Path(path))}")
+        raise ArtifactError(f"{manifest} does not exist: {_fix(Path(path))}")
     return sha256_of(manifest)
 
 
@@ -215,5 +215,5 @@ def _not_plain(value: Any, place: str) -> str | None:
     return None if plain or finite else f"{place} = {value!r}: numbers must be finite"
 
 
-def _mend(path: Path) -> str:
+def _fix(path: Path) -> str:
     return f"run `dvc repro`, or remove {path} and run it again"

@@ -42,7 +42,7 @@ class Sources:
         try:
             tree = ast.parse((self.project / path).read_bytes())
         except (SyntaxError, ValueError) as error:
-            raise RankEError(f"{path} is not Python: {error}; mend it") from error
+            raise RankEError(f"{path} is not Python: {error}; fix it") from error
         modules = set(self.named.get(path, ()))
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):

@@ -1,7 +1,7 @@
 """What evaluation, reference and factorial share: the held-out prompt set, and tokens judged through a decoder.
 
-Pictures are decoded, judged and forgotten batch by batch; what was judged lies in the stage's state, so that a killed
-stage goes on at the picture where it was and memory does not grow with their number.
+Images are decoded, judged and forgotten batch by batch; what was judged lies in the stage's state, so that a killed
+stage goes on at the image where it was and memory does not grow with their number.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from stages.runtime.stage import Stage
 from stages.runtime.state import StageState
 
 HELD_OUT = "held_out"
-Draw = Callable[[int, int], tuple[Tensor, list[str]]]  # pictures number start to stop, uint8, and their prompts
+Draw = Callable[[int, int], tuple[Tensor, list[str]]]  # images number start to stop, uint8, and their prompts
 
 
 def held_out_set(stage: Stage, image_size: int) -> PromptSet:
@@ -56,20 +56,20 @@ def digest(value: object) -> str:
 
 
 def references_of(artifact: Artifact, part: PromptSet) -> dict[str, Statistics]:
-    """The real statistics of each distance; JudgeError where they are of another network or protocol."""
+    """The real statistics of each distance; EvaluationError where they are of another network or protocol."""
     features = part.judges.features.items()
     return {name: Statistics.load(artifact.path / f"{name}.safetensors", network) for name, network in features}
 
 
 @torch.no_grad()
 def decode(tokenizer: TokenizerModel, tokens: Tensor) -> Tensor:
-    """Tokens [n, L] -> pictures [n, 3, S, S] in [0, 1], on the tokenizer's device."""
+    """Tokens [n, L] -> images [n, 3, S, S] in [0, 1], on the tokenizer's device."""
     device = next(tokenizer.parameters()).device
     return to_unit(tokenizer.decode_tokens(tokens.long().to(device))).clamp(0, 1)
 
 
 def judged(stage: Stage, state: StageState, part: PromptSet, tag: str, draw: Draw, total: int) -> Stream:
-    """A finished stream of `total` pictures of `part`, from wherever an earlier try left it."""
+    """A finished stream of `total` images of `part`, from wherever an earlier try left it."""
     stream = Stream(
         state.folder / f"{part.name}-{tag}",
         key=part.source,
@@ -79,8 +79,8 @@ def judged(stage: Stage, state: StageState, part: PromptSet, tag: str, draw: Dra
     )
 
     def batch(start: int, stop: int) -> Batch:
-        pictures, prompts = draw(start, stop)
-        return Batch(pictures, prompts, part.categories[start:stop], part.values(start, pictures))
+        images, prompts = draw(start, stop)
+        return Batch(images, prompts, part.categories[start:stop], part.values(start, images))
 
     label = f"judging {tag}"
     judge(stream, batch, total, stage.params.evaluation.batch_size, lambda steps: stage.progress(steps, label))
@@ -90,11 +90,11 @@ def judged(stage: Stage, state: StageState, part: PromptSet, tag: str, draw: Dra
 def decoded(
     part: PromptSet, tokens: Tensor, tokenizer: TokenizerModel, change: Callable[[Tensor, int], Tensor] | None = None
 ) -> Draw:
-    """Tokens [N, L] of `part` through a tokenizer's decoder; `change(pictures, start)` may alter them on the way."""
+    """Tokens [N, L] of `part` through a tokenizer's decoder; `change(images, start)` may alter them on the way."""
 
     def draw(start: int, stop: int) -> tuple[Tensor, list[str]]:
-        pictures = decode(tokenizer, tokens[start:stop]).cpu()
-        return as_bytes(pictures if change is None else change(pictures, start)), part.prompts[start:stop]
+        images = decode(tokenizer, tokens[start:stop]).cpu()
+        return as_bytes(images if change is None else change(images, start)), part.prompts[start:stop]
 
     return draw
 
@@ -108,6 +108,6 @@ def metrics_of(
     return part.metrics(stream, references, seed=params.seed, resamples=resamples, device=stage.device)
 
 
-def squares(pictures: list[Tensor], size: int) -> Tensor:
-    """Real pictures (uint8 [3, H, W]) as a generator of `size` pixels would draw them: uint8 [N, 3, size, size]."""
-    return torch.stack([square_lanczos(picture, size) for picture in pictures])
+def squares(images: list[Tensor], size: int) -> Tensor:
+    """Real images (uint8 [3, H, W]) as a generator of `size` pixels would draw them: uint8 [N, 3, size, size]."""
+    return torch.stack([square_lanczos(image, size) for image in images])

@@ -1,4 +1,4 @@
-"""The prompts and real pictures that a stage draws from."""
+"""The prompts and real images that a stage draws from."""
 
 from typing import Literal
 
@@ -8,5 +8,5 @@ from stages.runtime.stage import Stage
 
 
 def source_of(stage: Stage, name: Literal["training", "held_out"], image_size: int) -> Source:
-    """The source of `data.<name>`, its square pictures `image_size` pixels wide."""
+    """The source of `data.<name>`, its square images `image_size` pixels wide."""
     return open_source(getattr(stage.params.data, name), image_size, f"data.{name}")

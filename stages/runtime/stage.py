@@ -152,7 +152,7 @@ class Stage:
 
 
 def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = None, *, computes: bool = True) -> None:
-    """Run a stage from the command line; exits with 1 and one line for an error that the user can mend.
+    """Run a stage from the command line; exits with 1 and one line for an error that the user can fix.
 
     A stage that does not compute, `computes=False`, is over before torch would be imported.
     """

@@ -10,7 +10,7 @@ from rank_e.objectives.grpo import group_advantages
 from rank_e.sampling.filters import cumulative_by_products
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import generator, seed_for
-from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedPictures
+from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedImages
 from rank_e.training.patchgan import PatchGAN
 from rank_e.training.policy_update import PolicyUpdate, Rollouts
 from tests.helpers.tiny_nets import decoder_params, moved, policy_params, snapshot, tiny_policy, tiny_tokenizer
@@ -103,7 +103,7 @@ def test_decoder_update(world):
     online, average = world.tokenizer(), world.tokenizer()
     size, codes = online.config.image_size, online.config.codebook_size
     draw = generator(3, "data")
-    data = RankedPictures(
+    data = RankedImages(
         torch.randint(codes, (2, 3, online.config.grid**2), generator=draw),
         torch.ones(2, 3),
         ["a", "b"],

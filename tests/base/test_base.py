@@ -30,7 +30,7 @@ def test_a_base_is_trained_from_nothing_and_compared_with_the_shipped_one(tmp_pa
     path = tmp_path / "base/params.yaml"
     params = yaml.safe_load(path.read_text())
     for network in NETWORKS:
-        params[network] |= {"steps": 3, "batch": 8, "pictures": 90}
+        params[network] |= {"steps": 3, "batch": 8, "images": 90}
     path.write_text(yaml.safe_dump(params))
     dvc(tmp_path, "init", "--no-scm", "--quiet")
     dvc(tmp_path, "repro", "base/dvc.yaml")

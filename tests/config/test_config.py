@@ -116,8 +116,8 @@ def test_no_key_has_a_default(section: str) -> None:
         (lambda d: d["sft"].update(caption_dropout=1.0), "sft.caption_dropout = 1.0: must be a number in [0, 1)"),
         (lambda d: d["arms"].update(sft=d["arms"]["frozen"]), "arms.sft: the name is taken"),
         (lambda d: d["arms"].update(base=d["arms"]["frozen"]), "arms.base: the name is taken"),
-        (lambda d: d["evaluation"].update(pictures=257), "evaluation.pictures = 257: must be at most"),
-        (lambda d: d.update(schema=2), "schema = 2: must be 1"),
+        (lambda d: d["evaluation"].update(images=257), "evaluation.images = 257: must be at most"),
+        (lambda d: d.update(schema=3), "schema = 3: must be 2"),
         (lambda d: d.update(polciy={}), "polciy = {}: unknown key, allowed here: schema, backbone"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Pairs: the order, its shards and its resumption, bad samples, and pictures against independent resizing."""
+"""Pairs: the order, its shards and its resumption, bad samples, and images against independent resizing."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from rank_e.data import BadSampleError, Batch, DataError, PairSource
-from rank_e.data.images import UndecodableError, decode_picture, square
+from rank_e.data.images import UndecodableError, decode_image, square
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:
@@ -25,7 +25,7 @@ def encoded(image: Image.Image, kind: str = "png", **options: object) -> bytes:
 
 
 class Memory:
-    """Samples in memory that remember which pictures were asked for; `bad` ones hold no picture."""
+    """Samples in memory that remember which images were asked for; `bad` ones hold no image."""
 
     def __init__(self, length: int, bad: set[int] | None = None) -> None:
         self.length = length
@@ -41,9 +41,9 @@ class Memory:
     def caption(self, index: int) -> str:
         return f"caption {index}"
 
-    def picture(self, index: int) -> bytes:
+    def image(self, index: int) -> bytes:
         self.asked.append(index)
-        return b"no picture" if index in self.bad else encoded(Image.new("RGB", (2, 2), (index % 256, index // 256, 0)))
+        return b"no image" if index in self.bad else encoded(Image.new("RGB", (2, 2), (index % 256, index // 256, 0)))
 
 
 def indices(batches: list[Batch]) -> list[int]:
@@ -89,12 +89,11 @@ def test_the_stream_does_not_depend_on_the_batch_size_and_batches_are_full() -> 
     assert indices(list(source.batches(4, 3, epochs=2))) == expected
 
 
-def test_pictures_captions_and_indices_belong_together() -> None:
+def test_images_captions_and_indices_belong_together() -> None:
     batch = take(PairSource(Memory(300), 2), 1, batch_size=300)[0]
-    assert batch.pictures.shape == (300, 3, 2, 2) and batch.pictures.dtype == torch.uint8
+    assert batch.images.shape == (300, 3, 2, 2) and batch.images.dtype == torch.uint8
     assert batch.captions == [f"caption {int(i)}" for i in batch.indices]
-    assert (batch.pictures[:, 0, 0, 0].long() + 256 * batch.pictures[:, 1, 0, 0].long()).equal(batch.indices)
-    assert batch.images().dtype == torch.float32 and batch.images().equal(batch.pictures / 255)
+    assert (batch.images[:, 0, 0, 0].long() + 256 * batch.images[:, 1, 0, 0].long()).equal(batch.indices)
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -105,7 +104,7 @@ def test_going_on_at_any_batch_gives_the_same_batches_and_reads_nothing_before_t
         start = whole[k].next_start
         again = take(PairSource(memory, 2, 0.5), 1, batch_size=4, rank=1, world=2, workers=workers, start=start)[0]
         assert again.indices.equal(whole[k + 1].indices) and again.next_start == whole[k + 1].next_start
-        assert again.pictures.equal(whole[k + 1].pictures) and again.captions == whole[k + 1].captions
+        assert again.images.equal(whole[k + 1].images) and again.captions == whole[k + 1].captions
         assert len(memory.asked) <= 4 + 3 + 4 * workers + 1  # a batch, the bad ones, what was decoded ahead
 
 
@@ -115,7 +114,7 @@ def test_bad_samples_are_skipped_named_and_counted_once() -> None:
     seen = indices(list(source.batches(16, 3, epochs=3, report=report)))
     assert sorted(seen) == sorted(3 * [i for i in range(200) if i not in (7, 150)])
     assert [(row.index, row.name) for row in report.rows()] == [(7, "sample 7"), (150, "sample 150")]
-    assert report.rows()[0].reason == "cannot be decoded (no JPEG, PNG or WebP picture)"
+    assert report.rows()[0].reason == "cannot be decoded (no JPEG, PNG or WebP image)"
 
 
 def test_more_bad_samples_than_the_share_stop_the_run_and_just_the_share_does_not() -> None:
@@ -153,7 +152,7 @@ def test_threads_change_nothing() -> None:
     )
     assert len(plain) == len(ahead) and reports[0].state() == reports[1].state()
     for a, b in zip(plain, ahead, strict=True):
-        assert a.pictures.equal(b.pictures) and a.indices.equal(b.indices) and a.next_start == b.next_start
+        assert a.images.equal(b.images) and a.indices.equal(b.indices) and a.next_start == b.next_start
 
 
 def test_wrong_arguments_are_named_before_anything_is_read() -> None:
@@ -176,7 +175,7 @@ def test_wrong_arguments_are_named_before_anything_is_read() -> None:
         PairSource(Memory(3, bad={1}), 2).read(1)
 
 
-# ---------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------------- images
 
 
 def torch_resize(pixels: np.ndarray, size: int) -> Tensor:
@@ -196,7 +195,7 @@ def test_square_is_the_centre_crop_resized_with_antialiasing(height: int, width:
     assert (result.float() - expected).abs().max() <= 1.3  # Pillow rounds after each direction
 
 
-def test_a_picture_of_the_right_size_is_only_cropped() -> None:
+def test_a_image_of_the_right_size_is_only_cropped() -> None:
     pixels = noise(2, 16, 21, 3)
     assert square(Image.fromarray(pixels), 16).permute(1, 2, 0).numpy().tolist() == pixels[:, 2:18].tolist()
 
@@ -210,46 +209,46 @@ def test_formats_and_colour_modes_become_rgb(kind: str, mode: str) -> None:
     data = encoded(image, kind)
     with Image.open(io.BytesIO(data)) as stored:
         expected = np.asarray(stored.convert("RGB"))
-    decoded = decode_picture(data)
+    decoded = decode_image(data)
     assert decoded.mode == "RGB" and np.array_equal(np.asarray(decoded), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_stand_upright_by_their_exif_tag(orientation: int) -> None:
+def test_images_stand_upright_by_their_exif_tag(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(Image.fromarray(noise(4, 6, 10, 3)), "png", exif=exif)
     with Image.open(io.BytesIO(data)) as stored:
         expected = np.asarray(ImageOps.exif_transpose(stored))
-    assert np.array_equal(np.asarray(decode_picture(data)), expected)
+    assert np.array_equal(np.asarray(decode_image(data)), expected)
 
 
 def test_transparency_lies_over_white() -> None:
     pixels = noise(5, 8, 8, 4)
     alpha = pixels[..., 3:].astype(float) / 255
     expected = pixels[..., :3] * alpha + 255 * (1 - alpha)
-    assert np.abs(np.asarray(decode_picture(encoded(Image.fromarray(pixels)))) - expected).max() <= 1
+    assert np.abs(np.asarray(decode_image(encoded(Image.fromarray(pixels)))) - expected).max() <= 1
     palette = Image.fromarray(noise(6, 8, 8) % 4, "P")
     palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
-    decoded = np.asarray(decode_picture(encoded(palette, transparency=2)))
+    decoded = np.asarray(decode_image(encoded(palette, transparency=2)))
     assert (decoded[np.asarray(palette) == 2] == 255).all() and (
         decoded[np.asarray(palette) == 1] == [40, 50, 60]
     ).all()
 
 
-def test_what_is_no_whole_picture_is_refused() -> None:
+def test_what_is_no_whole_image_is_refused() -> None:
     image = Image.fromarray(noise(7, 64, 64, 3))
     cases = {kind: encoded(image, kind) for kind in ("png", "jpeg", "webp")}
     for data in cases.values():
         for length in (0, 3, 20, len(data) // 2):
             with pytest.raises(UndecodableError, match="cannot be decoded") as caught:
-                decode_picture(data[:length])
+                decode_image(data[:length])
             assert "\n" not in str(caught.value) and "0x" not in str(caught.value)
     for data in (encoded(image, "gif"), encoded(image, "bmp"), b"<html>not found</html>"):
-        with pytest.raises(UndecodableError, match="no JPEG, PNG or WebP picture"):
-            decode_picture(data)
+        with pytest.raises(UndecodableError, match="no JPEG, PNG or WebP image"):
+            decode_image(data)
     with pytest.raises(UndecodableError, match="not 8 bits a channel"):
-        decode_picture(encoded(Image.fromarray(noise(8, 4, 4).astype(np.uint16) * 200)))
+        decode_image(encoded(Image.fromarray(noise(8, 4, 4).astype(np.uint16) * 200)))
 
 
 def test_damaged_bytes_never_raise_anything_else() -> None:
@@ -261,6 +260,6 @@ def test_damaged_bytes_never_raise_anything_else() -> None:
             data = whole.copy()
             data[rng.integers(0, len(data), 6)] = rng.integers(0, 256, 6)
             try:
-                assert decode_picture(data.tobytes()).mode == "RGB"
+                assert decode_image(data.tobytes()).mode == "RGB"
             except UndecodableError as error:
                 assert "\n" not in str(error)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from rank_e.data import BadSampleError, DataError, PairSource
 from rank_e.data.samples import WebdatasetSamples, open_coco, open_folder, open_webdataset
-from tests.helpers.tars import CAPTIONS, members, picture, write_tar
+from tests.helpers.tars import CAPTIONS, image, members, write_tar
 
 OPENERS: dict[str, Any] = {"webdataset": open_webdataset, "folder": open_folder, "coco": open_coco}
 
@@ -33,8 +33,8 @@ def contents(source: PairSource) -> list[tuple[list, str]]:
 
 @pytest.fixture
 def expected() -> list[tuple[list, str]]:
-    """What all three layouts must give: the middle 16 columns of the pictures, and the captions."""
-    arrays = [np.asarray(Image.open(io.BytesIO(picture(n))))[:, 2:18].transpose(2, 0, 1) for n in range(6)]
+    """What all three layouts must give: the middle 16 columns of the images, and the captions."""
+    arrays = [np.asarray(Image.open(io.BytesIO(image(n))))[:, 2:18].transpose(2, 0, 1) for n in range(6)]
     return [(array.tolist(), caption) for array, caption in zip(arrays, CAPTIONS, strict=True)]
 
 
@@ -56,18 +56,18 @@ def test_the_index_of_a_tar_agrees_with_the_webdataset_library(tmp_path: Path, f
         tmp_path / "a.tar",
         [
             ("__meta__", b"skip me"),
-            ("a/1.JPG", picture(1, "jpeg")),
+            ("a/1.JPG", image(1, "jpeg")),
             ("a/1.txt", b"one"),
-            ("b/1.webp", picture(2, "webp")),
+            ("b/1.webp", image(2, "webp")),
             ("b/1.txt", b"same key, other folder"),
             ("c.v/2.cls", b"7"),
             ("c.v/2.json", json.dumps({"caption": "two", "width": 3}).encode()),
-            ("c.v/2.png", picture(3)),
+            ("c.v/2.png", image(3)),
             ("noextension", b"x"),
             (f"{long}.txt", b"long name"),
-            (f"{long}.jpeg", picture(4, "jpeg")),
-            ("3.seg.png", picture(5)),
-            ("3.png", picture(6)),
+            (f"{long}.jpeg", image(4, "jpeg")),
+            ("3.seg.png", image(5)),
+            ("3.png", image(6)),
             ("3.txt", b"\xef\xbb\xbf three \n"),
         ],
         format=format,
@@ -78,7 +78,7 @@ def test_the_index_of_a_tar_agrees_with_the_webdataset_library(tmp_path: Path, f
     for index, sample in enumerate(theirs):
         assert samples.name(index) == f"{path}:{sample['__key__']}"
         suffix = next(s for s in ("jpg", "jpeg", "png", "webp") if s in sample)
-        assert samples.picture(index) == sample[suffix]
+        assert samples.image(index) == sample[suffix]
     assert [samples.caption(i) for i in range(5)] == ["one", "same key, other folder", "two", "long name", "three"]
     named = WebdatasetSamples([path], column="caption")
     assert named.caption(2) == "two"
@@ -88,15 +88,15 @@ def test_the_index_of_a_tar_agrees_with_the_webdataset_library(tmp_path: Path, f
 
 def test_a_tar_sample_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     cases = [
-        ([("0.txt", b"no picture")], "has no picture"),
-        ([("1.png", picture(1))], "has no txt and no json"),
-        ([("2.png", picture(2)), ("2.txt", b" \n")], "its caption is missing, empty or no text"),
-        ([("3.png", picture(3)), ("3.txt", b"\xff\xfe")], "its caption is not UTF-8"),
-        ([("4.png", picture(4)), ("4.json", b"{")], "its json cannot be read"),
-        ([("5.png", picture(5)), ("5.json", b'{"n": 1}')], "json: no column called prompt"),
-        ([("6.png", picture(6)), ("6.json", b'{"text": "a", "caption": "b"}')], "text and caption both fit"),
-        ([("7.png", picture(7)), ("7.json", b'{"text": null}')], "its caption is missing"),
-        ([("8.png", picture(8)[:400]), ("8.txt", b"truncated")], "cannot be decoded"),
+        ([("0.txt", b"no image")], "has no image"),
+        ([("1.png", image(1))], "has no txt and no json"),
+        ([("2.png", image(2)), ("2.txt", b" \n")], "its caption is missing, empty or no text"),
+        ([("3.png", image(3)), ("3.txt", b"\xff\xfe")], "its caption is not UTF-8"),
+        ([("4.png", image(4)), ("4.json", b"{")], "its json cannot be read"),
+        ([("5.png", image(5)), ("5.json", b'{"n": 1}')], "json: no column called prompt"),
+        ([("6.png", image(6)), ("6.json", b'{"text": "a", "caption": "b"}')], "text and caption both fit"),
+        ([("7.png", image(7)), ("7.json", b'{"text": null}')], "its caption is missing"),
+        ([("8.png", image(8)[:400]), ("8.txt", b"truncated")], "cannot be decoded"),
     ]
     path = write_tar(tmp_path / "a.tar", [member for case, _ in cases for member in case])
     source = source_of("webdataset", path)
@@ -155,7 +155,7 @@ def test_the_index_takes_little_memory_a_sample(tmp_path: Path) -> None:
 def test_a_folder_with_a_table(tmp_path: Path, kind: str, expected: list) -> None:
     (tmp_path / "images").mkdir()
     for n in range(6):
-        (tmp_path / "images" / f"{n}.png").write_bytes(picture(n))
+        (tmp_path / "images" / f"{n}.png").write_bytes(image(n))
     table = pd.DataFrame({"file_name": [f"images/{n}.png" for n in range(6)], "n": range(6), "caption": CAPTIONS})
     path = tmp_path / f"metadata.{kind}"
     writers = {
@@ -172,8 +172,8 @@ def test_a_folder_with_a_table(tmp_path: Path, kind: str, expected: list) -> Non
     assert contents(source_of("folder", tmp_path, captions=moved, column="caption")) == expected
 
 
-def test_a_folder_names_missing_pictures_and_captions(tmp_path: Path) -> None:
-    (tmp_path / "0.png").write_bytes(picture(0))
+def test_a_folder_names_missing_images_and_captions(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(image(0))
     (tmp_path / "captions.csv").write_text('image,text\n0.png,a\n1.png,b\n0.png," "\n', encoding="utf-8")
     source = source_of("folder", tmp_path, max_bad_share=0.9)
     report = source.new_report()
@@ -195,7 +195,7 @@ def write_coco(root: Path) -> None:
     images, notes = [], []
     for n in (3, 0, 5, 1, 4, 2):
         name = f"COCO_val2014_{n + 42:012d}.jpg"
-        (root / "val2014" / name).write_bytes(picture(n))
+        (root / "val2014" / name).write_bytes(image(n))
         images.append({"id": n + 42, "file_name": name, "height": 16, "width": 20, "license": 1})
         notes.append({"image_id": n + 42, "id": 900 - n, "caption": f"{CAPTIONS[n]}\n"})
     notes += [{"image_id": 42, "id": 1000 + k, "caption": f"other {k}"} for k in (3, 1, 0, 2)]

@@ -1,4 +1,4 @@
-"""Real pictures with their own captions: from files and from the embedded world, begun anywhere, damage replaced."""
+"""Real images with their own captions: from files and from the embedded world, begun anywhere, damage replaced."""
 
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ COUNT = 12
 
 
 def folder(root: Path, broken: tuple[int, ...] = (), share: float = 0.0) -> Source:
-    """Twelve pictures of one grey each, whose captions say which."""
+    """Twelve images of one grey each, whose captions say which."""
     for number in range(COUNT):
         file = root / f"{number}.png"
         Image.fromarray(np.full((10, 8, 3), number * 20, dtype=np.uint8)).save(file)
@@ -44,15 +44,15 @@ def names(pairs: list[Pair]) -> list[str]:
 
 def same(some: list[Pair], others: list[Pair]) -> bool:
     return names(some) == names(others) and all(
-        torch.equal(a.picture, b.picture) for a, b in zip(some, others, strict=True)
+        torch.equal(a.image, b.image) for a, b in zip(some, others, strict=True)
     )
 
 
-def test_a_picture_comes_with_its_own_caption(tmp_path: Path) -> None:
+def test_a_image_comes_with_its_own_caption(tmp_path: Path) -> None:
     pairs = list(folder(tmp_path).pairs(COUNT, 3))
-    for picture, caption in pairs:
-        assert picture.dtype == torch.float32 and picture.shape == (3, 8, 8)
-        assert picture.unique().mul(255).round().tolist() == [float(caption.removeprefix("grey "))]
+    for image, caption in pairs:
+        assert image.dtype == torch.float32 and image.shape == (3, 8, 8)
+        assert image.unique().mul(255).round().tolist() == [float(caption.removeprefix("grey "))]
     assert sorted(names(pairs)) == sorted(f"grey {number * 20}" for number in range(COUNT))  # each one once
     assert names(pairs) != names(list(folder(tmp_path).pairs(COUNT, 4)))
 
@@ -95,14 +95,14 @@ def test_another_takes_the_place_of_one_that_cannot_be_read(tmp_path: Path) -> N
         list(folder(tmp_path / "damaged", (2, 5, 6, 9), 0.3).pairs(COUNT, 3))
 
 
-def test_the_worlds_pictures_show_what_their_captions_say() -> None:
+def test_the_worlds_images_show_what_their_captions_say() -> None:
     source = open_source(ShapesSource(kind="shapes", folder="rank_e/shapes", split="train"), 48, "data.training")
     pairs = list(source.pairs(60, 3))
-    pictures = torch.stack([pair.picture for pair in pairs])
+    images = torch.stack([pair.image for pair in pairs])
     prompts = [world.Prompt.from_text(number, pair.caption) for number, pair in enumerate(pairs)]
-    assert pictures.shape == (60, 3, 48, 48) and float(pictures.min()) >= 0 and float(pictures.max()) <= 1
-    assert world.check_pictures(pictures, prompts).float().mean() > 0.95
-    assert world.check_pictures(pictures.roll(1, 0), prompts).float().mean() < 0.3
+    assert images.shape == (60, 3, 48, 48) and float(images.min()) >= 0 and float(images.max()) <= 1
+    assert world.check_images(images, prompts).float().mean() > 0.95
+    assert world.check_images(images.roll(1, 0), prompts).float().mean() < 0.3
     assert {prompt.category for prompt in prompts} == set(world.SHARES)  # the world's mix
     for start in (0, 23, 60):
         assert same(list(source.pairs(60, 3, start)), pairs[start:])

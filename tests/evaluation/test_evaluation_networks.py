@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from rank_e.errors import RankEError
-from rank_e.evaluation.base import JudgeError, as_bytes
+from rank_e.evaluation.base import EvaluationError, as_bytes
 from rank_e.evaluation.features import dinov2_features, inception_features
 from rank_e.evaluation.networks import load_clip
 from rank_e.evaluation.resize import clip_bicubic, square_lanczos
@@ -26,15 +26,15 @@ SIZES = [(300, 401), (97, 80), (256, 256)]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def picture(height: int, width: int, name: str = "picture") -> torch.Tensor:
-    """A smooth coloured picture with noise on top, uint8 [3, H, W]."""
+def image(height: int, width: int, name: str = "image") -> torch.Tensor:
+    """A smooth coloured image with noise on top, uint8 [3, H, W]."""
     draw = generator(0, name, height, width)
     coarse = torch.rand(1, 3, 7, 5, generator=draw)
     smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
     return as_bytes(smooth + 0.1 * torch.randn(3, height, width, generator=draw))
 
 
-PICTURES = [picture(*size) for size in SIZES]
+IMAGES = [image(*size) for size in SIZES]
 
 
 def pil(value: torch.Tensor) -> Image.Image:
@@ -50,7 +50,7 @@ def published_square(array: np.ndarray) -> np.ndarray:
 
 
 class Archive(nn.Module):
-    """What NVIDIA's archive looks like from outside: `layers` give 2048 numbers of a normalised picture."""
+    """What NVIDIA's archive looks like from outside: `layers` give 2048 numbers of a normalised image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def test_inception_archive_gives_clean_fids_features_of_a_folder(archive: Path, 
     from cleanfid.fid import get_folder_features
     from cleanfid.inception_torchscript import InceptionV3W
 
-    for place, value in enumerate(PICTURES):
+    for place, value in enumerate(IMAGES):
         pil(value).save(tmp_path / f"{place}.png")
     theirs = get_folder_features(
         str(tmp_path),
@@ -109,10 +109,10 @@ def test_inception_archive_gives_clean_fids_features_of_a_folder(archive: Path, 
         custom_image_tranform=published_square,
     )
     ours = inception_features(archive, CPU)
-    torch.testing.assert_close(ours(PICTURES), torch.from_numpy(theirs), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours(IMAGES), torch.from_numpy(theirs), rtol=1e-4, atol=1e-5)
     assert len(ours.source) == 64 and "256 px" in ours.protocol
     small = inception_features(archive, CPU, image_size=64)
-    assert (small(PICTURES) - ours(PICTURES)).abs().max() > 1e-3 and small.protocol != ours.protocol
+    assert (small(IMAGES) - ours(IMAGES)).abs().max() > 1e-3 and small.protocol != ours.protocol
 
 
 @pytest.mark.filterwarnings("ignore:.*pretrained.*", "ignore:Arguments other than")
@@ -163,10 +163,10 @@ def test_dinov2_gives_transformers_class_token(tmp_path: Path) -> None:
             Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    squares = [Image.fromarray(published_square(np.array(pil(value)))) for value in PICTURES]
+    squares = [Image.fromarray(published_square(np.array(pil(value)))) for value in IMAGES]
     with torch.no_grad():
         expected = model(torch.stack([prepare(square) for square in squares])).pooler_output
-    torch.testing.assert_close(dinov2_features(tmp_path, CPU)(PICTURES), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dinov2_features(tmp_path, CPU)(IMAGES), expected, rtol=1e-4, atol=1e-5)
 
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
@@ -177,18 +177,18 @@ def test_dinov2_gives_transformers_class_token(tmp_path: Path) -> None:
         ("shape", state | {"layernorm.weight": torch.zeros(5)}, r"layernorm\.weight|size mismatch|mismatched"),
     ):
         weights.write_bytes(save(broken, metadata={"format": "pt"}))
-        with pytest.raises(JudgeError, match=message) as error:
+        with pytest.raises(EvaluationError, match=message) as error:
             dinov2_features(tmp_path, CPU)
         assert "\n" not in str(error.value), name
     weights.write_bytes(whole[:-100])
     with pytest.raises(RankEError, match="truncated"):
         dinov2_features(tmp_path, CPU)
     weights.unlink()
-    with pytest.raises(JudgeError, match="holds none of"):
+    with pytest.raises(EvaluationError, match="holds none of"):
         dinov2_features(tmp_path, CPU)
     weights.write_bytes(whole)
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(JudgeError, match="of a 'vit'"):
+    with pytest.raises(EvaluationError, match="of a 'vit'"):
         dinov2_features(tmp_path, CPU)
 
 
@@ -197,7 +197,7 @@ def test_clip_features_and_score_follow_the_published_code(clip_name: str, clip_
     model = open_clip.CLIP(**open_clip.get_model_config(clip_name)).eval()
     model.load_state_dict(torch.load(clip_file, weights_only=True))
     prepare = open_clip.image_transform(32, is_train=False, mean=MEAN, std=STD)
-    inputs = torch.stack([prepare(Image.fromarray(published_square(np.array(pil(p))))) for p in PICTURES])
+    inputs = torch.stack([prepare(Image.fromarray(published_square(np.array(pil(p))))) for p in IMAGES])
     prompts = ["a red cube on a table", "word " * 90, "two dogs"]
     judges = build_judges(
         {"fd_clip": {"kind": "clip_features", "file": clip_file.name, "model": clip_name}},
@@ -212,14 +212,14 @@ def test_clip_features_and_score_follow_the_published_code(clip_name: str, clip_
     tokens[:, 76][tokens[:, 76] > 0] = 49407
     with torch.no_grad():
         images, texts = model.encode_image(inputs), model.encode_text(tokens)
-    torch.testing.assert_close(judges.features["fd_clip"](PICTURES), images, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(judges.features["fd_clip"](IMAGES), images, rtol=1e-4, atol=1e-5)
     expected = 100 * nn.functional.cosine_similarity(images, texts)
-    scores = judges.scores["clip"](PICTURES, prompts)
+    scores = judges.scores["clip"](IMAGES, prompts)
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
     plain = 100 * nn.functional.cosine_similarity(images, model.encode_text(open_clip.tokenize(prompts)))
     assert (scores - plain).abs().max() > 0.01  # the prefix matters
-    with pytest.raises(JudgeError, match="3 pictures for 2 prompts"):
-        judges.scores["clip"](PICTURES, prompts[:2])
+    with pytest.raises(EvaluationError, match="3 images for 2 prompts"):
+        judges.scores["clip"](IMAGES, prompts[:2])
 
 
 def test_openai_archive_is_read_and_wants_quickgelu(clip_name: str, clip_file: Path, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_openai_archive_is_read_and_wants_quickgelu(clip_name: str, clip_file: P
     expected, _, _ = load_clip(clip_file, clip_name, CPU)
     assert model.visual.proj.dtype == torch.float32 and len(source) == 64 and tokenize(["a"]).shape == (1, 77)
     torch.testing.assert_close(model.visual.proj, expected.visual.proj, rtol=1e-3, atol=1e-4)
-    with pytest.raises(JudgeError, match="tiny-judge-quickgelu"):
+    with pytest.raises(EvaluationError, match="tiny-judge-quickgelu"):
         load_clip(path, "tiny-judge", CPU)
 
 
@@ -258,7 +258,7 @@ def test_squares_and_clip_sizes_are_torchvisions(size: tuple[int, int]) -> None:
     declare_torchvision_ops()
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-    value = picture(*size)
+    value = image(*size)
     theirs = published_square(np.array(pil(value)))
     assert np.array_equal(square_lanczos(value).permute(1, 2, 0).numpy(), theirs)
     clip = Compose([Resize(64, InterpolationMode.BICUBIC), CenterCrop(64)])(pil(value))
@@ -267,9 +267,9 @@ def test_squares_and_clip_sizes_are_torchvisions(size: tuple[int, int]) -> None:
 
 def test_bytes_are_rounded_and_checked() -> None:
     assert as_bytes(torch.tensor([-1.0, 0.0, 0.4999 / 255, 0.501 / 255, 1.0, 2.0])).tolist() == [0, 0, 0, 1, 255, 255]
-    with pytest.raises(JudgeError, match="NaN"):
+    with pytest.raises(EvaluationError, match="NaN"):
         as_bytes(torch.tensor([float("nan")]))
-    with pytest.raises(JudgeError, match="int64"):
+    with pytest.raises(EvaluationError, match="int64"):
         as_bytes(torch.tensor([1]))
 
 
@@ -282,9 +282,9 @@ def test_a_reward_is_a_judge_and_must_be_finite() -> None:
     values[0, 0], values[:, 1] = 255, 1
     assert score(values, ["a", "b"]).tolist() == [1.0, 0.0]
     values[1] = 0
-    with pytest.raises(JudgeError, match="picture 1 is not finite"):
+    with pytest.raises(EvaluationError, match="image 1 is not finite"):
         score(values, ["a", "b"])
-    with pytest.raises(JudgeError, match="2 sizes"):
+    with pytest.raises(EvaluationError, match="2 sizes"):
         score([values[0], values[1, :, :2]], ["a", "b"])
 
 
@@ -312,12 +312,12 @@ def test_bad_settings_and_files_are_named_in_one_line(clip_name: str, clip_file:
         assert "\n" not in str(error.value)
 
 
-def test_pictures_of_another_kind_are_refused(archive: Path) -> None:
+def test_images_of_another_kind_are_refused(archive: Path) -> None:
     judge = inception_features(archive, CPU)
-    with pytest.raises(JudgeError, match="no pictures"):
+    with pytest.raises(EvaluationError, match="no images"):
         judge([])
-    with pytest.raises(JudgeError, match=r"picture 1 is torch\.float32"):
-        judge([PICTURES[0], PICTURES[0].float()])
+    with pytest.raises(EvaluationError, match=r"image 1 is torch\.float32"):
+        judge([IMAGES[0], IMAGES[0].float()])
 
 
 def test_clip_score_refuses_a_model_that_is_not_square(clip_name: str, clip_file: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rank_e.errors import RankEError
 from rank_e.evaluation import stream as stream_module
-from rank_e.evaluation.base import JudgeError, Pictures
+from rank_e.evaluation.base import EvaluationError, Images
 from rank_e.evaluation.bootstrap import bootstrap_interval, resampling_weights
 from rank_e.evaluation.frechet import Moments, frechet_distance
 from rank_e.evaluation.hpsv2 import STYLES, read_benchmark
@@ -31,7 +31,7 @@ class Killed(BaseException):
 
 
 class Moved:
-    """Features: a fixed random projection of the first pixels, so that every picture has its own row."""
+    """Features: a fixed random projection of the first pixels, so that every image has its own row."""
 
     protocol, source = "projection", "0" * 64
 
@@ -39,8 +39,8 @@ class Moved:
         self.weights = torch.randn(48, DIM, generator=generator(0, "projection"))
         self.alive: list[weakref.ref[Tensor]] = []
 
-    def __call__(self, pictures: Pictures) -> Tensor:
-        rows = torch.stack([picture.flatten()[:48].float() / 255 for picture in pictures]) @ self.weights
+    def __call__(self, images: Images) -> Tensor:
+        rows = torch.stack([image.flatten()[:48].float() / 255 for image in images]) @ self.weights
         self.alive.append(weakref.ref(rows))
         return rows
 
@@ -50,12 +50,12 @@ class Red:
 
     protocol, source = "red", "1" * 64
 
-    def __call__(self, pictures: Pictures, prompts: Sequence[str]) -> Tensor:
-        return torch.stack([p[0].float().mean() / 255 + len(t) for p, t in zip(pictures, prompts, strict=True)])
+    def __call__(self, images: Images, prompts: Sequence[str]) -> Tensor:
+        return torch.stack([p[0].float().mean() / 255 + len(t) for p, t in zip(images, prompts, strict=True)])
 
 
 def drawn(index: int) -> Tensor:
-    return torch.randint(256, (3, 4, 4), generator=generator(1, "picture", index), dtype=torch.uint8)
+    return torch.randint(256, (3, 4, 4), generator=generator(1, "image", index), dtype=torch.uint8)
 
 
 def draw(start: int, stop: int) -> Batch:
@@ -68,8 +68,8 @@ def open_stream(folder: Path, key: str = "key", every: int = 10) -> Stream:
 
 
 def whole(total: int) -> tuple[Tensor, Tensor]:
-    pictures, prompts, *_ = draw(0, total)
-    return Moved()(pictures), Red()(pictures, prompts)
+    images, prompts, *_ = draw(0, total)
+    return Moved()(images), Red()(images, prompts)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -83,9 +83,9 @@ def features_only(folder: Path, rows: Tensor, every: int = 1000) -> Stream:
         protocol, source = "rows", "2" * 64
         place = 0
 
-        def __call__(self, pictures: Pictures) -> Tensor:
-            self.place += len(pictures)
-            return rows[self.place - len(pictures) : self.place]
+        def __call__(self, images: Images) -> Tensor:
+            self.place += len(images)
+            return rows[self.place - len(images) : self.place]
 
     stream = Stream(folder, "rows", features={"fd": Rows()}, every=every)
     judge(stream, lambda a, b: Batch([rows[0]] * (b - a), [""] * (b - a)), len(rows), every)
@@ -93,7 +93,7 @@ def features_only(folder: Path, rows: Tensor, every: int = 1000) -> Stream:
 
 
 @pytest.mark.parametrize(("batch", "every"), [(4, 10), (1, 1), (7, 100)])
-def test_a_stream_gives_the_moments_and_means_of_all_pictures_at_once(tmp_path: Path, batch: int, every: int) -> None:
+def test_a_stream_gives_the_moments_and_means_of_all_images_at_once(tmp_path: Path, batch: int, every: int) -> None:
     stream = open_stream(tmp_path, every=every)
     judge(stream, draw, 50, batch)
     rows, scores = whole(50)
@@ -109,7 +109,7 @@ def test_a_stream_gives_the_moments_and_means_of_all_pictures_at_once(tmp_path: 
     for place, style in enumerate(STYLE):
         assert means[style].value == pytest.approx(scores[place::3].double().mean().item())
         assert means[style].low is None
-    assert means[""].value == pytest.approx(scores.double().mean().item())  # 50 pictures: not the styles' mean
+    assert means[""].value == pytest.approx(scores.double().mean().item())  # 50 images: not the styles' mean
 
 
 @pytest.mark.parametrize("killed_at", [0, 12, 13, 24, 49])
@@ -164,20 +164,20 @@ def test_a_kill_while_a_part_is_written_leaves_whole_parts_only(
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_memory_does_not_grow_with_pictures(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_images(tmp_path: Path) -> None:
     network, most = Moved(), 0
-    pictures: list[weakref.ref[Tensor]] = []
+    images: list[weakref.ref[Tensor]] = []
     stream = Stream(tmp_path, "key", features={"fd": network}, scores={"red": Red()}, every=16)
 
     def counting(start: int, stop: int) -> Batch:
         nonlocal most
-        most = max(most, sum(ref() is not None for ref in (*pictures, *network.alive)))
+        most = max(most, sum(ref() is not None for ref in (*images, *network.alive)))
         batch = draw(start, stop)
-        pictures.extend(weakref.ref(picture) for picture in batch[0])
+        images.extend(weakref.ref(image) for image in batch[0])
         return batch
 
     judge(stream, counting, 400, 8)
-    assert len(pictures) == 400 and 0 < most <= 2 * 8 + 2  # the batches of one part, not of the run
+    assert len(images) == 400 and 0 < most <= 2 * 8 + 2  # the batches of one part, not of the run
     assert not stream._columns and not any(stream._features.values())
 
 
@@ -186,42 +186,42 @@ def test_totals_and_further_columns_are_kept(tmp_path: Path) -> None:
     for last in (24, 40):  # killed after 24
         stream = open_stream(tmp_path)
         for start in range(stream.done, last, 4):
-            pictures, prompts, styles, *_ = draw(start, start + 4)
+            images, prompts, styles, *_ = draw(start, start + 4)
             histogram = token_histogram(tokens[start : start + 4], 16)
             named = [f"{i}" for i in range(start, start + 4)]
-            stream.add(pictures, prompts, styles, values={"name": named}, totals={"tokens": histogram})
+            stream.add(images, prompts, styles, values={"name": named}, totals={"tokens": histogram})
     stream.finish()
     assert torch.equal(stream.total("tokens"), token_histogram(tokens, 16))
     names = [name for _, part in stream.rows("name") for name in part["name"]]
     assert names == [f"{i}" for i in range(40)]
     assert stream.columns() == ["index", "category", "name", "red"]
-    with pytest.raises(JudgeError, match="no column blue"):
+    with pytest.raises(EvaluationError, match="no column blue"):
         next(stream.rows("blue"))
-    with pytest.raises(JudgeError, match="totals/blue"):
+    with pytest.raises(EvaluationError, match="totals/blue"):
         stream.total("blue")
 
 
 def test_another_key_judge_or_batch_is_refused(tmp_path: Path) -> None:
     judge(open_stream(tmp_path / "a"), draw, 22, 4)
-    with pytest.raises(JudgeError, match="another key"):
+    with pytest.raises(EvaluationError, match="another key"):
         open_stream(tmp_path / "a", key="other")
-    with pytest.raises(JudgeError, match="another features, scores"):
+    with pytest.raises(EvaluationError, match="another features, scores"):
         Stream(tmp_path / "a", "key")
-    with pytest.raises(JudgeError, match="22 pictures of 20"):
+    with pytest.raises(EvaluationError, match="22 images of 20"):
         judge(open_stream(tmp_path / "a"), draw, 20, 4)
-    with pytest.raises(JudgeError, match="other batches"):
+    with pytest.raises(EvaluationError, match="other batches"):
         judge(open_stream(tmp_path / "a"), draw, 30, 4)
     (tmp_path / "a" / "part-000000000" / "rows.parquet").unlink()
-    with pytest.raises(JudgeError, match="part-000000000 is incomplete"):
+    with pytest.raises(EvaluationError, match="part-000000000 is incomplete"):
         open_stream(tmp_path / "a")
     (tmp_path / "a" / "stream.json").write_text("{")
-    with pytest.raises(JudgeError, match="is not JSON"):
+    with pytest.raises(EvaluationError, match="is not JSON"):
         open_stream(tmp_path / "a")
     stream = open_stream(tmp_path / "b")
-    with pytest.raises(JudgeError, match="4 pictures but category 3"):
+    with pytest.raises(EvaluationError, match="4 images but category 3"):
         stream.add(*draw(0, 4)[:2], ["anime"] * 3)
     assert stream.done == 0
-    with pytest.raises(JudgeError, match="holds no pictures"):
+    with pytest.raises(EvaluationError, match="holds no images"):
         summarise(Stream(tmp_path / "c", "key", scores={"red": Red()}), {}, seed=0, resamples=0)
 
 
@@ -235,7 +235,7 @@ def test_sharded_distance_is_that_of_repeated_rows(tmp_path: Path) -> None:
         repeated = torch.cat([rows[i::6].repeat(int(weight[i]), 1) for i in range(6)])
         expected = frechet_distance(reference, Moments.of(repeated.float()))
         assert sharded(weight) == pytest.approx(expected, rel=1e-6)
-    with pytest.raises(JudgeError, match="60 pictures for 31 shards"):
+    with pytest.raises(EvaluationError, match="60 images for 31 shards"):
         ShardSums.of(stream, "fd", 31)
 
 
@@ -259,7 +259,7 @@ def test_sharded_interval_has_the_width_of_a_bootstrap_of_rows_and_covers(tmp_pa
     assert covered >= 25  # of 30 at a level of 95 %
 
 
-def test_poisson_counts_depend_on_the_picture_alone() -> None:
+def test_poisson_counts_depend_on_the_image_alone() -> None:
     counts = poisson_counts(0, 1000, 50, seed=3)
     assert counts.shape == (1000, 50) and counts.mean() == pytest.approx(1, abs=0.02)
     assert counts.var() == pytest.approx(1, abs=0.05)
@@ -279,7 +279,7 @@ def test_poisson_interval_agrees_with_a_bootstrap_of_rows(tmp_path: Path) -> Non
     assert estimate.low == pytest.approx(low, abs=0.15 * width) and estimate.high == pytest.approx(
         high, abs=0.15 * width
     )
-    # Parts of another size hold the same pictures: the same interval.
+    # Parts of another size hold the same images: the same interval.
     other = open_stream(tmp_path / "other", every=7)
     judge(other, lambda a, b: Batch(*draw(a, b)[:2]), 600, 32)
     again = mean_estimates(other, "red", seed=0, resamples=1000)[""]
@@ -302,15 +302,15 @@ def test_reference_is_kept_with_what_it_is_of(tmp_path: Path) -> None:
     reference.save(path)
     assert path.read_bytes() == first
     network.protocol = "another"
-    with pytest.raises(JudgeError, match="protocol 'projection', the judge 'another'"):
+    with pytest.raises(EvaluationError, match="protocol 'projection', the judge 'another'"):
         Statistics.load(path, network)
     network.protocol, network.source = "projection", "f" * 64
-    with pytest.raises(JudgeError, match="has weights"):
+    with pytest.raises(EvaluationError, match="has weights"):
         Statistics.load(path, network)
     path.write_bytes(first[:100])
-    with pytest.raises(JudgeError, match="is damaged"):
+    with pytest.raises(EvaluationError, match="is damaged"):
         Statistics.load(path)
-    with pytest.raises(JudgeError, match="does not exist"):
+    with pytest.raises(EvaluationError, match="does not exist"):
         Statistics.load(tmp_path / "no.safetensors")
 
 
@@ -330,10 +330,10 @@ def test_summary_names_every_metric(tmp_path: Path) -> None:
     )
     assert summarise(stream, references, seed=0, resamples=20) == metrics
     assert "fd_low" not in summarise(stream, references, seed=0, resamples=0)
-    with pytest.raises(JudgeError, match="fd: no reference"):
+    with pytest.raises(EvaluationError, match="fd: no reference"):
         summarise(stream, {}, seed=0, resamples=0)
     stream.features["fd"].source = "f" * 64
-    with pytest.raises(JudgeError, match="other weights"):
+    with pytest.raises(EvaluationError, match="other weights"):
         summarise(stream, references, seed=0, resamples=0)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from rank_e.errors import RankEError
-from rank_e.evaluation.base import JudgeError, as_bytes
+from rank_e.evaluation.base import EvaluationError, as_bytes
 from rank_e.evaluation.geneval.colors import TEMPLATES, ClipColors, cut_out
 from rank_e.evaluation.geneval.detector import (
     Mask2FormerDetector,
@@ -27,7 +27,7 @@ from rank_e.evaluation.geneval.scores import pending, summarise
 from rank_e.evaluation.geneval.tasks import COLORS, GenEvalError, Requirement, Task
 from rank_e.io.files import sha256_of
 from rank_e.io.torchvision_ops import import_open_clip
-from tests.helpers.geneval_nets import CPU, picture, write_clip, write_mask2former
+from tests.helpers.geneval_nets import CPU, image, write_clip, write_mask2former
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def found(box: tuple[float, float, float, float], mask: NDArray[np.bool_] | None
 
 
 def test_objects_are_cut_out_on_grey() -> None:
-    shown = picture(40, 50)
+    shown = image(40, 50)
     mask = np.random.default_rng(1).random((40, 50)) > 0.5
     grey = Image.new("RGB", (50, 40), "#999")
     expected = Image.composite(Image.fromarray(shown), grey, Image.fromarray(mask)).crop((5, 6, 30, 22))
@@ -76,7 +76,7 @@ def test_colour_vectors_are_open_clips_zero_shot_classifier(colors: ClipColors) 
 def test_colours_are_the_nearest_by_open_clips_own_preprocessing(colors: ClipColors) -> None:
     open_clip = import_open_clip()
     transform = open_clip.create_model_and_transforms("Tiny-quickgelu")[2]
-    shown, mask = picture(96, 96, seed=5), np.random.default_rng(2).random((96, 96)) > 0.3
+    shown, mask = image(96, 96, seed=5), np.random.default_rng(2).random((96, 96)) > 0.3
     boxes = [(4 * i, 0, 4 * i + 30 + i, 60.0) for i in range(12)]
     objects = [found(box, mask if i % 2 else None) for i, box in enumerate(boxes)]
     answers = colors(shown, objects, "cat")
@@ -88,7 +88,7 @@ def test_colours_are_the_nearest_by_open_clips_own_preprocessing(colors: ClipCol
 
 
 def test_each_colour_can_win(colors: ClipColors) -> None:
-    """With pictures' embeddings set to the colours' own vectors, the answer is that colour."""
+    """With images' embeddings set to the colours' own vectors, the answer is that colour."""
 
     class Echo(torch.nn.Module):
         def __init__(self) -> None:
@@ -144,20 +144,20 @@ class Painted:
 
     name, source = "painted", "p"
 
-    def __call__(self, picture: NDArray[np.uint8], floor: float) -> list[Detection]:
+    def __call__(self, image: NDArray[np.uint8], floor: float) -> list[Detection]:
         kinds = {(255, 0, 0): "apple", (0, 255, 0): "cow"}
-        masks = {name: (picture == np.array(rgb)).all(-1) for rgb, name in kinds.items()}
+        masks = {name: (image == np.array(rgb)).all(-1) for rgb, name in kinds.items()}
         return [Detection(name, 0.95, box_of(mask), mask) for name, mask in masks.items() if mask.any()]
 
 
 class Named:
     name, source = "named", "n"
 
-    def __call__(self, picture: NDArray[np.uint8], objects: Sequence[Detection], name: str) -> list[str]:
+    def __call__(self, image: NDArray[np.uint8], objects: Sequence[Detection], name: str) -> list[str]:
         return [{"apple": "red", "cow": "green"}[name]] * len(objects)
 
 
-def test_the_judge_takes_pictures_to_scores_and_resumes() -> None:
+def test_the_judge_takes_images_to_scores_and_resumes() -> None:
     apple, cow = Requirement("apple", 1, "red"), Requirement("cow", 1, None, "below", 0)
     tasks = [Task(0, "position", "a cow below an apple", (apple, cow)), Task(1, "colors", "a red apple", (apple,))]
     drawn = torch.zeros(3, 40, 40)
@@ -184,20 +184,20 @@ def test_the_judge_takes_pictures_to_scores_and_resumes() -> None:
         "GenEval; detector painted; colours named; confidence 0.3, counting 0.9, max_objects 16, max_overlap 1, "
         "position 0.1"
     )
-    with pytest.raises(GenEvalError, match="1 pictures for 0 prompts"):
+    with pytest.raises(GenEvalError, match="1 images for 0 prompts"):
         judge(drawn[None], [])
     assert judge([as_bytes(drawn)], [(tasks[0], 0)]) == results[:1]
     for bad, message in [(drawn[:2], "give uint8"), (drawn / 0, "NaN or infinity"), (drawn.long(), "give float")]:
-        with pytest.raises(JudgeError, match=message):
+        with pytest.raises(EvaluationError, match=message):
             judge([bad], [(tasks[0], 0)])
 
 
 def test_the_real_path_end_to_end(tmp_path: Path, colors: ClipColors) -> None:
-    """Tiny networks, real code: results depend on each picture alone, and the lowest threshold reaches the detector."""
+    """Tiny networks, real code: results depend on each image alone, and the lowest threshold reaches the detector."""
     loaded = Mask2FormerDetector.from_folder(write_mask2former(tmp_path / "mask2former-tiny"), CPU)
     detector = Mask2FormerDetector(loaded.model, loaded.labels, loaded.name, short=96, long=160)
     judge = GenEval(detector, colors, Thresholds(confidence=0.02, counting=0.05))
-    shown = torch.stack([torch.from_numpy(picture(64, 64, seed=i)).permute(2, 0, 1) / 255 for i in range(2)])
+    shown = torch.stack([torch.from_numpy(image(64, 64, seed=i)).permute(2, 0, 1) / 255 for i in range(2)])
     seen = detector(as_bytes(shown[0]).permute(1, 2, 0).numpy(), 0.02)
     names = [item.name for item in seen]
     assert min(item.score for item in seen) < 0.3 and max(map(names.count, names)) <= 16

@@ -23,7 +23,7 @@ from rank_e.evaluation.geneval.detector import (
 )
 from rank_e.evaluation.geneval.tasks import CLASS_NAMES, GenEvalError
 from rank_e.io.files import sha256_of
-from tests.helpers.geneval_nets import COCO, CPU, noise, picture, write_mask2former
+from tests.helpers.geneval_nets import COCO, CPU, image, noise, write_mask2former
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ def detector(folder: Path) -> Mask2FormerDetector:
     [((256, 256), (800, 800)), ((384, 384), (800, 800)), ((1024, 1024), (800, 800)), ((480, 640), (800, 1067)),
      ((300, 900), (444, 1333)), ((800, 800), (800, 800))],
 )  # fmt: skip
-def test_pictures_are_brought_to_the_published_sides(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_images_are_brought_to_the_published_sides(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert resized_shape(*size) == expected
 
 
 def test_network_input_is_transformers_resize_and_normalisation() -> None:
     from transformers import Mask2FormerImageProcessor
 
-    shown = picture(64, 64)
+    shown = image(64, 64)
     processor = Mask2FormerImageProcessor(size={"shortest_edge": 160, "longest_edge": 320}, size_divisor=32)
     expected = processor(Image.fromarray(shown), return_tensors="pt")["pixel_values"]
     ours = network_input(shown, 160, 320)
@@ -58,7 +58,7 @@ def test_network_input_is_transformers_resize_and_normalisation() -> None:
 
 
 def test_network_input_pads_right_and_below_and_keeps_the_ratio() -> None:
-    shown = picture(48, 60)
+    shown = image(48, 60)
     ours = network_input(shown, 100, 200)
     assert ours.shape == (1, 3, 128, 128) and resized_shape(48, 60, 100, 200) == (100, 125)
     assert not ours[..., 100:, :].any() and not ours[..., 125:].any()
@@ -68,7 +68,7 @@ def test_network_input_pads_right_and_below_and_keeps_the_ratio() -> None:
     torch.testing.assert_close(ours[0, :, :100, :125], expected, rtol=0, atol=1.01 / 255 / 0.224)
 
 
-def test_instances_are_transformers_where_its_fixed_384_is_the_picture() -> None:
+def test_instances_are_transformers_where_its_fixed_384_is_the_image() -> None:
     from transformers import Mask2FormerImageProcessor
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentationOutput
 
@@ -121,7 +121,7 @@ def test_box_ends_one_past_the_last_pixel() -> None:
 
 
 def test_the_real_detector_is_the_network_between_our_two_ends(detector: Mask2FormerDetector) -> None:
-    shown = picture(72, 90, seed=4)
+    shown = image(72, 90, seed=4)
     found = detector(shown, 0.05)
     assert found and all(item.name in CLASS_NAMES and item.score > 0.05 for item in found)
     outputs = detector.model(pixel_values=network_input(shown, 96, 160))

@@ -71,14 +71,14 @@ def result_of(task: Task, sample: int, correct: bool) -> ImageResult:
     return ImageResult(task.index, sample, task.tag, task.prompt, correct, "" if correct else "no", "{}")
 
 
-def test_overall_is_the_mean_over_tasks_not_over_pictures() -> None:
+def test_overall_is_the_mean_over_tasks_not_over_images() -> None:
     tasks = tasks_of(counting=1, colors=3)
-    right = {0: 4, 1: 1, 2: 0, 3: 2}  # correct pictures of four
+    right = {0: 4, 1: 1, 2: 0, 3: 2}  # correct images of four
     results = [result_of(task, s, s < right[task.index]) for task in tasks for s in range(4)]
     scores = summarise(tasks, reversed(results), seed=1)
     assert scores.tasks == {"counting": 1.0, "colors": 0.25}
     assert scores.overall == pytest.approx((1 + 0.25) / 2)
-    assert (scores.pictures, scores.prompts, scores.count) == (7 / 16, 3 / 4, 16)
+    assert (scores.images, scores.prompts, scores.count) == (7 / 16, 3 / 4, 16)
     assert json.loads(json.dumps(scores.to_dict()))["tasks"] == scores.tasks
 
 
@@ -87,7 +87,7 @@ def test_intervals_draw_prompts_within_their_task() -> None:
     results = [result_of(t, s, t.index % 2 == 0) for t in tasks for s in range(4)]  # a prompt is all right or all wrong
     scores = summarise(tasks, results, seed=1, resamples=4000)
     low, high = scores.intervals["counting"]
-    spread = 1.96 * (0.25 / 80) ** 0.5  # of 80 prompts; of 320 pictures it would be half as wide
+    spread = 1.96 * (0.25 / 80) ** 0.5  # of 80 prompts; of 320 images it would be half as wide
     assert (low, high) == pytest.approx((0.5 - spread, 0.5 + spread), abs=0.02)
     assert scores.intervals["position"] == (1.0, 1.0)
     low, high = scores.intervals["overall"]  # the tasks' draws are independent: variances add
@@ -106,7 +106,7 @@ def test_what_is_pending_is_in_order_and_ends_in_the_same_scores() -> None:
     stored = [ImageResult.from_row(json.loads(json.dumps(result.row()))) for result in results[:5]]
     assert stored == results[:5]
     assert pending(tasks, stored) == everything[5:]
-    with pytest.raises(GenEvalError, match="7 of 12 pictures have no result"):
+    with pytest.raises(GenEvalError, match="7 of 12 images have no result"):
         summarise(tasks, stored, seed=0)
     resumed = stored + [result_of(task, s, (task.index + s) % 3 == 0) for task, s in pending(tasks, stored)]
     assert summarise(tasks, resumed, seed=0) == summarise(tasks, results, seed=0)

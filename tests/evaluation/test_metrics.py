@@ -29,7 +29,7 @@ def evaluator() -> ClipModel:
 @pytest.fixture(scope="module")
 def real() -> tuple[torch.Tensor, list[str]]:
     scenes = world.scenes("held_out", 64, 5)
-    return world.pictures(scenes), [scene.caption for scene in scenes]
+    return world.images(scenes), [scene.caption for scene in scenes]
 
 
 @pytest.mark.parametrize("dim", [3, 24])
@@ -99,7 +99,7 @@ def test_token_metrics_in_closed_form() -> None:
 def test_token_kl_is_from_the_policy_to_the_real_tokens() -> None:
     policy, ground_truth = torch.tensor([1000.0, 0.0]), torch.tensor([500.0, 500.0])
     assert token_kl(policy, ground_truth) == pytest.approx(np.log(2), abs=0.01)
-    assert token_kl(ground_truth, policy) > 2  # the real pictures use a code that the policy never does
+    assert token_kl(ground_truth, policy) > 2  # the real images use a code that the policy never does
 
 
 @settings(deadline=None, max_examples=30)
@@ -120,16 +120,16 @@ def test_a_token_outside_the_codebook_is_named(tokens: list[int]) -> None:
 
 
 def test_features_do_not_depend_on_the_batch(evaluator: ClipModel, real: tuple[torch.Tensor, list[str]]) -> None:
-    pictures = real[0][:8]
+    images = real[0][:8]
     for whole, parts in zip(
-        evaluator_features(evaluator, pictures),
-        evaluator_features(evaluator, pictures, 3),
+        evaluator_features(evaluator, images),
+        evaluator_features(evaluator, images, 3),
         strict=True,
     ):
         torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
-    assert patch_features(pictures).shape == (8, 9, 64)
-    torch.testing.assert_close(patch_features(pictures), patch_features(pictures, 3), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(patch_features(pictures)[5:], patch_features(pictures[5:]), rtol=1e-4, atol=1e-5)
+    assert patch_features(images).shape == (8, 9, 64)
+    torch.testing.assert_close(patch_features(images), patch_features(images, 3), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(patch_features(images)[5:], patch_features(images[5:]), rtol=1e-4, atol=1e-5)
 
 
 def test_mid_level_features_serve_a_vision_transformer_too(real: tuple[torch.Tensor, list[str]]) -> None:
@@ -138,30 +138,30 @@ def test_mid_level_features_serve_a_vision_transformer_too(real: tuple[torch.Ten
 
 
 def test_patches_lie_side_by_side() -> None:
-    pictures = torch.rand(2, 3, 33, 63, generator=torch.Generator().manual_seed(0))
-    patches = patches_of(pictures)
+    images = torch.rand(2, 3, 33, 63, generator=torch.Generator().manual_seed(0))
+    patches = patches_of(images)
     places = [(top, left) for top in (0, 16) for left in (0, 16, 32)]  # what does not fill a patch is left out
     assert patches.shape == (2, len(places), 3, 16, 16)
     for place, (top, left) in enumerate(places):
-        assert torch.equal(patches[:, place], pictures[:, :, top : top + 16, left : left + 16])
+        assert torch.equal(patches[:, place], images[:, :, top : top + 16, left : left + 16])
     with pytest.raises(RankEError, match="16 x 16"):
-        patches_of(pictures[..., :15])
+        patches_of(images[..., :15])
 
 
 def test_affine_control_undoes_a_change_of_brightness_and_contrast(
     real: tuple[torch.Tensor, list[str]],
 ) -> None:
-    pictures = 0.25 + 0.5 * real[0]
-    faded = 0.1 + 0.8 * pictures
-    corrected = AffineControl.fit(faded, pictures)(faded)
-    torch.testing.assert_close(corrected, pictures, rtol=0, atol=1e-4)
-    blurred = torch.nn.functional.avg_pool2d(pictures, 5, 1, 2, count_include_pad=False)
-    assert (AffineControl.fit(blurred, pictures)(blurred) - pictures).abs().mean() > 0.01  # it draws no edges
+    images = 0.25 + 0.5 * real[0]
+    faded = 0.1 + 0.8 * images
+    corrected = AffineControl.fit(faded, images)(faded)
+    torch.testing.assert_close(corrected, images, rtol=0, atol=1e-4)
+    blurred = torch.nn.functional.avg_pool2d(images, 5, 1, 2, count_include_pad=False)
+    assert (AffineControl.fit(blurred, images)(blurred) - images).abs().mean() > 0.01  # it draws no edges
 
 
 def test_patch_features_see_texture_and_not_flat_colour(real: tuple[torch.Tensor, list[str]]) -> None:
-    pictures = 0.2 + 0.6 * real[0]
-    tinted = pictures + torch.tensor([0.1, -0.1, 0.05]).view(3, 1, 1)
-    torch.testing.assert_close(patch_features(tinted), patch_features(pictures), rtol=1e-3, atol=1e-3)
-    noisy = pictures + 0.05 * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
-    assert (patch_features(noisy) - patch_features(pictures)).abs().mean() > 0.05
+    images = 0.2 + 0.6 * real[0]
+    tinted = images + torch.tensor([0.1, -0.1, 0.05]).view(3, 1, 1)
+    torch.testing.assert_close(patch_features(tinted), patch_features(images), rtol=1e-3, atol=1e-3)
+    noisy = images + 0.05 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    assert (patch_features(noisy) - patch_features(images)).abs().mean() > 0.05

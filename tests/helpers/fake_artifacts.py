@@ -106,7 +106,7 @@ def write_params(project: Path, seeds: list[int], rounds: int, world: World = SH
     data["evaluated"] = [item["id"] for item in data["rounds"]]
     data["factorial"]["round"] = rounds
     data["sft"]["train"] = sft
-    data["evaluation"] |= {"prompts": SHOWN, "samples_per_prompt": 2, "pictures": SHOWN} | world.evaluation
+    data["evaluation"] |= {"prompts": SHOWN, "samples_per_prompt": 2, "images": SHOWN} | world.evaluation
     for benchmark in data["evaluation"]["benchmarks"].values():  # files and counts, which nobody reads here
         for key, field in BENCHMARKS[benchmark["kind"]].model_fields.items():
             benchmark.setdefault(key, 1 if field.annotation is int else "x")
@@ -127,7 +127,7 @@ def evaluation_metrics(arm: str, seed: int, round_id: int, world: World = SHAPES
         own[key] = level[0] + rounds * level[place] * (1 + 0.4 * float(noise.standard_normal()))
         categories = world.categories.get(key, ())
         own |= {f"{key}/{name}": own[key] * (1 + 0.05 * index) for index, name in enumerate(categories)}
-    found = {"pictures": 2.0 * SHOWN}
+    found = {"images": 2.0 * SHOWN}
     for key, value in own.items():
         found[key] = value
         if not key.startswith("token_"):
@@ -136,7 +136,7 @@ def evaluation_metrics(arm: str, seed: int, round_id: int, world: World = SHAPES
     return found
 
 
-def pictures(hue: int, side: int) -> torch.Tensor:
+def images(hue: int, side: int) -> torch.Tensor:
     """uint8 [SHOWN, 3, side, side]: a disc on a gradient; `hue` moves its colour."""
     rows, cols = np.mgrid[:side, :side] * 48 / side
     found = np.zeros((SHOWN, 3, side, side), np.uint8)
@@ -149,7 +149,7 @@ def pictures(hue: int, side: int) -> torch.Tensor:
 
 
 def samples(world: World = SHAPES) -> pd.DataFrame:
-    """Two passes over the prompts: prompt, category and a column for each score; every third picture is wrong."""
+    """Two passes over the prompts: prompt, category and a column for each score; every third image is wrong."""
     count = SHOWN * 2
     rows = {
         "prompt": [PROMPTS[index % SHOWN] for index in range(count)],
@@ -163,12 +163,12 @@ def samples(world: World = SHAPES) -> pd.DataFrame:
 
 def write_evaluation(path: Path, arm: str, seed: int, round_id: int, world: World = SHAPES) -> None:
     """One evaluation artifact."""
-    drawn = {"pictures": pictures(seed + round_id, world.side), "original": pictures(seed, world.side)}
+    drawn = {"images": images(seed + round_id, world.side), "original": images(seed, world.side)}
     with ArtifactWriter(path, "evaluation", seed=1234) as out:
         out.json("metrics", evaluation_metrics(arm, seed, round_id, world))
         out.table("samples", samples(world))
         out.tensors("tokens", {"tokens": torch.zeros(SHOWN * 2, TOKENS, dtype=torch.int32)})
-        out.tensors("pictures", drawn)
+        out.tensors("images", drawn)
 
 
 def log_table(round_id: int, steps: int, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -195,7 +195,7 @@ def write_training(project: Path, arm: str, seed: int, round_id: int, world: Wor
 
 
 def write_reference(project: Path, world: World = SHAPES) -> None:
-    """The artifact reference; in the embedded world real pictures are of the very prompts, elsewhere of captions."""
+    """The artifact reference; in the embedded world real images are of the very prompts, elsewhere of captions."""
     rows = {}
     for key, (level, *_) in world.levels.items():
         if not key.startswith("token_") and key not in world.elsewhere:
@@ -205,7 +205,7 @@ def write_reference(project: Path, world: World = SHAPES) -> None:
     captions = PROMPTS if world is SHAPES else tuple(f"a photo, number {index}" for index in range(SHOWN))
     with ArtifactWriter(project / artifact_path("reference"), "reference", seed=1234) as out:
         out.json("metrics", rows)
-        out.tensors("pictures", {"real": pictures(0, world.side), "reconstruction": pictures(0, world.side)})
+        out.tensors("images", {"real": images(0, world.side), "reconstruction": images(0, world.side)})
         out.table("prompts", pd.DataFrame({"prompt": captions}))
         out.json("skipped", [])
 

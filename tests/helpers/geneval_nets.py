@@ -29,7 +29,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+def image(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)).copy()
 

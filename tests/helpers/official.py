@@ -48,7 +48,7 @@ def caption(number: int) -> str:
     return f"a photo of a {COLOURS[number % 8]} {THINGS[number // 8 % 4]}"
 
 
-def picture(number: int, kind: str = "jpeg", size: tuple[int, int] = (28, 24)) -> bytes:
+def image(number: int, kind: str = "jpeg", size: tuple[int, int] = (28, 24)) -> bytes:
     """Coarse coloured noise as an image file."""
     coarse = np.random.default_rng(number).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -57,25 +57,25 @@ def picture(number: int, kind: str = "jpeg", size: tuple[int, int] = (28, 24)) -
 
 
 def write_tars(folder: Path, count: int = 12, broken: int = 1, long: int = 4) -> None:
-    """Two webdataset tars of jpg + txt; the last `broken` pictures are no pictures, the first `long` captions LONG."""
+    """Two webdataset tars of jpg + txt; the last `broken` images are no images, the first `long` captions LONG."""
     folder.mkdir(parents=True)
     for number, part in enumerate((range(count // 2), range(count // 2, count))):
         members = []
         for index in part:
             text = f"{COLOURS[index % 8]} {LONG}" if index < long else caption(index)
-            data = b"no picture" if index >= count - broken else picture(index)
+            data = b"no image" if index >= count - broken else image(index)
             members += [(f"{index:04d}.jpg", data), (f"{index:04d}.txt", text.encode())]
         write_tar(folder / f"part-{number}.tar", members)
 
 
 def write_coco(folder: Path, count: int = 14) -> None:
-    """COCO 2014's layout, two captions for each picture."""
+    """COCO 2014's layout, two captions for each image."""
     (folder / "annotations").mkdir(parents=True)
     (folder / "val2014").mkdir()
     images, notes = [], []
     for number in range(count):
         name = f"COCO_val2014_{number:012d}.jpg"
-        (folder / "val2014" / name).write_bytes(picture(100 + number))
+        (folder / "val2014" / name).write_bytes(image(100 + number))
         images.append({"id": number, "file_name": name})
         notes += [{"image_id": number, "id": 10 * number + k, "caption": caption(number + k)} for k in range(2)]
     content = {"images": images, "annotations": notes}
@@ -83,11 +83,11 @@ def write_coco(folder: Path, count: int = 14) -> None:
 
 
 def write_folder(folder: Path, first: int, count: int = 14) -> None:
-    """Picture files beside captions.csv, and prompts.csv with categories."""
+    """Image files beside captions.csv, and prompts.csv with categories."""
     (folder / "images").mkdir(parents=True)
     rows = ["file_name,caption"]
     for number in range(first, first + count):
-        (folder / "images" / f"{number}.png").write_bytes(picture(number, "png"))
+        (folder / "images" / f"{number}.png").write_bytes(image(number, "png"))
         rows.append(f"images/{number}.png,{caption(number)}")
     (folder / "captions.csv").write_text("\n".join(rows) + "\n")
     prompts = [f'"{caption(number)}, please",{THINGS[number % 3]}' for number in range(12)]
@@ -133,7 +133,7 @@ def write_projected(folder: Path) -> None:
 
 
 class Inception(nn.Module):
-    """NVIDIA's archive from outside: `layers` of a normalised picture, here with few features."""
+    """NVIDIA's archive from outside: `layers` of a normalised image, here with few features."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,10 +25,10 @@ COMMON: dict[str, Any] = {
     "evaluation": {
         "prompts": 6,
         "batch_size": 4,
-        "reference_pictures": 8,
-        "real_pictures": 4,
+        "reference_images": 8,
+        "real_images": 4,
         "bootstrap": 4,
-        "pictures": 2,
+        "images": 2,
         "distances": {"fd_clip": {"kind": "clip_features", "file": "judge.safetensors", "model": "judge.json"}},
         "scores": {"clip": {"kind": "clip_score", "file": "judge.safetensors", "model": "judge.json"}},
     },

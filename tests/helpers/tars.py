@@ -10,7 +10,7 @@ from PIL import Image
 CAPTIONS = ["a red cube, left of a cone", "two dogs", "naïve café", "a cat", "three birds", "a boat"]
 
 
-def picture(number: int, kind: str = "png", size: tuple[int, int] = (20, 16)) -> bytes:
+def image(number: int, kind: str = "png", size: tuple[int, int] = (20, 16)) -> bytes:
     pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
@@ -27,5 +27,5 @@ def write_tar(path: Path, members: list[tuple[str, bytes]], **options: object) -
 
 
 def members(numbers: range) -> list[tuple[str, bytes]]:
-    pairs = [[(f"{n:05d}.png", picture(n)), (f"{n:05d}.txt", CAPTIONS[n].encode())] for n in numbers]
+    pairs = [[(f"{n:05d}.png", image(n)), (f"{n:05d}.txt", CAPTIONS[n].encode())] for n in numbers]
     return [member for pair in pairs for member in pair]

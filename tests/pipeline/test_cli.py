@@ -79,7 +79,7 @@ def test_profile_replaces_params_only_by_a_valid_one(project: Path, capsys: pyte
     cli.main(["profile", "tiny"])
     assert (project / "params.yaml").read_bytes() == (project / "profiles" / "tiny.yaml").read_bytes()
     before = (project / "params.yaml").read_bytes()
-    (project / "profiles" / "broken.yaml").write_text("schema: 1\nseeds: nought\n")
+    (project / "profiles" / "broken.yaml").write_text("schema: 2\nseeds: nought\n")
     for name, words in (("broken", "seeds"), ("absent", "profiles are broken, .*shapes, tiny")):
         with pytest.raises(SystemExit, match=words) as end:
             cli.main(["profile", name])
@@ -101,7 +101,7 @@ def test_validate_reports_every_problem_on_its_own_line(project: Path) -> None:
     assert any("rollouts.group_size" in line for line in lines)
 
 
-def test_outside_a_project_the_mend_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_project_the_fix_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"params\.yaml does not exist"):
         cli.main(["validate"])
@@ -119,4 +119,4 @@ def test_a_follower_stopped_at_once_still_makes_its_last_copy(project: Path, mon
     process = cli.start_tracker()
     cli.stop_tracker(process)
     assert process.returncode == 0
-    assert (project / "mlflow.db").exists() and list((project / "mlruns").glob("*/artifacts/pictures.png"))
+    assert (project / "mlflow.db").exists() and list((project / "mlruns").glob("*/artifacts/images.png"))

@@ -206,7 +206,7 @@ def test_a_change_runs_again_only_what_depends_on_it(tmp_path: Path) -> None:
     assert edited("rank_e/evaluation/suite.py") == judged | {"code", "report"}
     assert edited("stages/report/style.py") == {"code", "report"}
 
-    # Round 1's rollouts, ranking and policy stay, and so does the other arm; round 2 ranks the new pictures.
+    # Round 1's rollouts, ranking and policy stay, and so does the other arm; round 2 ranks the new images.
     params = folder / "params.yaml"
     changed = params.read_text().replace("    decoder: {}", "    decoder: {lambda_gan: 0.5}")
     params.write_text(changed)

@@ -137,8 +137,8 @@ def test_llamagen_runs_and_only_what_should_move_moves(llamagen: Path) -> None:
     check_run(llamagen, LlamaGenBackbone(llamagen / "base", CPU, torch.float32))
     names = {"fid", "fd_clip", "clip", "reward", "drawbench_clip", "drawbench_clip/Colors", "drawbench_clip/Counting"}
     names |= {"geneval", "geneval/single_object", "geneval/colors"}
-    check_metrics(llamagen, "coevolved", names, {"pictures"})
-    check_metrics(llamagen, "frozen", names, {"pictures"})
+    check_metrics(llamagen, "coevolved", names, {"images"})
+    check_metrics(llamagen, "frozen", names, {"images"})
     frozen = metrics(cell(llamagen, "frozen", "evaluation"))
     assert all(frozen[f"{name}@original"] == frozen[name] for name in names)
     table = metrics(llamagen / "artifacts/factorial/s0")
@@ -171,7 +171,7 @@ def test_nothing_is_left_to_do(llamagen: Path, janus: Path) -> None:
         assert "Running stage" not in repro(folder)
 
 
-def test_an_exported_llamagen_draws_the_pictures_that_were_judged(llamagen: Path, tmp_path: Path) -> None:
+def test_an_exported_llamagen_draws_the_images_that_were_judged(llamagen: Path, tmp_path: Path) -> None:
     out, again = tmp_path / "out", tmp_path / "again"
     checked(llamagen, "pipeline.cli", "export", "--arm", "coevolved", "--round", "2", "--to", str(out))
     files = {}
@@ -193,11 +193,11 @@ def test_an_exported_llamagen_draws_the_pictures_that_were_judged(llamagen: Path
     assert torch.equal(tokens, judged.tensors("tokens")["tokens"][:4].long())
     with torch.no_grad():
         drawn = backbone.tokenizer(backbone.decoder_weights()).decode_tokens(tokens[:2])
-    close_to_bytes(drawn, judged.tensors("pictures")["pictures"])
+    close_to_bytes(drawn, judged.tensors("images")["images"])
 
 
 def close_to_bytes(drawn: Tensor, expected: Tensor) -> None:
-    """Pictures in [-1, 1] are the stored bytes, up to one level of rounding."""
+    """Images in [-1, 1] are the stored bytes, up to one level of rounding."""
     levels = ((drawn + 1) / 2).clamp(0, 1) * 255
     torch.testing.assert_close(levels, expected.float(), atol=0.51, rtol=0)
     assert expected.float().std() > 5
@@ -211,7 +211,7 @@ def test_janus_runs_in_bfloat16_and_stores_only_what_is_trained(janus: Path) -> 
     assert set(prompts["category"]) <= set(official.THINGS[:3]) and prompts["prompt"].str.endswith(", please").all()
     samples = read_artifact(cell(janus, "coevolved", "evaluation"), "evaluation").table("samples")
     kinds = {f"{score}/{kind}" for score in ("clip", "reward") for kind in samples["category"].unique()}
-    check_metrics(janus, "coevolved", names | kinds, {"pictures"})
+    check_metrics(janus, "coevolved", names | kinds, {"images"})
 
     stored = load_file(cell(janus, "coevolved", "policy") / "online.safetensors")
     parts = {name.split(".")[0] for name in stored}
@@ -239,7 +239,7 @@ def test_transformers_loads_an_exported_janus(janus: Path, tmp_path: Path) -> No
     judged = read_artifact(cell(janus, "coevolved", "evaluation"), "evaluation")
     with torch.no_grad():
         drawn = model.decode_image_tokens(judged.tensors("tokens")["tokens"][:2].long())
-    close_to_bytes(drawn.reshape(2, 8, 8, 3).permute(0, 3, 1, 2), judged.tensors("pictures")["pictures"])
+    close_to_bytes(drawn.reshape(2, 8, 8, 3).permute(0, 3, 1, 2), judged.tensors("images")["images"])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -270,7 +270,7 @@ def test_an_evaluation_killed_in_its_middle_ends_in_the_same_bytes(llamagen: Pat
     process.communicate()
     assert not (tmp_path / target).exists() and not list((tmp_path / target).parent.glob("*.tmp-*"))
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "judging own 2/2" not in done.stderr  # the held-out pictures that were judged are not judged again
+    assert "judging own 2/2" not in done.stderr  # the held-out images that were judged are not judged again
     assert contents(tmp_path / target) == whole
 
 

@@ -60,7 +60,7 @@ def write_events(folder: Path, stage: str, steps: range, value: Callable[[int], 
     path.write_text("\n".join(lines) + "\n" + '{"step": 9, "to', encoding="utf-8")
 
 
-def test_runs_nest_and_hold_metrics_curves_params_and_pictures(project: tuple[Path, Params]) -> None:
+def test_runs_nest_and_hold_metrics_curves_params_and_images(project: tuple[Path, Params]) -> None:
     folder, params = project
     Tracker(folder, params).sync()
     found = runs(folder)
@@ -81,7 +81,7 @@ def test_runs_nest_and_hold_metrics_curves_params_and_pictures(project: tuple[Pa
     assert [step for step, _ in history(folder, parent, "clip")] == [1, 2]
     assert parent.data.params["decoder.train"] == "True"
     assert found["frozen/s0"].data.params["decoder.train"] == "False"
-    assert (folder / "mlruns" / child.info.run_id / "artifacts" / "pictures.png").is_file()
+    assert (folder / "mlruns" / child.info.run_id / "artifacts" / "images.png").is_file()
 
 
 def test_a_second_pass_and_a_second_process_write_nothing(

@@ -20,13 +20,13 @@ def model() -> ClipModel:
 
 
 @pytest.fixture
-def pictures() -> Tensor:
+def images() -> Tensor:
     return torch.rand(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
 
-def test_score_is_a_hundred_times_open_clips_cosine(model: ClipModel, pictures: Tensor) -> None:
-    scores = ClipReward(model, clip.tokenize)(pictures, PROMPTS)
-    image = model.encode_image((pictures - 0.5) / 0.5, normalize=True)
+def test_score_is_a_hundred_times_open_clips_cosine(model: ClipModel, images: Tensor) -> None:
+    scores = ClipReward(model, clip.tokenize)(images, PROMPTS)
+    image = model.encode_image((images - 0.5) / 0.5, normalize=True)
     text = model.encode_text(clip.tokenize(PROMPTS), normalize=True)
     torch.testing.assert_close(scores, 100 * (image * text).sum(-1), rtol=1e-4, atol=1e-4)
     assert scores.dtype == torch.float32
@@ -36,28 +36,28 @@ def test_score_is_a_hundred_times_open_clips_cosine(model: ClipModel, pictures: 
 def test_gradient_reaches_the_pixels_and_climbs(model: ClipModel, side: int) -> None:
     reward = ClipReward(model, clip.tokenize)
     draw = torch.Generator().manual_seed(1)
-    pictures = torch.rand(2, 3, side, side, generator=draw).requires_grad_()
-    before = reward(pictures, PROMPTS[:2])
-    (gradient,) = torch.autograd.grad(before.sum(), pictures)
+    images = torch.rand(2, 3, side, side, generator=draw).requires_grad_()
+    before = reward(images, PROMPTS[:2])
+    (gradient,) = torch.autograd.grad(before.sum(), images)
     step = 0.01 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    gained = reward((pictures + step).detach(), PROMPTS[:2]) - before
+    gained = reward((images + step).detach(), PROMPTS[:2]) - before
     expected = 0.01 * gradient.flatten(1).norm(dim=1)
     torch.testing.assert_close(gained, expected, rtol=0.1, atol=1e-3)
     assert (expected > 0.001).all()
 
 
-def test_a_score_depends_on_its_own_picture_and_prompt_alone(model: ClipModel, pictures: Tensor) -> None:
+def test_a_score_depends_on_its_own_image_and_prompt_alone(model: ClipModel, images: Tensor) -> None:
     reward = ClipReward(model, clip.tokenize)
-    together = reward(pictures, PROMPTS)
-    alone = torch.cat([reward(pictures[i : i + 1], PROMPTS[i : i + 1]) for i in range(3)])
+    together = reward(images, PROMPTS)
+    alone = torch.cat([reward(images[i : i + 1], PROMPTS[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_the_worlds_evaluator_is_judged_on_what_it_was_trained_on(pictures: Tensor) -> None:
+def test_the_worlds_evaluator_is_judged_on_what_it_was_trained_on(images: Tensor) -> None:
     evaluator = clip.build(clip.EVALUATOR)
-    inputs = clip_inputs(evaluator, pictures)
+    inputs = clip_inputs(evaluator, images)
     assert inputs.shape[-1] == evaluator.visual.image_size == 64
-    larger = torch.nn.functional.interpolate(pictures, (64, 64), mode="bicubic", antialias=True)
+    larger = torch.nn.functional.interpolate(images, (64, 64), mode="bicubic", antialias=True)
     torch.testing.assert_close(inputs, (larger - 0.5) / 0.5)
 
 
@@ -72,15 +72,15 @@ def test_preprocess_resizes_the_shorter_side_and_cuts_the_centre() -> None:
     assert (grey - 0.5).abs().max() < 0.1  # antialiased: a fine pattern turns grey, not black or white
 
 
-def test_what_cannot_be_scored_is_named(model: ClipModel, pictures: Tensor) -> None:
+def test_what_cannot_be_scored_is_named(model: ClipModel, images: Tensor) -> None:
     reward = ClipReward(model, clip.tokenize, name="judge")
-    broken = pictures.clone()
+    broken = images.clone()
     broken[1, 0, 5, 5] = float("nan")
-    with pytest.raises(RewardError, match="judge: score of picture 1 is nan"):
+    with pytest.raises(RewardError, match="judge: score of image 1 is nan"):
         reward(broken, PROMPTS)
-    with pytest.raises(RewardError, match="3 pictures for 2 prompts"):
-        reward(pictures, PROMPTS[:2])
+    with pytest.raises(RewardError, match="3 images for 2 prompts"):
+        reward(images, PROMPTS[:2])
     with pytest.raises(RewardError, match="uint8"):
-        reward((pictures * 255).to(torch.uint8), PROMPTS)
+        reward((images * 255).to(torch.uint8), PROMPTS)
     with pytest.raises(RankEError, match="'purple'"):
-        reward(pictures[:1], ["a purple circle"])
+        reward(images[:1], ["a purple circle"])

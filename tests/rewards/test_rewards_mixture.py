@@ -45,33 +45,33 @@ def no_callable(folder: Path, device: torch.device) -> str:
 
 
 @pytest.fixture
-def pictures() -> Tensor:
+def images() -> Tensor:
     return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_scores_are_the_weighted_sum_of_the_parts(pictures: Tensor) -> None:
+def test_scores_are_the_weighted_sum_of_the_parts(images: Tensor) -> None:
     mixture = build_rewards(
         {"light": OWN | {"weight": 2.0}, "dark": OWN | {"factor": -3.0, "weight": 0.5}}, Path(), "cpu"
     )
-    parts = mixture.parts(pictures, PROMPTS)
-    means = pictures.mean((1, 2, 3))
+    parts = mixture.parts(images, PROMPTS)
+    means = images.mean((1, 2, 3))
     torch.testing.assert_close(parts["light"], means)
     torch.testing.assert_close(parts["dark"], -3 * means)
-    torch.testing.assert_close(mixture(pictures, PROMPTS), 0.5 * means)
+    torch.testing.assert_close(mixture(images, PROMPTS), 0.5 * means)
     assert mixture.state() == {}
 
 
-def test_running_normalisation_is_by_earlier_scores_alone(pictures: Tensor) -> None:
+def test_running_normalisation_is_by_earlier_scores_alone(images: Tensor) -> None:
     mixture = build_rewards({"light": OWN | {"normalise": "running", "weight": 2.0}}, Path(), "cpu")
-    raw = pictures.mean((1, 2, 3))
-    torch.testing.assert_close(mixture(pictures, PROMPTS), 2 * raw)  # nothing was observed yet
-    torch.testing.assert_close(mixture(pictures, PROMPTS), 2 * raw)  # scoring observes nothing
+    raw = images.mean((1, 2, 3))
+    torch.testing.assert_close(mixture(images, PROMPTS), 2 * raw)  # nothing was observed yet
+    torch.testing.assert_close(mixture(images, PROMPTS), 2 * raw)  # scoring observes nothing
     earlier = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     mixture.observe(mixture.parts(earlier, ["x"] * 50))
     seen = earlier.mean((1, 2, 3)).double()
     expected = 2 * (raw.double() - seen.mean()) / seen.std()
-    torch.testing.assert_close(mixture(pictures, PROMPTS).double(), expected, rtol=1e-5, atol=1e-5)
-    differentiable = pictures.clone().requires_grad_()
+    torch.testing.assert_close(mixture(images, PROMPTS).double(), expected, rtol=1e-5, atol=1e-5)
+    differentiable = images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(mixture(differentiable, PROMPTS).sum(), differentiable)
     torch.testing.assert_close(gradient.double().mean(), 2 / seen.std() / (3 * 8 * 8), rtol=1e-5, atol=0)
 
@@ -88,14 +88,14 @@ def test_statistics_depend_on_the_order_of_scores_not_on_their_batches() -> None
     assert states[0]["squares"] == pytest.approx(scores.double().var().item() * 63, rel=1e-9)
 
 
-def test_running_state_goes_on_where_it_was_through_json(pictures: Tensor) -> None:
+def test_running_state_goes_on_where_it_was_through_json(images: Tensor) -> None:
     settings = {"light": OWN | {"normalise": "running"}, "raw": OWN}
     first, second = build_rewards(settings, Path(), "cpu"), build_rewards(settings, Path(), "cpu")
-    first.observe(first.parts(pictures, PROMPTS))
+    first.observe(first.parts(images, PROMPTS))
     second.load_state(json.loads(json.dumps(first.state())))
-    assert torch.equal(first(pictures, PROMPTS), second(pictures, PROMPTS))
+    assert torch.equal(first(images, PROMPTS), second(images, PROMPTS))
     for mixture in (first, second):
-        mixture.observe(mixture.parts(pictures + 0.1, PROMPTS))
+        mixture.observe(mixture.parts(images + 0.1, PROMPTS))
     assert first.state() == second.state() and first.state()["light"]["count"] == 8
     with pytest.raises(RewardError, match=r"running state is of \['other'\], normalised here are \['light'\]"):
         first.load_state({"other": {}})
@@ -122,26 +122,26 @@ def test_scores_are_computed_in_float32_under_autocast() -> None:
     assert seen == [(torch.float32, False)]
 
 
-def test_what_a_users_reward_returns_is_checked(pictures: Tensor) -> None:
+def test_what_a_users_reward_returns_is_checked(images: Tensor) -> None:
     def own(function: str, **options: object) -> Mixture:
         return build_rewards(
             {"mine": {"kind": f"tests.rewards.test_rewards_mixture:{function}", **options}}, Path(), "cpu"
         )
 
-    with pytest.raises(RewardError, match="reward mine: score of picture 3 is nan"):
-        own("undefined")(pictures, PROMPTS)
+    with pytest.raises(RewardError, match="reward mine: score of image 3 is nan"):
+        own("undefined")(images, PROMPTS)
     with pytest.raises(RewardError, match=r"reward mine: gave float; return float scores \[4\]"):
-        own("judged_as", result=0.5)(pictures, PROMPTS)
+        own("judged_as", result=0.5)(images, PROMPTS)
     with pytest.raises(RewardError, match=r"reward mine: gave torch.int64 \[4\]"):
-        own("judged_as", result=torch.ones(4).long())(pictures, PROMPTS)
+        own("judged_as", result=torch.ones(4).long())(images, PROMPTS)
     constant = own("judged_as", result=torch.ones(4))
-    assert torch.equal(constant(pictures, PROMPTS), torch.ones(4))
-    with pytest.raises(RewardError, match="reward mine: its scores have no gradient in the pictures"):
-        constant(pictures.requires_grad_(), PROMPTS)
+    assert torch.equal(constant(images, PROMPTS), torch.ones(4))
+    with pytest.raises(RewardError, match="reward mine: its scores have no gradient in the images"):
+        constant(images.requires_grad_(), PROMPTS)
     with torch.no_grad():
-        assert torch.equal(constant(pictures, PROMPTS), torch.ones(4))
-    with pytest.raises(RewardError, match="reward mine: 4 pictures for 1 prompts"):
-        constant(pictures, ["a"])
+        assert torch.equal(constant(images, PROMPTS), torch.ones(4))
+    with pytest.raises(RewardError, match="reward mine: 4 images for 1 prompts"):
+        constant(images, ["a"])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_what_a_users_reward_returns_is_checked(pictures: Tensor) -> None:
         ({"kind": "tests.rewards.test_rewards_mixture:none"}, r"rewards\.r\.kind: .*:none cannot be imported"),
         (
             {"kind": "tests.rewards.test_rewards_mixture:unhelpful"},
-            r"unhelpful failed with ValueError: no such scorer; mend it",
+            r"unhelpful failed with ValueError: no such scorer; fix it",
         ),
         (
             {"kind": "tests.rewards.test_rewards_mixture:no_callable"},
@@ -185,8 +185,8 @@ def test_a_models_own_file_lies_in_the_folder_of_the_weights(tmp_path: Path) -> 
     state = import_open_clip().CLIP(**TINY).state_dict()
     save_file({k: v.clone() for k, v in state.items()}, tmp_path / "a.safetensors")
     section = {"kind": "clip", "file": "a.safetensors", "model": "tiny.json"}
-    pictures = torch.rand(2, 3, 16, 16)
-    assert build_rewards({"r": section}, tmp_path, "cpu")(pictures, ["a", "b"]).shape == (2,)
+    images = torch.rand(2, 3, 16, 16)
+    assert build_rewards({"r": section}, tmp_path, "cpu")(images, ["a", "b"]).shape == (2,)
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:

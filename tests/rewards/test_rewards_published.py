@@ -1,5 +1,5 @@
 """Published rewards from seeded toy checkpoints in the official layouts: same scores as the official preprocessing on
-Pillow pictures and as upstream's own ImageReward, and a gradient down to a decoder's first layer from each.
+Pillow images and as upstream's own ImageReward, and a gradient down to a decoder's first layer from each.
 """
 
 import hashlib
@@ -109,44 +109,44 @@ def build(folder: Path, kind: str) -> Reward:
     return build_rewards({kind: section(folder, kind)}, Path(), "cpu")
 
 
-def pillow_inputs(pictures: Tensor, size: int) -> Tensor:
-    """The published preparation of CLIP, the aesthetic predictors and ImageReward, on Pillow pictures."""
+def pillow_inputs(images: Tensor, size: int) -> Tensor:
+    """The published preparation of CLIP, the aesthetic predictors and ImageReward, on Pillow images."""
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
     prepare = Compose(
         [Resize(size, InterpolationMode.BICUBIC), CenterCrop(size), ToTensor(), Normalize(OPENAI_MEAN, OPENAI_STD)]
     )
-    return torch.stack([prepare(Image.fromarray(p.permute(1, 2, 0).numpy())) for p in pictures])
+    return torch.stack([prepare(Image.fromarray(p.permute(1, 2, 0).numpy())) for p in images])
 
 
-def hps_inputs(pictures: Tensor, size: int) -> Tensor:
+def hps_inputs(images: Tensor, size: int) -> Tensor:
     """HPSv2's published preparation: float tensors, longer side resized, black bars."""
     from torchvision.transforms import InterpolationMode, Normalize
     from torchvision.transforms import functional as TF
 
     done = []
-    for picture in pictures / 255:
-        height, width = picture.shape[1:]
+    for image in images / 255:
+        height, width = image.shape[1:]
         scale = size / max(height, width)
         new = (round(height * scale), round(width * scale))
-        resized = TF.resize(picture, list(new), InterpolationMode.BICUBIC, antialias=True)
+        resized = TF.resize(image, list(new), InterpolationMode.BICUBIC, antialias=True)
         down, right = size - new[0], size - new[1]
         padded = TF.pad(resized, [right // 2, down // 2, right - right // 2, down - down // 2], fill=0)
         done.append(Normalize(OPENAI_MEAN, OPENAI_STD)(padded))
     return torch.stack(done)
 
 
-def official_scores(folder: Path, kind: str, pictures: Tensor) -> Tensor:
-    """Scores as the published code computes them, from its own preparation of 8-bit pictures."""
+def official_scores(folder: Path, kind: str, images: Tensor) -> Tensor:
+    """Scores as the published code computes them, from its own preparation of 8-bit images."""
     if kind == "imagereward":
         vision, text, head = build_networks("reference", read_weights(folder / "ImageReward.pt"))
         rows = load_tokenizer(folder, 16).encode_batch(PROMPTS)
         ids, mask = torch.tensor([r.ids for r in rows]), torch.tensor([r.attention_mask for r in rows])
-        seen = vision(pillow_inputs(pictures, 32))
+        seen = vision(pillow_inputs(images, 32))
         hidden = text(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen).last_hidden_state
         return (head(hidden[:, 0])[:, 0] - 0.16717362830052426) / 1.0333394966054072
     model = reference_clip()
-    inputs = (hps_inputs if kind == "hpsv2" else pillow_inputs)(pictures, 32)
+    inputs = (hps_inputs if kind == "hpsv2" else pillow_inputs)(images, 32)
     image = F.normalize(model.encode_image(inputs), dim=-1)
     if kind in ("clip", "hpsv2"):
         text_features = F.normalize(model.encode_text(import_open_clip().SimpleTokenizer()(PROMPTS)), dim=-1)
@@ -165,10 +165,10 @@ def official_scores(folder: Path, kind: str, pictures: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(32, 32), (64, 64), (48, 48), (24, 24), (45, 61), (61, 40)])
 def test_scores_are_those_of_the_official_preprocessing(folder: Path, kind: str, shape: tuple[int, int]) -> None:
-    pictures = pixels(3, 3, 3, *shape)
-    scores = build(folder, kind)(pictures / 255, PROMPTS)
-    official = official_scores(folder, kind, pictures)
-    assert official.std() > 2e-3  # the pictures differ in score, so the comparison says something
+    images = pixels(3, 3, 3, *shape)
+    scores = build(folder, kind)(images / 255, PROMPTS)
+    official = official_scores(folder, kind, images)
+    assert official.std() > 2e-3  # the images differ in score, so the comparison says something
     torch.testing.assert_close(scores, official, rtol=0, atol=1e-2)
     if shape == (32, 32) or kind == "hpsv2":  # nothing is resized, or nothing is rounded to 8 bits
         torch.testing.assert_close(scores, official, rtol=1e-4, atol=1e-5)
@@ -200,9 +200,9 @@ def test_values_beyond_the_range_score_as_they_would_in_a_file_but_keep_their_gr
 def test_a_finite_gradient_reaches_the_decoders_first_layer(folder: Path, kind: str) -> None:
     tokenizer = tiny_tokenizer()
     tokens = torch.arange(12).view(3, 4)
-    pictures = to_unit(tokenizer.decode_tokens(tokens))
+    images = to_unit(tokenizer.decode_tokens(tokens))
     first = tokenizer.post_quant_conv.weight
-    (gradient,) = torch.autograd.grad(build(folder, kind)(pictures, PROMPTS).sum(), first)
+    (gradient,) = torch.autograd.grad(build(folder, kind)(images, PROMPTS).sum(), first)
     assert torch.isfinite(gradient).all() and gradient.abs().max() > 1e-6
 
 
@@ -210,22 +210,22 @@ def test_a_finite_gradient_reaches_the_decoders_first_layer(folder: Path, kind: 
 def test_the_gradient_is_the_slope_of_the_score(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reward = build(folder, kind)
     # Smooth and away from black and white, so that only rounding, not cutting off, stands in the way of a slope.
-    pictures = F.interpolate(pixels(6, 3, 3, 4, 4) / 255 * 0.4 + 0.3, 48, mode="bilinear").requires_grad_()
-    (rounded,) = torch.autograd.grad(reward(pictures, PROMPTS).sum(), pictures)
+    images = F.interpolate(pixels(6, 3, 3, 4, 4) / 255 * 0.4 + 0.3, 48, mode="bilinear").requires_grad_()
+    (rounded,) = torch.autograd.grad(reward(images, PROMPTS).sum(), images)
     monkeypatch.setattr(preprocessing, "levels", lambda scaled: scaled)
-    (gradient,) = torch.autograd.grad(reward(pictures, PROMPTS).sum(), pictures)
+    (gradient,) = torch.autograd.grad(reward(images, PROMPTS).sum(), images)
     assert F.cosine_similarity(rounded.flatten(1), gradient.flatten(1)).min() > 0.99
     step = 0.02 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    slope = (reward(pictures + step, PROMPTS) - reward(pictures - step, PROMPTS)) / 0.04
+    slope = (reward(images + step, PROMPTS) - reward(images - step, PROMPTS)) / 0.04
     torch.testing.assert_close(slope, gradient.flatten(1).norm(dim=1), rtol=0.05, atol=1e-4)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_score_does_not_depend_on_its_batch(folder: Path, kind: str) -> None:
-    reward, pictures = build(folder, kind), pixels(7, 3, 3, 40, 40) / 255
-    alone = torch.cat([reward(pictures[i : i + 1], PROMPTS[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(reward(pictures, PROMPTS), alone, rtol=1e-4, atol=1e-4)
+    reward, images = build(folder, kind), pixels(7, 3, 3, 40, 40) / 255
+    alone = torch.cat([reward(images[i : i + 1], PROMPTS[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(reward(images, PROMPTS), alone, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

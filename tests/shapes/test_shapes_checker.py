@@ -1,4 +1,4 @@
-"""The checker: right on real pictures, however shifted or slightly turned; wrong on every wrong picture."""
+"""The checker: right on real images, however shifted or slightly turned; wrong on every wrong image."""
 
 from dataclasses import replace
 from itertools import permutations
@@ -26,20 +26,18 @@ def draw(*objects: Object, background: Background = GREY) -> np.ndarray:
 @pytest.fixture(scope="module")
 def real() -> tuple[list[world.Scene], list[world.Prompt], torch.Tensor]:
     scenes, prompts = world.scenes("held_out", 300, seed=1), world.prompts("held_out", 300, seed=1)
-    return scenes, prompts, world.pictures(scenes)
+    return scenes, prompts, world.images(scenes)
 
 
 @pytest.mark.parametrize("split", world.SPLITS)
-def test_real_pictures_are_right(split: str) -> None:
-    verdicts = world.check_pictures(
-        world.pictures(world.scenes(split, 2000, seed=0)), world.prompts(split, 2000, seed=0)
-    )
+def test_real_images_are_right(split: str) -> None:
+    verdicts = world.check_images(world.images(world.scenes(split, 2000, seed=0)), world.prompts(split, 2000, seed=0))
     assert verdicts.dtype == torch.bool and verdicts.float().mean() >= 0.995
 
 
 def test_reading_a_scene_gives_back_its_objects(real: tuple) -> None:
-    for scene, picture in zip(real[0], real[2], strict=True):
-        seen = read(picture.numpy())
+    for scene, image in zip(real[0], real[2], strict=True):
+        seen = read(image.numpy())
         assert len(seen) == len(scene.objects)
         for item in scene.objects:
             near = [b for b in seen if abs(b.row - item.row) < 1 and abs(b.col - item.col) < 1]
@@ -47,24 +45,24 @@ def test_reading_a_scene_gives_back_its_objects(real: tuple) -> None:
 
 
 @pytest.mark.parametrize("degrees", [-10, -5, 5, 10])
-def test_turned_pictures_stay_right(real: tuple, degrees: float) -> None:
+def test_turned_images_stay_right(real: tuple, degrees: float) -> None:
     turned = [ndimage.rotate(p.numpy(), degrees, (2, 1), reshape=False, order=1, mode="nearest") for p in real[2]]
-    verdicts = [check(picture, prompt.composition) for picture, prompt in zip(turned, real[1], strict=True)]
+    verdicts = [check(image, prompt.composition) for image, prompt in zip(turned, real[1], strict=True)]
     assert np.mean(verdicts) >= 0.99
 
 
 @pytest.mark.parametrize("shift", [(2, 1), (-1, 2), (0.5, -1.5)])
-def test_shifted_pictures_stay_right(real: tuple, shift: tuple[float, float]) -> None:
+def test_shifted_images_stay_right(real: tuple, shift: tuple[float, float]) -> None:
     moved = [ndimage.shift(p.numpy(), (0, *shift), order=1, mode="nearest") for p in real[2]]
-    verdicts = [check(picture, prompt.composition) for picture, prompt in zip(moved, real[1], strict=True)]
+    verdicts = [check(image, prompt.composition) for image, prompt in zip(moved, real[1], strict=True)]
     assert np.mean(verdicts) >= 0.99
 
 
-def test_soft_and_slightly_noisy_pictures_stay_right(real: tuple) -> None:
+def test_soft_and_slightly_noisy_images_stay_right(real: tuple) -> None:
     rng = np.random.default_rng(0)
     soft = [ndimage.gaussian_filter(p.numpy(), (0, 0.8, 0.8)) for p in real[2]]
     noisy = [np.clip(p + rng.normal(0, 0.02, p.shape), 0, 1) for p in soft]
-    verdicts = [check(picture, prompt.composition) for picture, prompt in zip(noisy, real[1], strict=True)]
+    verdicts = [check(image, prompt.composition) for image, prompt in zip(noisy, real[1], strict=True)]
     assert np.mean(verdicts) >= 0.99
 
 
@@ -106,37 +104,37 @@ def test_only_the_direction_that_holds_is_accepted(row: int, col: int, true: str
     words = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
     places = {"left": "left", "right": "right", "above": "top", "below": "bottom"}
     circle = Object("circle", "red", row, col, 6)
-    picture = draw(circle, Object("square", "blue", 24, 24, 5))
+    image = draw(circle, Object("square", "blue", 24, 24, 5))
     for direction, relation in words.items():
-        assert check(picture, parse(f"a circle {relation} a square")) == (direction == true)
-        assert check(picture, parse(f"a red circle {relation} a square")) == (direction == true)
-        assert not check(picture, parse(f"a blue circle {relation} a square"))
+        assert check(image, parse(f"a circle {relation} a square")) == (direction == true)
+        assert check(image, parse(f"a red circle {relation} a square")) == (direction == true)
+        assert not check(image, parse(f"a blue circle {relation} a square"))
         assert check(draw(circle), parse(f"a circle at the {places[direction]}")) == (direction == true)
     opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}[true]
-    assert check(picture, parse(f"a square {words[opposite]} a circle"))
-    assert not check(picture, parse(f"a square {words[true]} a circle"))
+    assert check(image, parse(f"a square {words[opposite]} a circle"))
+    assert not check(image, parse(f"a square {words[true]} a circle"))
 
 
 def test_an_object_in_the_middle_is_at_no_side() -> None:
-    picture = draw(Object("circle", "red", 24, 26, 6))
-    assert check(picture, parse("a circle"))
-    assert not any(check(picture, parse(f"a circle at the {place}")) for place in ("left", "right", "top", "bottom"))
+    image = draw(Object("circle", "red", 24, 26, 6))
+    assert check(image, parse("a circle"))
+    assert not any(check(image, parse(f"a circle at the {place}")) for place in ("left", "right", "top", "bottom"))
 
 
 def test_colours_belong_to_their_objects() -> None:
-    picture = draw(Object("circle", "red", 14, 14, 7), Object("square", "blue", 34, 34, 6))
-    assert check(picture, parse("a red circle and a blue square"))
-    assert check(picture, parse("a blue square and a red circle"))
-    assert check(picture, parse("a red circle and a square"))
-    assert not check(picture, parse("a blue circle and a red square"))
-    assert not check(picture, parse("a blue circle and a square"))
+    image = draw(Object("circle", "red", 14, 14, 7), Object("square", "blue", 34, 34, 6))
+    assert check(image, parse("a red circle and a blue square"))
+    assert check(image, parse("a blue square and a red circle"))
+    assert check(image, parse("a red circle and a square"))
+    assert not check(image, parse("a blue circle and a red square"))
+    assert not check(image, parse("a blue circle and a square"))
 
 
-def test_a_picture_satisfies_only_the_captions_that_are_true_of_its_scene(real: tuple) -> None:
+def test_a_image_satisfies_only_the_captions_that_are_true_of_its_scene(real: tuple) -> None:
     """Against a second reading of the caption, on the scene's data in place of its pixels."""
-    for scene, picture in zip(real[0][:24], real[2][:24], strict=True):
+    for scene, image in zip(real[0][:24], real[2][:24], strict=True):
         for text in [*list(COMPOSITIONS)[scene.id % 6 :: 6], scene.caption]:
-            assert check(picture.numpy(), parse(text)) == _true_of(text, scene), (text, scene)
+            assert check(image.numpy(), parse(text)) == _true_of(text, scene), (text, scene)
 
 
 def _true_of(text: str, scene: Scene) -> bool:
@@ -163,43 +161,43 @@ def _true_of(text: str, scene: Scene) -> bool:
 
 @pytest.mark.parametrize("damage", ["half", "hole", "smear", "stray"])
 def test_a_damaged_object_is_no_object(damage: str) -> None:
-    picture = draw(Object("circle", "red", 24, 24, 9))
+    image = draw(Object("circle", "red", 24, 24, 9))
     plain = draw()
     if damage == "half":
-        picture[:, :, 22:] = plain[:, :, 22:]
+        image[:, :, 22:] = plain[:, :, 22:]
     elif damage == "hole":
-        picture[:, 20:28, 20:28] = plain[:, 20:28, 20:28]
+        image[:, 20:28, 20:28] = plain[:, 20:28, 20:28]
     elif damage == "smear":
-        picture[:, 22:27, 24:44] = np.array([200, 40, 40])[:, None, None]
+        image[:, 22:27, 24:44] = np.array([200, 40, 40])[:, None, None]
     else:
-        picture[:, 2:6, 2:6] = np.array([40, 80, 220])[:, None, None]
-    assert not check(picture, parse("a red circle"))
+        image[:, 2:6, 2:6] = np.array([40, 80, 220])[:, None, None]
+    assert not check(image, parse("a red circle"))
 
 
 def test_a_speck_is_no_object() -> None:
-    picture = draw(Object("circle", "red", 24, 24, 9))
-    picture[:, 3:5, 3:5] = np.array([40, 80, 220])[:, None, None]
-    assert check(picture, parse("a red circle"))
+    image = draw(Object("circle", "red", 24, 24, 9))
+    image[:, 3:5, 3:5] = np.array([40, 80, 220])[:, None, None]
+    assert check(image, parse("a red circle"))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_blank_pictures_hold_nothing(value: float) -> None:
-    picture = np.full((3, 48, 48), value, dtype=np.float32)
-    assert read(picture) == [] and not check(picture, parse("a circle"))
+def test_blank_images_hold_nothing(value: float) -> None:
+    image = np.full((3, 48, 48), value, dtype=np.float32)
+    assert read(image) == [] and not check(image, parse("a circle"))
 
 
 def test_floats_and_bytes_read_alike(real: tuple) -> None:
-    for picture in real[2][:20]:
-        as_bytes = (picture.numpy() * 255).round().astype(np.uint8)
-        assert read(as_bytes) == read(picture.numpy())
+    for image in real[2][:20]:
+        as_bytes = (image.numpy() * 255).round().astype(np.uint8)
+        assert read(as_bytes) == read(image.numpy())
 
 
-def test_unreadable_pictures_are_errors() -> None:
+def test_unreadable_images_are_errors() -> None:
     with pytest.raises(RankEError, match=r"\[3, 48, 48\]"):
         read(np.zeros((48, 48, 3), dtype=np.float32))
     with pytest.raises(RankEError, match="int64"):
         read(np.zeros((3, 48, 48), dtype=np.int64))
     with pytest.raises(RankEError, match="not finite"):
         read(np.full((3, 48, 48), np.nan, dtype=np.float32))
-    with pytest.raises(RankEError, match="2 pictures for 1 prompts"):
-        world.check_pictures(torch.zeros(2, 3, 48, 48), world.prompts("train", 1, seed=0))
+    with pytest.raises(RankEError, match="2 images for 1 prompts"):
+        world.check_images(torch.zeros(2, 3, 48, 48), world.prompts("train", 1, seed=0))

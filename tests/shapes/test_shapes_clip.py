@@ -52,10 +52,10 @@ def test_weights_are_a_function_of_the_seed_and_survive_half_precision(name: str
     stored = load(save({k: v.contiguous() for k, v in half.items()}))
     restored = clip.build(SIZES[name], seed=5).eval()
     restored.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in stored.items()})
-    pictures = torch.rand(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for encode, inputs in (
-            ("encode_image", clip_inputs(model, pictures)),
+            ("encode_image", clip_inputs(model, images)),
             ("encode_text", clip.tokenize(PROMPTS)),
         ):
             a, b = getattr(model, encode)(inputs), getattr(restored, encode)(inputs)
@@ -84,7 +84,7 @@ def test_loss_takes_every_pair_of_the_same_caption_as_a_positive() -> None:
     logits = 7 * image @ text.T
     plain = (F.cross_entropy(logits, torch.arange(4)) + F.cross_entropy(logits.T, torch.arange(4))) / 2
     torch.testing.assert_close(clip.contrastive_loss(image, text, scale, eye), plain)
-    # Two pairs of captions, and pictures that match both of their pair perfectly: only log 2 remains.
+    # Two pairs of captions, and images that match both of their pair perfectly: only log 2 remains.
     ends = torch.eye(2).repeat_interleave(2, 0)
     same = (ends @ ends.T).bool()
     best = clip.contrastive_loss(ends, ends, torch.tensor(50.0), same)
@@ -95,14 +95,14 @@ def test_loss_takes_every_pair_of_the_same_caption_as_a_positive() -> None:
 
 def test_training_learns_and_repeats_itself() -> None:
     scenes = world.scenes("train", 256, 1)
-    pictures = world.pictures(scenes).mul(255).round().to(torch.uint8)
+    images = world.images(scenes).mul(255).round().to(torch.uint8)
     captions = [scene.caption for scene in scenes]
 
     def train(seed: int) -> tuple[list[float], torch.nn.Module]:
         model, losses = clip.build(clip.TEXT, seed=1), []
         clip.train_clip(
             model,
-            pictures,
+            images,
             captions,
             steps=40,
             batch=32,
@@ -136,13 +136,13 @@ def test_word_recall_is_the_cross_entropy_of_every_word_but_padding() -> None:
 
 def test_a_text_tower_that_recalls_words_tells_directions_apart() -> None:
     scenes = world.scenes("train", 256, 1)
-    pictures = world.pictures(scenes).mul(255).round().to(torch.uint8)
+    images = world.images(scenes).mul(255).round().to(torch.uint8)
     captions = [scene.caption for scene in scenes]
 
     def likeness(recall_words: bool) -> float:
         model = clip.build(clip.TEXT, seed=1)
         options = {"steps": 40, "batch": 32, "lr": 2e-3, "seed": 0, "log": lambda *_: None}
-        clip.train_clip(model, pictures, captions, **options, recall_words=recall_words)
+        clip.train_clip(model, images, captions, **options, recall_words=recall_words)
         with torch.no_grad():
             states, _ = clip.TextEncoder(model)(["a circle left of a square", "a circle right of a square"])
         return torch.cosine_similarity(states[0].mean(0), states[1].mean(0), dim=0).item()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rank_e.config import load
 from rank_e.errors import RankEError
-from rank_e.evaluation.base import JudgeError, as_bytes
+from rank_e.evaluation.base import EvaluationError, as_bytes
 from rank_e.evaluation.frechet import Moments, frechet_distance
 from rank_e.evaluation.reference import Statistics
 from rank_e.evaluation.stream import Stream
@@ -41,29 +41,29 @@ def judges() -> Judges:
 def real() -> tuple[Tensor, list[str], list[str]]:
     pairs = ShapesSource("held_out").prompts(80, 5)
     prompts, categories = [prompt for prompt, _ in pairs], [category for _, category in pairs]
-    return ShapesSource("held_out").real_pictures(prompts, 6), prompts, categories
+    return ShapesSource("held_out").real_images(prompts, 6), prompts, categories
 
 
-def judge_all(folder: Path, judges: Judges, pictures: Tensor, prompts: list[str], categories: list[str]) -> Stream:
+def judge_all(folder: Path, judges: Judges, images: Tensor, prompts: list[str], categories: list[str]) -> Stream:
     stream = Stream(folder, "", features=judges.features, scores=judges.scores, every=32)
-    for start in range(0, len(pictures), 32):
+    for start in range(0, len(images), 32):
         part = slice(start, start + 32)
-        stream.add(as_bytes(pictures[part]), prompts[part], categories[part])
+        stream.add(as_bytes(images[part]), prompts[part], categories[part])
     stream.finish()
     return stream
 
 
-def test_real_pictures_are_right_near_and_match_their_prompts_and_damage_shows(
+def test_real_images_are_right_near_and_match_their_prompts_and_damage_shows(
     judges: Judges, real: tuple[Tensor, list[str], list[str]], tmp_path: Path
 ) -> None:
-    pictures, prompts, categories = real
-    others = ShapesSource("held_out").real_pictures(prompts, 7)
+    images, prompts, categories = real
+    others = ShapesSource("held_out").real_images(prompts, 7)
     known = judge_all(tmp_path / "known", judges, others, prompts, categories)
     references = {name: Statistics.of(known, name, "other scenes") for name in DISTANCES}
-    blurred = torch.nn.functional.avg_pool2d(pictures, 5, 1, 2, count_include_pad=False)
+    blurred = torch.nn.functional.avg_pool2d(images, 5, 1, 2, count_include_pad=False)
     clean, damaged = (
         summarise(judge_all(tmp_path / name, judges, x, prompts, categories), references, seed=1, resamples=20)
-        for name, x in (("clean", pictures), ("damaged", blurred))
+        for name, x in (("clean", images), ("damaged", blurred))
     )
     assert clean["accuracy"] == 1.0 and damaged["accuracy"] < 0.9
     assert clean["clip"] > damaged["clip"]
@@ -73,7 +73,7 @@ def test_real_pictures_are_right_near_and_match_their_prompts_and_damage_shows(
     assert {f"accuracy/{category}" for category in categories} < set(clean)
 
 
-def test_a_distance_counts_every_patch_of_every_picture(
+def test_a_distance_counts_every_patch_of_every_image(
     judges: Judges, real: tuple[Tensor, list[str], list[str]], tmp_path: Path
 ) -> None:
     stream = judge_all(tmp_path / "s", judges, *real)
@@ -85,19 +85,19 @@ def test_a_distance_counts_every_patch_of_every_picture(
     assert found.n == by_hand.n and frechet_distance(found, by_hand) == pytest.approx(0, abs=1e-3)
 
 
-def test_the_evaluator_runs_once_for_all_its_judges_and_again_for_other_pictures(
+def test_the_evaluator_runs_once_for_all_its_judges_and_again_for_other_images(
     real: tuple[Tensor, list[str], list[str]],
 ) -> None:
     evaluator = Evaluator(load_clip(ASSETS, "evaluator", clip.EVALUATOR, CPU))
     runs = []
     evaluator.model.visual.attnpool.register_forward_hook(lambda *_: runs.append(1))
-    pictures, same, other = real[0][:4].clone(), real[0][:4].clone(), real[0][4:8]
-    first = evaluator(pictures)
+    images, same, other = real[0][:4].clone(), real[0][:4].clone(), real[0][4:8]
+    first = evaluator(images)
     assert evaluator(same) is first and len(runs) == 1
-    pictures[0] = other[0]  # the very tensor that was judged, changed in place
-    changed = evaluator(pictures)
+    images[0] = other[0]  # the very tensor that was judged, changed in place
+    changed = evaluator(images)
     assert len(runs) == 2 and not torch.equal(changed.last[0], first.last[0])
-    torch.testing.assert_close(changed.embedding, evaluator.model.encode_image(clip_inputs(evaluator.model, pictures)))
+    torch.testing.assert_close(changed.embedding, evaluator.model.encode_image(clip_inputs(evaluator.model, images)))
     assert len(evaluator(other[:2]).last) == 2
 
 
@@ -107,23 +107,23 @@ def test_originals_repeat_the_prompts_in_other_scenes() -> None:
     whole = source.originals(0, 12, prompts, 3)
     assert whole.captions == prompts * 2
     later = source.originals(6, 12, prompts, 3)
-    assert all(torch.equal(a, b) for a, b in zip(whole.pictures[6:], later.pictures, strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(whole.pictures[:6], whole.pictures[6:], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(whole.images[6:], later.images, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(whole.images[:6], whole.images[6:], strict=True))
     named = [world.Prompt.from_text(i, text) for i, text in enumerate(whole.captions)]
-    assert world.check_pictures(torch.stack(whole.pictures).float() / 255, named).all()
+    assert world.check_images(torch.stack(whole.images).float() / 255, named).all()
 
 
-def test_the_reward_prefers_the_right_picture_and_pulls_on_pixels(real: tuple[Tensor, list[str], list[str]]) -> None:
-    pictures, prompts, _ = real
+def test_the_reward_prefers_the_right_image_and_pulls_on_pixels(real: tuple[Tensor, list[str], list[str]]) -> None:
+    images, prompts, _ = real
     mixture = build_rewards(sections(PARAMS.ranking.rewards), ASSETS, CPU)
-    asked = pictures[:16].clone().requires_grad_()
+    asked = images[:16].clone().requires_grad_()
     right, wrong = mixture(asked, prompts[:16]), mixture(asked, prompts[16:32])
     assert right.mean() > wrong.mean() + 5
     (pull,) = torch.autograd.grad(right.sum(), asked)
     assert torch.isfinite(pull).all() and bool((pull.flatten(1).norm(dim=1) > 0).all())
 
 
-def test_the_perceptual_loss_is_zero_for_equal_pictures_alone(real: tuple[Tensor, list[str], list[str]]) -> None:
+def test_the_perceptual_loss_is_zero_for_equal_images_alone(real: tuple[Tensor, list[str], list[str]]) -> None:
     loss = build_perceptual(PARAMS.decoder.perceptual, ASSETS, CPU)
     assert loss(real[0][:4], real[0][:4]).item() == 0
     assert loss(real[0][:4], real[0][4:8]).item() > 0.01
@@ -140,7 +140,7 @@ def test_the_perceptual_loss_is_zero_for_equal_pictures_alone(real: tuple[Tensor
     ],
 )
 def test_a_judge_that_cannot_be_built_is_named(kind: str, problem: str) -> None:
-    with pytest.raises(JudgeError, match=rf"evaluation\.scores\.own.*{problem}"):
+    with pytest.raises(EvaluationError, match=rf"evaluation\.scores\.own.*{problem}"):
         build_judges({}, {"own": {"kind": kind}}, ASSETS, CPU)
 
 

@@ -1,4 +1,4 @@
-"""The picture world: a closed language, a clean split, scenes that obey captions, repeatable pictures."""
+"""The image world: a closed language, a clean split, scenes that obey captions, repeatable images."""
 
 import itertools
 
@@ -120,7 +120,7 @@ def test_no_prompts_or_scenes_is_an_error() -> None:
     with pytest.raises(RankEError, match="at least one"):
         world.prompts("train", 0, seed=0)
     with pytest.raises(RankEError, match="at least one"):
-        world.pictures([])
+        world.images([])
 
 
 def test_a_scene_depends_on_seed_and_prompt_alone() -> None:
@@ -129,9 +129,9 @@ def test_a_scene_depends_on_seed_and_prompt_alone() -> None:
     assert [world.scene_for(p, 5) for p in reversed(prompts)] == scenes[::-1]
     assert world.scene_for(prompts[0], 6) != scenes[0]
     assert [s.caption for s in scenes] == [p.text for p in prompts]
-    drawn = world.pictures(scenes)
-    assert torch.equal(drawn, world.pictures(world.scenes("train", 20, seed=5)))
-    assert torch.equal(drawn[3:4], world.pictures(scenes[3:4]))
+    drawn = world.images(scenes)
+    assert torch.equal(drawn, world.images(world.scenes("train", 20, seed=5)))
+    assert torch.equal(drawn[3:4], world.images(scenes[3:4]))
 
 
 def test_every_caption_can_be_drawn_as_it_asks_without_touching_objects() -> None:
@@ -156,8 +156,8 @@ def test_every_caption_can_be_drawn_as_it_asks_without_touching_objects() -> Non
             assert along >= 8 and along > 1.5 * (abs(across) + abs(down) - along)
 
 
-def test_pictures_are_floats_in_range_without_noise() -> None:
-    drawn = world.pictures(world.scenes("train", 12, seed=0))
+def test_images_are_floats_in_range_without_noise() -> None:
+    drawn = world.images(world.scenes("train", 12, seed=0))
     assert drawn.shape == (12, 3, SIZE, SIZE) and drawn.dtype == torch.float32
     assert drawn.min() >= 0 and drawn.max() <= 1
     background = Background("rows", 1, False)
@@ -183,7 +183,7 @@ def test_an_object_covers_its_area_in_its_colour_and_leaves_the_rest_alone() -> 
         assert rim[:, 0].min() < 0.75 * middle[0]  # the outline is darker than the face
 
 
-def test_a_larger_picture_shows_the_same_scene() -> None:
+def test_a_larger_image_shows_the_same_scene() -> None:
     scene = world.scenes("train", 1, seed=2)[0]
     small, large = render(scene).astype(float), render(scene, 2 * SIZE).astype(float)
     pooled = large.reshape(SIZE, 2, SIZE, 2, 3).mean(axis=(1, 3))

@@ -1,4 +1,4 @@
-"""Stage reference: what is skipped among the real pictures is told, whenever the stage was killed."""
+"""Stage reference: what is skipped among the real images is told, whenever the stage was killed."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from rank_e.data.source import Originals
-from stages.reference import Pictures
+from stages.reference import Images
 
 
 class Damaged:
@@ -25,13 +25,13 @@ class Damaged:
 
 def test_a_resumed_stage_still_names_what_it_skipped_before(tmp_path: Path) -> None:
     path = tmp_path / "state" / "skipped.json"
-    whole = Pictures(Damaged(), tmp_path / "other.json")  # type: ignore[arg-type]
+    whole = Images(Damaged(), tmp_path / "other.json")  # type: ignore[arg-type]
     for start in (0, 3):
         whole(start, start + 3, ["a"], 0)
-    first = Pictures(Damaged(), path)  # type: ignore[arg-type]
+    first = Images(Damaged(), path)  # type: ignore[arg-type]
     first(0, 3, ["a"], 0)
     assert [row["name"] for row in json.loads(path.read_text())] == ["1.jpg"]
-    resumed = Pictures(Damaged(), path)  # type: ignore[arg-type]
+    resumed = Images(Damaged(), path)  # type: ignore[arg-type]
     resumed(3, 6, ["a"], 0)
     assert [row["name"] for row in resumed.skipped] == ["1.jpg", "4.jpg"]
     resumed(0, 3, ["a"], 0)  # drawn again: told once

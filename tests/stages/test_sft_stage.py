@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 TINY: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "profiles/tiny.yaml").read_text())
 SMALL = {
     "train": True,
-    "pictures": 24,
+    "images": 24,
     "steps": 6,
     "batch_size": 8,
     "microbatch_size": 4,
@@ -97,7 +97,7 @@ def equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
 
 def test_a_short_training_lowers_the_loss_and_moves_every_weight() -> None:
     steps = {"steps": 30, "batch_size": 16, "microbatch_size": 16, "learning_rate": 1e-3, "ema_decay": 0.9}
-    sft.run(cell(pictures=32, **steps))
+    sft.run(cell(images=32, **steps))
     found = policy()
     log = found.table("log")
     assert log["step"].tolist() == list(range(30))
@@ -114,7 +114,7 @@ def test_a_short_training_lowers_the_loss_and_moves_every_weight() -> None:
     assert len(events) == 30 and not list(Path(".rank-e/state").glob("*"))
 
 
-def test_the_policy_learns_the_tokens_of_pictures_from_their_own_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_policy_learns_the_tokens_of_images_from_their_own_captions(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Tensor, list[str]]] = []
     made = SftUpdate.__init__
 
@@ -129,10 +129,10 @@ def test_the_policy_learns_the_tokens_of_pictures_from_their_own_captions(monkey
     (tokens, text), *more = seen
     source = source_of(stage, "training", backbone.image_size)
     pairs = list(source.pairs(24, seed_for(0, "sft", "pictures")))
-    pictures = torch.stack([pair.picture for pair in pairs])
+    images = torch.stack([pair.image for pair in pairs])
     assert not more
     with torch.no_grad():
-        assert torch.equal(tokens, backbone.tokenizer(backbone.decoder_weights()).encode(pictures * 2 - 1)[1])
+        assert torch.equal(tokens, backbone.tokenizer(backbone.decoder_weights()).encode(images * 2 - 1)[1])
     features, mask = text(torch.tensor([5, 0, 23]))
     wanted = backbone.encode_text([pairs[row].caption for row in (5, 0, 23)])
     assert torch.equal(features, wanted[0]) and torch.equal(mask, wanted[1])
@@ -155,7 +155,7 @@ def test_the_other_networks_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("place", "after"), [("encode_pictures", 1), ("encode_pictures", 4), ("step", 0), ("step", 1), ("step", 4)]
+    ("place", "after"), [("encode_images", 1), ("encode_images", 4), ("step", 0), ("step", 1), ("step", 4)]
 )
 def test_killed_and_run_again_it_ends_in_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch, place: str, after: int
@@ -171,7 +171,7 @@ def test_killed_and_run_again_it_ends_in_the_same_bytes(
     rest = Calls(owner, place)
     monkeypatch.setattr(owner, place, rest.bound())
     sft.run(cell())
-    assert rest.done == 6 - after  # six batches of pictures, six updates: none is done again
+    assert rest.done == 6 - after  # six batches of images, six updates: none is done again
     assert contents("artifacts/sft/s0/policy") == whole
 
 
@@ -197,7 +197,7 @@ def test_what_was_skipped_before_a_kill_is_reported_all_the_same(monkeypatch: py
     monkeypatch.setattr(state, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(state, "SHARE", 0.0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(sft, "encode_pictures", Calls(sft, "encode_pictures", 3).bound())
+        patch.setattr(sft, "encode_images", Calls(sft, "encode_images", 3).bound())
         sft.run(cell())
     sft.run(cell())
     assert contents("artifacts/sft/s0/policy") == whole

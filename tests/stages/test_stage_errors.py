@@ -41,7 +41,7 @@ def squares(folder: Path, device: torch.device) -> Any:
 
 
 def not_a_number(folder: Path, device: torch.device) -> Any:
-    """A user's reward that has no score for the third picture."""
+    """A user's reward that has no score for the third image."""
 
     def reward(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         scores = images.mean((1, 2, 3))
@@ -134,8 +134,8 @@ def refused(folder: Path, words: tuple[str, ...], message: str) -> None:
         ),
         (
             ("prompts", *ROUND[2:]),
-            {"data": {"training": FOLDER | {"folder": "data/pictures"}}},
-            r"data\.training\.folder: data/pictures does not exist",
+            {"data": {"training": FOLDER | {"folder": "data/images"}}},
+            r"data\.training\.folder: data/images does not exist",
         ),
         (
             ("ranking", *ROUND),
@@ -145,14 +145,14 @@ def refused(folder: Path, words: tuple[str, ...], message: str) -> None:
         (
             ("ranking", *ROUND),
             {"ranking": {"rewards": {"mine": MINE}}},
-            r"reward mine: score of picture 2 is nan",
+            r"reward mine: score of image 2 is nan",
         ),
         (
             ("reference",),
             {"evaluation": {"scores": {"clip": {"file": "none.pt"}}}},
             r"evaluation\.scores\.clip\.file: weights/evaluation/none\.pt does not exist",
         ),
-        (("reference",), {"evaluation": {"reference_pictures": 40}}, r"data\.held_out: 14 pictures; evaluation\.ref"),
+        (("reference",), {"evaluation": {"reference_images": 40}}, r"data\.held_out: 14 images; evaluation\.ref"),
         (
             ("decoder", *ROUND),
             {"decoder": {"perceptual": {"kind": "lpips", "file": "vgg16.pth"}}},
@@ -166,13 +166,13 @@ def test_a_stage_names_the_parameter(run: Path, words: tuple[str, ...], changes:
     refused(run, words, message)
 
 
-def test_too_many_pictures_that_cannot_be_decoded_stop_the_decoder(project: Path) -> None:
+def test_too_many_images_that_cannot_be_decoded_stop_the_decoder(project: Path) -> None:
     shutil.rmtree(project / "data/training")
     write_tars(project / "data/training", broken=5)
     params(project)
     message = (
         r"\d of 12 samples cannot be used, more than data\.training\.max_bad_share = 0\.1; one is "
-        r"data/training/part-1\.tar:00\d\d, which cannot be decoded .*; mend the data or raise the share"
+        r"data/training/part-1\.tar:00\d\d, which cannot be decoded .*; fix the data or raise the share"
     )
     refused(project, ("decoder", *ROUND), message)
 

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from rank_e.seeds import generator
-from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedPictures
+from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedImages
 from rank_e.training.patchgan import PatchGAN
 from tests.helpers.tiny_nets import decoder_params, moved, snapshot, tiny_tokenizer
 
 PROMPTS, GROUP = 3, 4
 
 
-def brightness(pictures, prompts):
-    assert len(pictures) == len(prompts)
-    return pictures.mean((1, 2, 3))
+def brightness(images, prompts):
+    assert len(images) == len(prompts)
+    return images.mean((1, 2, 3))
 
 
 def squared(a, b):
@@ -26,7 +26,7 @@ def data(weights=None):
     if weights is None:
         weights = torch.rand(PROMPTS, GROUP, generator=draw) + 0.5
         weights = weights / weights.mean(1, keepdim=True)
-    return RankedPictures(tokens, weights, ["a", "b", "c"], torch.rand(5, 3, 8, 8, generator=draw))
+    return RankedImages(tokens, weights, ["a", "b", "c"], torch.rand(5, 3, 8, 8, generator=draw))
 
 
 def make(ranked=None, reward=brightness, steps_before=0, **changes):
@@ -57,10 +57,10 @@ def test_only_decoder_average_and_discriminator_move(rule):
 
 def test_tokens_keep_their_meaning():
     update = make()
-    pictures = update.data.reals * 2 - 1
-    before = update.nets.online.encode(pictures)
+    images = update.data.reals * 2 - 1
+    before = update.nets.online.encode(images)
     update.step(0)
-    after = update.nets.online.encode(pictures)
+    after = update.nets.online.encode(images)
     assert torch.equal(before[1], after[1])
     assert torch.equal(before[0], after[0])
 

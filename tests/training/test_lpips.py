@@ -47,7 +47,7 @@ def heads() -> list[Tensor]:
     return [weights[f"lin{i}.model.1.weight"] for i in range(5)]
 
 
-def pictures(name: str, count: int = 2) -> Tensor:
+def images(name: str, count: int = 2) -> Tensor:
     return torch.rand(count, 3, 32, 40, generator=generator(0, name))
 
 
@@ -66,7 +66,7 @@ def by_hand(features: nn.Sequential, heads: list[Tensor], a: Tensor, b: Tensor) 
 
 
 def test_it_is_the_papers_formula_on_torchvisions_layers(distance, features, heads):
-    a, b = pictures("a"), pictures("b")
+    a, b = images("a"), images("b")
     found = distance.distances(a, b)
     assert found.shape == (2,) and bool((found > 0.01).all())
     torch.testing.assert_close(found, by_hand(features, heads, a, b), atol=2e-4, rtol=2e-3)  # lpips rounds mean and std
@@ -90,18 +90,18 @@ def test_the_heads_are_the_packages(distance, heads):
 
 
 def test_it_is_a_distance_and_each_pair_is_alone(distance):
-    a, b = pictures("a"), pictures("b")
+    a, b = images("a"), images("b")
     assert distance(a, a).item() == 0.0
     torch.testing.assert_close(distance(a, b), distance(b, a))
     torch.testing.assert_close(distance.distances(a, b)[:1], distance.distances(a[:1], b[:1]))
     assert distance(a, a.lerp(b, 0.1)) < distance(a, a.lerp(b, 0.5))
 
 
-def test_a_gradient_reaches_both_pictures_and_no_weight(distance):
-    a, b = pictures("a").requires_grad_(), pictures("b").requires_grad_()
+def test_a_gradient_reaches_both_images_and_no_weight(distance):
+    a, b = images("a").requires_grad_(), images("b").requires_grad_()
     distance(a, b).backward()
-    for picture in (a, b):
-        assert picture.grad is not None and bool(picture.grad.isfinite().all()) and picture.grad.abs().sum() > 0
+    for image in (a, b):
+        assert image.grad is not None and bool(image.grad.isfinite().all()) and image.grad.abs().sum() > 0
     assert not any(p.requires_grad for p in distance.network.parameters())
     assert not any(part.training for part in distance.network.modules())
 
@@ -110,15 +110,15 @@ def test_dead_features_give_a_finite_gradient(vgg_file, tmp_path):
     state = torch.load(vgg_file, weights_only=True)
     state["features.28.bias"] -= 1e4  # every channel of the last map is zero at every place, where a norm has no slope
     torch.save(state, tmp_path / "dead.pth")
-    picture = pictures("a").requires_grad_()
-    LpipsVGG(tmp_path / "dead.pth")(picture, pictures("b")).backward()
-    assert picture.grad is not None and bool(picture.grad.isfinite().all()) and picture.grad.abs().sum() > 0
+    image = images("a").requires_grad_()
+    LpipsVGG(tmp_path / "dead.pth")(image, images("b")).backward()
+    assert image.grad is not None and bool(image.grad.isfinite().all()) and image.grad.abs().sum() > 0
 
 
-def test_half_precision_pictures_are_judged_in_float32(distance):
-    value = distance(pictures("a").bfloat16(), pictures("b").bfloat16())
+def test_half_precision_images_are_judged_in_float32(distance):
+    value = distance(images("a").bfloat16(), images("b").bfloat16())
     assert value.dtype == torch.float32
-    torch.testing.assert_close(value, distance(pictures("a"), pictures("b")), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(value, distance(images("a"), images("b")), atol=1e-2, rtol=1e-2)
 
 
 def test_loading_needs_no_network_no_luck_and_says_nothing(vgg_file, monkeypatch):
@@ -152,6 +152,6 @@ def test_a_file_that_is_no_vgg16_is_named(vgg_file, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_pictures_too_small_for_four_poolings_are_refused(distance):
+def test_images_too_small_for_four_poolings_are_refused(distance):
     with pytest.raises(RankEError, match="sides >= 16"):
         distance(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))

@@ -14,8 +14,8 @@ def judge(norm: str = "group") -> PatchGAN:
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_one_logit_a_patch(norm: str) -> None:
-    pictures = torch.rand(2, 3, 48, 48, generator=generator(0))
-    assert judge(norm)(pictures).shape == (2, 1, 10, 10)
+    images = torch.rand(2, 3, 48, 48, generator=generator(0))
+    assert judge(norm)(images).shape == (2, 1, 10, 10)
     assert PatchGAN()(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 30, 30)
 
 
@@ -25,11 +25,11 @@ def test_middle_grey_is_the_zero_of_its_input() -> None:
     assert torch.equal(net(grey), torch.zeros(1, 1, 10, 10))
 
 
-def test_group_norm_judges_each_picture_alone_and_batch_norm_does_not() -> None:
-    pictures = torch.rand(4, 3, 48, 48, generator=generator(0))
+def test_group_norm_judges_each_image_alone_and_batch_norm_does_not() -> None:
+    images = torch.rand(4, 3, 48, 48, generator=generator(0))
     with torch.no_grad():
-        torch.testing.assert_close(judge()(pictures)[:1], judge()(pictures[:1]))
-        assert not torch.allclose(judge("batch")(pictures)[:1], judge("batch")(pictures[:1]), atol=1e-4)
+        torch.testing.assert_close(judge()(images)[:1], judge()(images[:1]))
+        assert not torch.allclose(judge("batch")(images)[:1], judge("batch")(images[:1]), atol=1e-4)
 
 
 def test_a_logit_sees_a_patch_only_and_passes_a_gradient_to_it() -> None:
@@ -37,10 +37,10 @@ def test_a_logit_sees_a_patch_only_and_passes_a_gradient_to_it() -> None:
     for part in net.layers:
         if isinstance(part, torch.nn.GroupNorm):  # normalisation mixes places; without it the patch is exact
             part.register_forward_hook(lambda _, inputs, __: inputs[0])
-    picture = torch.rand(1, 3, 48, 48, generator=generator(0), requires_grad=True)
-    net(picture)[0, 0, 10, 10].backward()
-    assert picture.grad is not None
-    seen = picture.grad[0].abs().sum(0).nonzero()
+    image = torch.rand(1, 3, 48, 48, generator=generator(0), requires_grad=True)
+    net(image)[0, 0, 10, 10].backward()
+    assert image.grad is not None
+    seen = image.grad[0].abs().sum(0).nonzero()
     assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [16, 16]
 
 

@@ -14,7 +14,7 @@ from rank_e.errors import RankEError
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 from rank_e.objectives.rank_gan import hinge_discriminator_loss, rank_gan_loss
 from rank_e.seeds import generator
-from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedPictures
+from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedImages
 from rank_e.training.projected_discriminator import Discriminator, ProjectedDiscriminator
 from tests.helpers.discriminator_files import NAME, seeded_weights
 from tests.helpers.tiny_nets import decoder_params, moved, snapshot, tiny_tokenizer
@@ -43,21 +43,21 @@ def judge(files: tuple[Path, Path], seed: int = 0, **options: object) -> Project
     return ProjectedDiscriminator(*files, **settings).initialise(generator(seed, "discriminator"))  # type: ignore[arg-type]
 
 
-def pictures(count: int, side: int = SIZE, name: str = "pictures") -> Tensor:
+def seeded_images(count: int, side: int = SIZE, name: str = "images") -> Tensor:
     return torch.rand(count, 3, side, side, generator=generator(0, name))
 
 
 def test_one_channel_a_head_and_one_logit_for_32_pixels(files):
     net: Discriminator = judge(files)
-    assert net(pictures(2)).shape == (2, 8, 2, 2)
-    assert net(pictures(2, 96)).shape == (2, 8, 2, 2)  # resized
-    assert judge(files, image_size=96)(pictures(1, 96)).shape == (1, 8, 3, 3)
+    assert net(seeded_images(2)).shape == (2, 8, 2, 2)
+    assert net(seeded_images(2, 96)).shape == (2, 8, 2, 2)  # resized
+    assert judge(files, image_size=96)(seeded_images(1, 96)).shape == (1, 8, 3, 3)
 
 
 def test_transformer_maps_are_transformers_own_behind_its_own_processor(files):
     from transformers import DINOv3ViTImageProcessor, DINOv3ViTModel
 
-    bytes_ = (pictures(2) * 255).to(torch.uint8)
+    bytes_ = (seeded_images(2) * 255).to(torch.uint8)
     inputs = DINOv3ViTImageProcessor(do_resize=False)(list(bytes_), return_tensors="pt")
     model = DINOv3ViTModel.from_pretrained(files[0], local_files_only=True)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_transformer_maps_are_transformers_own_behind_its_own_processor(files):
 def test_efficientnet_maps_are_timms_own(files):
     import timm
 
-    images = pictures(2)
+    images = seeded_images(2)
     reference = timm.create_model(NAME, features_only=True, out_indices=(1, 2, 3, 4)).eval()
     wanted = reference.state_dict().keys()
     weights = torch.load(files[1], weights_only=True)
@@ -100,10 +100,10 @@ def test_mixing_is_a_constant_and_goes_from_coarse_to_fine(files):
 
 
 def test_resizing_looks_at_every_pixel(files):
-    picture = pictures(1, 4 * SIZE).requires_grad_()
-    judge(files)(picture).sum().backward()
-    assert picture.grad is not None  # without antialiasing, three of four pixels would have none
-    assert (picture.grad.abs().sum(1) > 0).float().mean() > 0.99
+    image = seeded_images(1, 4 * SIZE).requires_grad_()
+    judge(files)(image).sum().backward()
+    assert image.grad is not None  # without antialiasing, three of four pixels would have none
+    assert (image.grad.abs().sum(1) > 0).float().mean() > 0.99
 
 
 def test_parameters_and_state_are_the_heads_alone(files):
@@ -117,13 +117,13 @@ def test_parameters_and_state_are_the_heads_alone(files):
         assert not any(p.requires_grad for p in frozen.parameters())
 
 
-def test_a_gradient_reaches_the_picture_through_every_head(files):
+def test_a_gradient_reaches_the_image_through_every_head(files):
     net = judge(files).requires_grad_(False)
     for head in range(8):
-        picture = pictures(1).requires_grad_()
-        net(picture)[:, head].sum().backward()
-        assert picture.grad is not None and bool(picture.grad.isfinite().all())
-        assert picture.grad.abs().sum() > 0, head
+        image = seeded_images(1).requires_grad_()
+        net(image)[:, head].sum().backward()
+        assert image.grad is not None and bool(image.grad.isfinite().all())
+        assert image.grad.abs().sum() > 0, head
 
 
 def test_the_rank_gan_loss_teaches_a_decoders_first_layer(files):
@@ -144,7 +144,7 @@ def no_reward(images: Tensor, prompts: list[str]) -> Tensor:
 def test_it_serves_the_decoder_update_as_it_is(files):
     draw = generator(0, "update")
     tokens = torch.randint(16, (2, 4, 4), generator=draw)
-    data = RankedPictures(tokens, torch.ones(2, 4), ["a", "b"], torch.rand(4, 3, 8, 8, generator=draw))
+    data = RankedImages(tokens, torch.ones(2, 4), ["a", "b"], torch.rand(4, 3, 8, 8, generator=draw))
     net = judge(files)
     nets = Nets(tiny_tokenizer(), tiny_tokenizer(), net, no_reward, lambda a, b: (a - b).square().mean())  # type: ignore[arg-type]
     update = DecoderUpdate(nets, data, decoder_params(), seed=0, round_id=1, steps_before=0)
@@ -157,8 +157,8 @@ def test_it_serves_the_decoder_update_as_it_is(files):
     assert all(not moved(before, part) for before, part in zip(frozen, net._frozen, strict=True))
 
 
-def test_each_picture_is_judged_alone(files):
-    net, images = judge(files).eval(), pictures(3)
+def test_each_image_is_judged_alone(files):
+    net, images = judge(files).eval(), seeded_images(3)
     with torch.no_grad():
         torch.testing.assert_close(net(images)[:1], net(images[:1]), atol=1e-5, rtol=1e-4)
 
@@ -193,14 +193,14 @@ def test_weights_are_a_function_of_the_generator_and_have_unit_spectral_norms(fi
 
 
 def test_a_saved_state_gives_the_same_logits(files):
-    first, second, images = judge(files, 0), judge(files, 1), pictures(2)
+    first, second, images = judge(files, 0), judge(files, 1), seeded_images(2)
     first(images)  # a forward in training mode turns the spectral norm's vectors
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(images), second(images))
 
 
 def test_moving_it_moves_the_frozen_networks(files):
-    assert judge(files).double()(pictures(1)).dtype == torch.float64
+    assert judge(files).double()(seeded_images(1)).dtype == torch.float64
 
 
 def broken(folder: Path, source: Path, change) -> Path:
@@ -255,7 +255,7 @@ def test_files_without_step_counts_of_the_batch_norms_load(files, tmp_path):
     slim = {name: weight for name, weight in weights.items() if not name.endswith("num_batches_tracked")}
     assert len(slim) < len(weights)
     torch.save(slim, tmp_path / "slim.pth")
-    images = pictures(1)
+    images = seeded_images(1)
     assert torch.equal(judge((files[0], tmp_path / "slim.pth"))(images), judge(files)(images))
 
 

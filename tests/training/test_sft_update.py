@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the right loss, every picture once an epoch, captions dropped, resumed to the same bits."""
+"""Supervised fine-tuning: the right loss, every image once an epoch, captions dropped, resumed to the same bits."""
 
 import math
 from typing import Any
@@ -12,9 +12,9 @@ from rank_e.errors import RankEError
 from rank_e.sampling.sampler import SamplingConfig, sample, score
 from rank_e.seeds import generator
 from rank_e.training.sft_update import (
-    EncodedPictures,
+    EncodedImages,
     SftUpdate,
-    encode_pictures,
+    encode_images,
     learning_rate_at,
     rows_at,
     sft_loss,
@@ -25,7 +25,7 @@ from tests.helpers.tiny_nets import moved, snapshot, tiny_policy, tiny_tokenizer
 COUNT = 12
 PARAMS = SftParams(
     train=True,
-    pictures=COUNT,
+    images=COUNT,
     steps=6,
     batch_size=8,
     microbatch_size=8,
@@ -46,8 +46,8 @@ def captions() -> tuple[Tensor, Tensor]:
     return torch.randn(COUNT, 3, 8, generator=generator(1, "text")) * mask[..., None], mask
 
 
-def data() -> EncodedPictures:
-    return EncodedPictures(torch.randint(16, (COUNT, 4), generator=generator(1, "tokens")), stored_text(*captions()))
+def data() -> EncodedImages:
+    return EncodedImages(torch.randint(16, (COUNT, 4), generator=generator(1, "tokens")), stored_text(*captions()))
 
 
 def make(policy: Any = None, **changes: object) -> Any:
@@ -55,36 +55,36 @@ def make(policy: Any = None, **changes: object) -> Any:
 
 
 def test_the_loss_is_minus_the_mean_log_probability_that_scoring_gives():
-    policy, pictures, (text, mask) = tiny_policy(), data(), captions()
-    losses = sft_loss(policy, text, mask, pictures.tokens)
-    expected = -score(policy, text, mask, pictures.tokens, SamplingConfig()).mean(1)
+    policy, images, (text, mask) = tiny_policy(), data(), captions()
+    losses = sft_loss(policy, text, mask, images.tokens)
+    expected = -score(policy, text, mask, images.tokens, SamplingConfig()).mean(1)
     torch.testing.assert_close(losses, expected)
     dropped = torch.arange(COUNT) % 2 == 0
-    mixed = sft_loss(policy, text, mask, pictures.tokens, dropped)
-    other = sft_loss(policy, torch.zeros_like(text) + 7, mask, pictures.tokens, torch.ones(COUNT, dtype=torch.bool))
+    mixed = sft_loss(policy, text, mask, images.tokens, dropped)
+    other = sft_loss(policy, torch.zeros_like(text) + 7, mask, images.tokens, torch.ones(COUNT, dtype=torch.bool))
     torch.testing.assert_close(mixed[~dropped], losses[~dropped])
     torch.testing.assert_close(mixed[dropped], other[dropped])  # the caption itself is not seen
     with torch.no_grad():
         policy.output.weight.zero_()
-        uniform = sft_loss(policy, text, mask, pictures.tokens)
+        uniform = sft_loss(policy, text, mask, images.tokens)
     torch.testing.assert_close(uniform, torch.full((COUNT,), math.log(16)))
 
 
-def test_a_guided_sample_says_what_the_pictures_of_its_caption_are():
+def test_a_guided_sample_says_what_the_images_of_its_caption_are():
     text, mask = captions()
     tokens = (torch.arange(COUNT) % 3)[:, None] * 5 + torch.arange(4)
     text = torch.eye(3, 8)[torch.arange(COUNT) % 3][:, None].repeat(1, 3, 1) * mask[..., None]
-    pictures = EncodedPictures(tokens, stored_text(text, mask))
-    update = SftUpdate(tiny_policy(), pictures, PARAMS.model_copy(update={"learning_rate": 2e-2}), seed=5)
-    before = update.evaluate(pictures)
+    images = EncodedImages(tokens, stored_text(text, mask))
+    update = SftUpdate(tiny_policy(), images, PARAMS.model_copy(update={"learning_rate": 2e-2}), seed=5)
+    before = update.evaluate(images)
     for index in range(80):
         update.step(index)
-    assert update.evaluate(pictures) < 0.2 < before
+    assert update.evaluate(images) < 0.2 < before
     drawn = sample(update.online, text, mask, range(COUNT), SamplingConfig(guidance=3.0), 12, greedy=True)
     assert torch.equal(drawn.tokens, tokens)
 
 
-def test_each_epoch_holds_every_picture_once_in_an_order_of_its_own():
+def test_each_epoch_holds_every_image_once_in_an_order_of_its_own():
     rows = torch.cat([rows_at(step, COUNT, 5, seed=5) for step in range(12)]).view(5, COUNT)
     assert all(sorted(epoch) == list(range(COUNT)) for epoch in rows.tolist())
     assert len({tuple(epoch) for epoch in rows.tolist()}) == 5
@@ -244,32 +244,32 @@ class Bigram(nn.Module):
 def test_any_policy_of_the_protocol_can_be_trained():
     ids = torch.arange(COUNT)[:, None] % 3
     text = stored_text(ids, torch.ones_like(ids, dtype=torch.bool))
-    pictures = EncodedPictures(ids + torch.arange(4), text)
+    images = EncodedImages(ids + torch.arange(4), text)
     params = PARAMS.model_copy(update={"learning_rate": 0.3, "checkpointing": True})
     policy: Any = Bigram()
-    update = SftUpdate(policy, pictures, params, seed=5)
+    update = SftUpdate(policy, images, params, seed=5)
     losses = [update.step(index)["loss"] for index in range(30)]
     assert losses[0] == pytest.approx(math.log(16)) and losses[-1] < 0.7
     assert policy.checkpointed == [True] * 60
     assert policy.first[:3].argmax(1).tolist() == [0, 1, 2]
 
 
-def test_pictures_are_encoded_by_the_tokenizer_whatever_the_batch():
-    tokenizer, pictures = tiny_tokenizer(), torch.rand(5, 3, 8, 8, generator=generator(0, "pictures"))
-    expected = tokenizer.encode(pictures * 2 - 1)[1]
+def test_images_are_encoded_by_the_tokenizer_whatever_the_batch():
+    tokenizer, images = tiny_tokenizer(), torch.rand(5, 3, 8, 8, generator=generator(0, "images"))
+    expected = tokenizer.encode(images * 2 - 1)[1]
     for size in (2, 8):
-        assert torch.equal(encode_pictures(tokenizer, pictures, size), expected)
+        assert torch.equal(encode_images(tokenizer, images, size), expected)
     with pytest.raises(RankEError, match=r"\[N, 3, 8, 8\]"):
-        encode_pictures(tokenizer, torch.zeros(1, 3, 16, 16), 2)
+        encode_images(tokenizer, torch.zeros(1, 3, 16, 16), 2)
 
 
 def test_wrong_data_are_refused():
     text = stored_text(*captions())
     for tokens in (torch.zeros(0, 4).long(), torch.zeros(3, 5).long(), torch.zeros(3, 4)):
         with pytest.raises(RankEError, match="sft: tokens"):
-            SftUpdate(tiny_policy(), EncodedPictures(tokens, text), PARAMS, seed=5)
+            SftUpdate(tiny_policy(), EncodedImages(tokens, text), PARAMS, seed=5)
     with pytest.raises(RankEError, match=r"beyond 0 \.\.\. 15"):
-        SftUpdate(tiny_policy(), EncodedPictures(torch.full((3, 4), 16), text), PARAMS, seed=5)
+        SftUpdate(tiny_policy(), EncodedImages(torch.full((3, 4), 16), text), PARAMS, seed=5)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_move():

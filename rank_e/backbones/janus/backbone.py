@@ -31,7 +31,7 @@ class JanusBackbone:
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures in pixels: 384 for Janus-Pro."""
+        """Side of the images in pixels: 384 for Janus-Pro."""
         return self._tokenizer_config.image_size
 
     @cached_property
@@ -88,7 +88,7 @@ class JanusBackbone:
             mask[number, -len(row) - 2 :] = True
         return ids, mask
 
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         """None: Janus reads a prompt of any length that its language model has positions for."""
         return []
 

@@ -61,7 +61,7 @@ TEXT_HEAD = "lm_head.weight"
 def convert_janus(source: str | Path, target: str | Path) -> dict[str, Any]:
     """Write the project's folder `target` from the Hugging Face folder `source`; returns its manifest.
 
-    CheckpointError (one line: file or key, and the mend) for a missing or damaged file, keys or shapes that do not
+    CheckpointError (one line: file or key, and the fix) for a missing or damaged file, keys or shapes that do not
     fit config.json, another model, values that are not finite; then `target` does not exist.
     """
     source = Path(source)

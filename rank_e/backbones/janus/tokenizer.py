@@ -1,4 +1,4 @@
-"""Janus's picture tokenizer: LlamaGen's VQ-16 under other names, so it is LlamaGen's `Tokenizer`.
+"""Janus's image tokenizer: LlamaGen's VQ-16 under other names, so it is LlamaGen's `Tokenizer`.
 
 transformers' `JanusVQVAE.decode` looks codes up at unit length, as Janus was trained; its `encode` forgets to
 normalise features and codes before it compares them. Janus's own code normalises both, and so does `Tokenizer`.

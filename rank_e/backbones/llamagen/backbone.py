@@ -36,12 +36,12 @@ class LlamaGenBackbone:
 
     @property
     def image_size(self) -> int:
-        """Side of a picture in pixels."""
+        """Side of an image in pixels."""
         return self.tokenizer_config.image_size
 
     @property
     def length(self) -> int:
-        """L, the image tokens of one picture."""
+        """L, the image tokens of one image."""
         return self.policy_config.block_size
 
     @property
@@ -80,9 +80,9 @@ class LlamaGenBackbone:
         rows = torch.tensor([places[prompt] for prompt in prompts], dtype=torch.int64, device=features.device)
         return features[rows], mask[rows]
 
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         """Indices of the prompts that `encode_text` truncates."""
-        return self.text_encoder.overlong(prompts)
+        return self.text_encoder.truncated(prompts)
 
     def policy_weights(self) -> dict[str, Tensor]:
         """The base policy's weights, float32, on the CPU."""

@@ -1,6 +1,6 @@
 """LlamaGen's official text-to-image checkpoints to the project's folder, and back.
 
-Sizes are read off the shapes. Neither the policy's nor the tokenizer's shapes depend on the picture's size (rotary
+Sizes are read off the shapes. Neither the policy's nor the tokenizer's shapes depend on the image's size (rotary
 positions are computed), so that size comes from the caller, from the file's name (`t2i_XL_stage1_256.pt`) or from
 a stored rotary table, and all that speak must agree. Tensors keep their bits: `export` of what `convert` wrote
 gives back every key of the official files, the buffers that nothing here reads included.
@@ -129,7 +129,7 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     return len({match[1] for match in found if match})
 
 
-def picture_size(path: str | Path, tensors: Mapping[str, Tensor], downsampling: int, given: int | None) -> int:
+def image_side(path: str | Path, tensors: Mapping[str, Tensor], downsampling: int, given: int | None) -> int:
     """The side in pixels that a policy was trained for; CheckpointError when nothing tells, or two tell otherwise."""
     said = {} if given is None else {"image_size given": given}
     named = re.search(r"(?<!\d)(256|384|512)(?!\d)", Path(path).stem)
@@ -142,7 +142,7 @@ def picture_size(path: str | Path, tensors: Mapping[str, Tensor], downsampling: 
         raise CheckpointError(f"{path}: image_size {given} is not a side in pixels; give 256 or 512")
     if not said:
         raise CheckpointError(
-            f"{path}: its shapes do not tell the picture's size; give image_size (stage 1: 256, 2: 512)"
+            f"{path}: its shapes do not tell the image's size; give image_size (stage 1: 256, 2: 512)"
         )
     if len(set(said.values())) > 1:
         text = ", ".join(f"{value} by {who}" for who, value in said.items())
@@ -196,7 +196,7 @@ def convert(
     weights, vq = read_tensors(policy), read_tensors(tokenizer)
     sizes = policy_sizes(weights, policy, heads)
     levels = _count(vq, r"encoder\.conv_blocks\.(\d+)\.")
-    side = picture_size(policy, weights, 2 ** max(levels - 1, 0), image_size)
+    side = image_side(policy, weights, 2 ** max(levels - 1, 0), image_size)
     vq_config = tokenizer_config(vq, tokenizer, side)
     config = sizes.config(vq_config.grid**2)
     check_policy(weights, config, policy)

@@ -156,7 +156,7 @@ class T5TextEncoder:
         """C, the width of a feature row."""
         return int(self.config.d_model)
 
-    def overlong(self, prompts: Sequence[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         """Indices of the prompts whose cleaned captions have more tokens (end sign included) than are read."""
         return [i for i, ids in enumerate(self._ids(prompts, truncation=False)) if len(ids) > self.tokens]
 

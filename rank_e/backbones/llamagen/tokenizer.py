@@ -1,6 +1,6 @@
-"""The picture tokenizer: LlamaGen's VQ model (arXiv 2406.06525), any size by a config.
+"""The image tokenizer: LlamaGen's VQ model (arXiv 2406.06525), any size by a config.
 
-encoder -> quant_conv -> nearest code -> post_quant_conv -> decoder, on pictures in [-1, 1]. Module names are
+encoder -> quant_conv -> nearest code -> post_quant_conv -> decoder, on images in [-1, 1]. Module names are
 LlamaGen's, so that its checkpoints load as they are. RankE trains `decoder_parameters()` and nothing else
 (arXiv 2605.21195).
 """
@@ -31,7 +31,7 @@ DECODER_PREFIXES = ("decoder.", "post_quant_conv.")
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Sizes of a tokenizer; L levels (channel_multipliers) divide the side of a picture by 2^(L - 1)."""
+    """Sizes of a tokenizer; L levels (channel_multipliers) divide the side of an image by 2^(L - 1)."""
 
     image_size: int
     channels: int
@@ -59,12 +59,12 @@ class TokenizerConfig:
 
     @property
     def grid(self) -> int:
-        """Side of the token grid; a picture is grid^2 tokens in raster order."""
+        """Side of the token grid; an image is grid^2 tokens in raster order."""
         return self.image_size // self.downsampling
 
 
 class Encoder(nn.Module):
-    """Pictures [N, 3, S, S] -> features [N, z_channels, grid, grid]."""
+    """Images [N, 3, S, S] -> features [N, z_channels, grid, grid]."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features [N, z_channels, grid, grid] -> pictures [N, 3, S, S]; level 0 is the lowest resolution."""
+    """Features [N, z_channels, grid, grid] -> images [N, 3, S, S]; level 0 is the lowest resolution."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class CodebookLosses(NamedTuple):
 
 
 class Tokenizer(nn.Module):
-    """VQ autoencoder; pictures float32 [N, 3, S, S] in [-1, 1], tokens int64 [N, grid^2] in raster order."""
+    """VQ autoencoder; images float32 [N, 3, S, S] in [-1, 1], tokens int64 [N, grid^2] in raster order."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Tokenizer(nn.Module):
         return F.normalize(codes, dim=-1) if self.config.l2_norm else codes
 
     def features(self, images: Tensor) -> Tensor:
-        """Pictures -> features before quantisation [N, C, grid, grid], of unit length if `l2_norm`."""
+        """Images -> features before quantisation [N, C, grid, grid], of unit length if `l2_norm`."""
         z = self.quant_conv(self.encoder(images))
         return F.normalize(z, dim=1) if self.config.l2_norm else z
 
@@ -186,7 +186,7 @@ class Tokenizer(nn.Module):
         return self.look_up(indices), indices
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures [N, 3, S, S] in [-1, 1] -> (their codes [N, C, grid, grid], tokens int64 [N, L])."""
+        """Images [N, 3, S, S] in [-1, 1] -> (their codes [N, C, grid, grid], tokens int64 [N, L])."""
         return self.nearest(self.features(images))
 
     def usage_entropy(self, z: Tensor, temperature: float = 0.01) -> Tensor:
@@ -204,11 +204,11 @@ class Tokenizer(nn.Module):
         return F.embedding(tokens, self.codes()).transpose(1, 2).unflatten(-1, (side, -1))
 
     def decode(self, quantized: Tensor) -> Tensor:
-        """Quantised features [N, C, grid, grid] -> pictures [N, 3, S, S], about [-1, 1] (not clamped)."""
+        """Quantised features [N, C, grid, grid] -> images [N, 3, S, S], about [-1, 1] (not clamped)."""
         return self.decoder(self.post_quant_conv(quantized))
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens int64 [N, L] -> pictures [N, 3, S, S], about [-1, 1] (not clamped)."""
+        """Tokens int64 [N, L] -> images [N, 3, S, S], about [-1, 1] (not clamped)."""
         return self.decode(self.look_up(tokens))
 
     def decoder_parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -244,5 +244,5 @@ def straight_through(z: Tensor, quantized: Tensor) -> Tensor:
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """The tokenizer's [-1, 1] to pictures in [0, 1]; not clamped, so that gradients reach saturated pixels."""
+    """The tokenizer's [-1, 1] to images in [0, 1]; not clamped, so that gradients reach saturated pixels."""
     return (images + 1) / 2

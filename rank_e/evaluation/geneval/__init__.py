@@ -1,1 +1,1 @@
-"""GenEval (Ghosh et al., 2023): does a picture show the objects, counts, colours and places that its prompt names?"""
+"""GenEval (Ghosh et al., 2023): does an image show the objects, counts, colours and places that its prompt names?"""

@@ -1,4 +1,4 @@
-"""The colour of a detected object: CLIP's zero-shot choice among ten, on the object cut out of its picture."""
+"""The colour of a detected object: CLIP's zero-shot choice among ten, on the object cut out of its image."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ Preprocess = Callable[[Image.Image], Tensor]
 
 
 class ColorClassifier(Protocol):
-    """Colours of detected objects of class `name` in one picture uint8 [H, W, 3]: one of COLORS for each. `name`, the
+    """Colours of detected objects of class `name` in one image uint8 [H, W, 3]: one of COLORS for each. `name`, the
     attribute, says which classifier it is, and `source` is the sha256 of its weights.
     """
 
     name: str
     source: str
 
-    def __call__(self, picture: NDArray[np.uint8], objects: Sequence[Detection], name: str) -> list[str]: ...
+    def __call__(self, image: NDArray[np.uint8], objects: Sequence[Detection], name: str) -> list[str]: ...
 
 
-def cut_out(picture: NDArray[np.uint8], item: Detection) -> Image.Image:
+def cut_out(image: NDArray[np.uint8], item: Detection) -> Image.Image:
     """The object's box with everything outside its mask painted grey; without a mask, the box as it is.
 
-    Raises GenEvalError for a mask of another size than the picture and for a box without pixels.
+    Raises GenEvalError for a mask of another size than the image and for a box without pixels.
     """
-    pixels = picture
+    pixels = image
     if item.mask is not None:
-        if item.mask.shape != picture.shape[:2]:
+        if item.mask.shape != image.shape[:2]:
             raise GenEvalError(
-                f"geneval: mask {item.mask.shape} of a {item.name} in a picture {picture.shape[:2]}; bring it to size"
+                f"geneval: mask {item.mask.shape} of a {item.name} in an image {image.shape[:2]}; bring it to size"
             )
-        pixels = np.where(item.mask[..., None], picture, np.array(BACKGROUND, np.uint8))
+        pixels = np.where(item.mask[..., None], image, np.array(BACKGROUND, np.uint8))
     box = (round(item.box[0]), round(item.box[1]), round(item.box[2]), round(item.box[3]))
     if box[2] <= box[0] or box[3] <= box[1]:
         raise GenEvalError(f"geneval: box {item.box} of a {item.name} holds no pixel; drop it in the detector")
@@ -55,7 +55,7 @@ def cut_out(picture: NDArray[np.uint8], item: Detection) -> Image.Image:
 
 
 class ClipColors:
-    """A `ColorClassifier` on an open_clip `model` in eval mode, its `tokenize` and its picture `preprocess`.
+    """A `ColorClassifier` on an open_clip `model` in eval mode, its `tokenize` and its image `preprocess`.
 
     A colour's vector is the normalised mean of its normalised embeddings under three templates that name the object;
     the colour with the largest cosine wins. Vectors are kept for each object name. float32 throughout (the published
@@ -93,8 +93,8 @@ class ClipColors:
         return self._vectors[name]
 
     @torch.no_grad()
-    def __call__(self, picture: NDArray[np.uint8], objects: Sequence[Detection], name: str) -> list[str]:
-        inputs = torch.stack([self.preprocess(cut_out(picture, item)) for item in objects]).to(self._device)
+    def __call__(self, image: NDArray[np.uint8], objects: Sequence[Detection], name: str) -> list[str]:
+        inputs = torch.stack([self.preprocess(cut_out(image, item)) for item in objects]).to(self._device)
         embeddings = F.normalize(self.model.encode_image(inputs).float(), dim=-1)
         cosines = embeddings @ self.vectors(name).T
         if not bool(torch.isfinite(cosines).all()):

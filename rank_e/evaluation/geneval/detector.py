@@ -29,7 +29,7 @@ from rank_e.io.files import sha256_of
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 
 SHORT_SIDE, LONG_SIDE, DIVISOR = 800, 1333, 32
-MAX_DETECTIONS = 100  # (query, class) pairs a picture
+MAX_DETECTIONS = 100  # (query, class) pairs an image
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet, of 0 to 255
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -55,14 +55,14 @@ Mask2Former = Any  # transformers.Mask2FormerForUniversalSegmentation, imported 
 
 
 class Detector(Protocol):
-    """Every object of one picture uint8 [H, W, 3] RGB whose score exceeds `floor`, in any order, with GenEval's class
+    """Every object of one image uint8 [H, W, 3] RGB whose score exceeds `floor`, in any order, with GenEval's class
     names. `name` says which detector it is, and `source` is the sha256 of its weights.
     """
 
     name: str
     source: str
 
-    def __call__(self, picture: NDArray[np.uint8], floor: float) -> list[Detection]: ...
+    def __call__(self, image: NDArray[np.uint8], floor: float) -> list[Detection]: ...
 
 
 def resized_shape(height: int, width: int, short: int = SHORT_SIDE, long: int = LONG_SIDE) -> tuple[int, int]:
@@ -73,14 +73,14 @@ def resized_shape(height: int, width: int, short: int = SHORT_SIDE, long: int = 
     return math.floor(height * scale + 0.5), math.floor(width * scale + 0.5)
 
 
-def network_input(picture: NDArray[np.uint8], short: int = SHORT_SIDE, long: int = LONG_SIDE) -> Tensor:
+def network_input(image: NDArray[np.uint8], short: int = SHORT_SIDE, long: int = LONG_SIDE) -> Tensor:
     """uint8 [H, W, 3] -> float32 [1, 3, H', W'], normalised, the sides padded with zeros to multiples of 32.
 
-    Resized bilinearly without antialiasing and rounded to whole levels, as OpenCV resizes an 8-bit picture.
+    Resized bilinearly without antialiasing and rounded to whole levels, as OpenCV resizes an 8-bit image.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
-    shape = resized_shape(picture.shape[0], picture.shape[1], short, long)
-    if shape != picture.shape[:2]:
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    shape = resized_shape(image.shape[0], image.shape[1], short, long)
+    if shape != image.shape[:2]:
         pixels = F.interpolate(pixels, shape, mode="bilinear", align_corners=False).round().clamp(0, 255)
     pixels = (pixels - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
     return F.pad(pixels, (0, -shape[1] % DIVISOR, 0, -shape[0] % DIVISOR))
@@ -94,10 +94,10 @@ def instances(
     size: tuple[int, int],
     floor: float,
 ) -> list[tuple[int, float, NDArray[np.bool_]]]:
-    """(class, score, mask bool [H, W]) of every instance above `floor`, from one picture's outputs.
+    """(class, score, mask bool [H, W]) of every instance above `floor`, from one image's outputs.
 
     `class_logits` [Q, C + 1] (the last is "no object") and `mask_logits` [Q, h, w]. The 100 best (query, class) pairs
-    are taken; masks are enlarged to the `padded` input, cut to the `resized` picture and brought to `size` (H, W); a
+    are taken; masks are enlarged to the `padded` input, cut to the `resized` image and brought to `size` (H, W); a
     score is the class's probability times the mean mask probability within the mask. A score cannot exceed the
     class's probability, so pairs at or below `floor` are dropped before their masks are enlarged.
     """
@@ -128,7 +128,7 @@ def box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
 class Mask2FormerDetector:
     """A `Detector` on a transformers Mask2Former in eval mode, whose `labels` name its classes in GenEval's words.
 
-    One picture at a time: a detection then never depends on which pictures share its batch. `short` and `long` limit
+    One image at a time: a detection then never depends on which images share its batch. `short` and `long` limit
     the sides of the network's input; the defaults are the published ones.
     """
 
@@ -161,10 +161,10 @@ class Mask2FormerDetector:
         return cls(_load(file, device), labels, f"mask2former:{folder.name}", sha256_of(file))
 
     @torch.inference_mode()
-    def __call__(self, picture: NDArray[np.uint8], floor: float) -> list[Detection]:
-        height, width = picture.shape[:2]
+    def __call__(self, image: NDArray[np.uint8], floor: float) -> list[Detection]:
+        height, width = image.shape[:2]
         device = next(self.model.parameters()).device
-        inputs = network_input(picture, self.short, self.long).to(device)
+        inputs = network_input(image, self.short, self.long).to(device)
         outputs = self.model(pixel_values=inputs)
         classes, masks = outputs.class_queries_logits[0], outputs.masks_queries_logits[0]
         if not bool(torch.isfinite(classes).all() and torch.isfinite(masks).all()):

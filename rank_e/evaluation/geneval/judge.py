@@ -1,4 +1,4 @@
-"""GenEval on pictures: detect, classify colours where asked, apply the rules; one row for each picture."""
+"""GenEval on images: detect, classify colours where asked, apply the rules; one row for each image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rank_e.evaluation.base import as_bytes, check_pictures
+from rank_e.evaluation.base import as_bytes, check_images
 from rank_e.evaluation.geneval import rules
 from rank_e.evaluation.geneval.colors import ColorClassifier
 from rank_e.evaluation.geneval.detector import Detector
@@ -20,7 +20,7 @@ from rank_e.evaluation.geneval.tasks import GenEvalError, Task
 
 @dataclass(frozen=True)
 class ImageResult:
-    """The verdict on picture number `sample` of prompt number `index`. `reason` is empty where it is correct;
+    """The verdict on image number `sample` of prompt number `index`. `reason` is empty where it is correct;
     `objects` is JSON: class name -> [[left, top, right, bottom, score], ...], best first, of what counted.
     """
 
@@ -44,14 +44,14 @@ class ImageResult:
         kinds = {"index": int, "sample": int, "tag": str, "prompt": str, "correct": bool, "reason": str, "objects": str}
         wrong = set(row) ^ set(kinds) or {k for k, kind in kinds.items() if type(row[k]) is not kind}
         if wrong:
-            raise GenEvalError(f"geneval: a stored result has bad columns {sorted(wrong)}; judge the pictures again")
+            raise GenEvalError(f"geneval: a stored result has bad columns {sorted(wrong)}; judge the images again")
         return cls(**row)  # type: ignore[arg-type]
 
 
 class GenEval:
     """The judge: a `detector`, a colour classifier `colors` and the published thresholds.
 
-    Stateless: a picture's result depends on that picture and its prompt alone, so the caller stores results as they
+    Stateless: an image's result depends on that image and its prompt alone, so the caller stores results as they
     come and, after a stop, asks `scores.pending` what is left.
     """
 
@@ -73,20 +73,20 @@ class GenEval:
         """The sha256 of the detector's and of the classifier's weights."""
         return f"{self.detector.source} {self.colors.source}"
 
-    def __call__(self, pictures: Tensor | Sequence[Tensor], items: Sequence[tuple[Task, int]]) -> list[ImageResult]:
-        """Results of N `pictures` [3, H, W], float in [0, 1] or uint8; `items` gives each one's prompt and sample
-        number. Raises JudgeError for pictures that cannot be judged.
+    def __call__(self, images: Tensor | Sequence[Tensor], items: Sequence[tuple[Task, int]]) -> list[ImageResult]:
+        """Results of N `images` [3, H, W], float in [0, 1] or uint8; `items` gives each one's prompt and sample
+        number. Raises EvaluationError for images that cannot be judged.
         """
-        if len(pictures) != len(items):
-            raise GenEvalError(f"geneval: {len(pictures)} pictures for {len(items)} prompts; give one for each")
-        levels = [as_bytes(picture) for picture in pictures]
-        check_pictures("geneval", levels)
-        arrays = [picture.permute(1, 2, 0).cpu().numpy() for picture in levels]
-        return [self._one(picture, *item) for picture, item in zip(arrays, items, strict=True)]
+        if len(images) != len(items):
+            raise GenEvalError(f"geneval: {len(images)} images for {len(items)} prompts; give one for each")
+        levels = [as_bytes(image) for image in images]
+        check_images("geneval", levels)
+        arrays = [image.permute(1, 2, 0).cpu().numpy() for image in levels]
+        return [self._one(image, *item) for image, item in zip(arrays, items, strict=True)]
 
-    def _one(self, picture: NDArray[np.uint8], task: Task, sample: int) -> ImageResult:
-        objects = rules.objects_of(self.detector(picture, self.thresholds.floor), task.tag, self.thresholds)
-        verdict = rules.judge(task, objects, partial(self.colors, picture), self.thresholds)
+    def _one(self, image: NDArray[np.uint8], task: Task, sample: int) -> ImageResult:
+        objects = rules.objects_of(self.detector(image, self.thresholds.floor), task.tag, self.thresholds)
+        verdict = rules.judge(task, objects, partial(self.colors, image), self.thresholds)
         boxes = {name: [[*item.box, item.score] for item in items] for name, items in sorted(objects.items())}
         return ImageResult(
             task.index, sample, task.tag, task.prompt, verdict.correct, "\n".join(verdict.reasons), json.dumps(boxes)

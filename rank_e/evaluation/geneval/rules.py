@@ -1,4 +1,4 @@
-"""GenEval's rules as pure functions over detections: what counts as an object, and whether a picture is correct.
+"""GenEval's rules as pure functions over detections: what counts as an object, and whether an image is correct.
 
 Source: Ghosh et al., "GenEval", 2023, and the thresholds of its published evaluation (its paper names them too).
 """
@@ -21,8 +21,8 @@ _STILL = 1e-3  # pixels
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """One object: GenEval's class `name`, `score` in [0, 1], `box` in pixels of the picture, and `mask` bool [H, W]
-    of the picture's size (None from a detector without masks).
+    """One object: GenEval's class `name`, `score` in [0, 1], `box` in pixels of the image, and `mask` bool [H, W]
+    of the image's size (None from a detector without masks).
     """
 
     name: str
@@ -69,7 +69,7 @@ PUBLISHED = Thresholds()
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a picture is correct; if not, `reasons`, one for each thing that failed."""
+    """Whether an image is correct; if not, `reasons`, one for each thing that failed."""
 
     correct: bool
     reasons: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""GenEval's numbers from the results of single pictures, their intervals, and what is still to be judged."""
+"""GenEval's numbers from the results of single images, their intervals, and what is still to be judged."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rank_e.evaluation.geneval.judge import ImageResult
 from rank_e.evaluation.geneval.tasks import GenEvalError, Task
 from rank_e.seeds import seed_for
 
-SAMPLES = 4  # pictures a prompt, published
+SAMPLES = 4  # images a prompt, published
 
 
 @dataclass(frozen=True)
 class GenEvalScores:
-    """Shares in [0, 1]. `tasks`: correct pictures by tag, in the prompt file's order; `overall`: the mean over tags
-    (the published score); `pictures`: correct pictures of all; `prompts`: prompts with any correct picture.
+    """Shares in [0, 1]. `tasks`: correct images by tag, in the prompt file's order; `overall`: the mean over tags
+    (the published score); `images`: correct images of all; `prompts`: prompts with any correct image.
     `intervals`: (low, high) of `overall` and of each tag.
     """
 
     overall: float
     tasks: dict[str, float]
-    pictures: float
+    images: float
     prompts: float
     count: int
     intervals: dict[str, tuple[float, float]]
@@ -35,7 +35,7 @@ class GenEvalScores:
 
 
 def pending(tasks: Sequence[Task], results: Iterable[ImageResult], samples: int = SAMPLES) -> list[tuple[Task, int]]:
-    """(prompt, sample number) of every picture without a result, in order. Raises GenEvalError for a result that
+    """(prompt, sample number) of every image without a result, in order. Raises GenEvalError for a result that
     occurs twice or belongs to other prompts.
     """
     done = _table(tasks, results, samples)
@@ -53,17 +53,15 @@ def summarise(
 ) -> GenEvalScores:
     """The scores of complete `results`.
 
-    Intervals are percentile bootstraps over prompts within each tag (a prompt's pictures are alike, so prompts, not
-    pictures, are drawn), independent between tags; the same seed and prompts give the same draws, so that arms are
+    Intervals are percentile bootstraps over prompts within each tag (a prompt's images are alike, so prompts, not
+    images, are drawn), independent between tags; the same seed and prompts give the same draws, so that arms are
     compared in pairs. A tag of one prompt has an interval without width. Raises GenEvalError if a result is missing,
     occurs twice or belongs to other prompts, and unless resamples >= 2 and 0 < level < 1.
     """
     done = _table(tasks, results, samples)
     missing = len(tasks) * samples - len(done)
     if missing or not tasks:
-        raise GenEvalError(
-            f"geneval: {missing} of {len(tasks) * samples} pictures have no result; judge `pending` first"
-        )
+        raise GenEvalError(f"geneval: {missing} of {len(tasks) * samples} images have no result; judge `pending` first")
     if resamples < 2 or not 0 < level < 1:
         raise GenEvalError(f"geneval: {resamples} resamples at level {level}; give 2 or more, 0 < level < 1")
     shares: dict[str, list[float]] = {}
@@ -80,7 +78,7 @@ def summarise(
     return GenEvalScores(
         overall=sum(scores.values()) / len(scores),
         tasks=scores,
-        pictures=sum(every) / len(every),
+        images=sum(every) / len(every),
         prompts=sum(share > 0 for share in every) / len(every),
         count=len(done),
         intervals={key: _interval(values, level) for key, values in replicates.items()},

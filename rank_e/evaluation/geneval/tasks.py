@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rank_e.evaluation.base import JudgeError
+from rank_e.evaluation.base import EvaluationError
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
@@ -26,7 +26,7 @@ CLASS_NAMES = tuple(
 )
 
 
-class GenEvalError(JudgeError):
+class GenEvalError(EvaluationError):
     """GenEval cannot go on: a bad prompt file, an unusable detector or classifier, or results that do not fit."""
 
 

@@ -114,13 +114,13 @@ def test_tokenizer_decodes_as_transformers_and_encodes_as_janus_was_trained(hub,
     assert backbone.image_size == tokenizer.config.image_size == 8
     assert tokenizer.last_layer.dtype == torch.float32
     tokens = torch.randint(64, (5, 16), generator=generator(0, "tokens"))
-    pictures = torch.rand(5, 3, 8, 8, generator=generator(0, "pictures")) * 2 - 1
+    images = torch.rand(5, 3, 8, 8, generator=generator(0, "images")) * 2 - 1
     with torch.no_grad():
         torch.testing.assert_close(tokenizer.decode_tokens(tokens), upstream.decode(tokens), atol=1e-4, rtol=1e-4)
-        features = upstream.quant_conv(upstream.encoder(pictures)).permute(0, 2, 3, 1).flatten(0, 2)
+        features = upstream.quant_conv(upstream.encoder(images)).permute(0, 2, 3, 1).flatten(0, 2)
         codes = upstream.quantize.embedding.weight
         near = torch.cdist(F.normalize(features), F.normalize(codes)).argmin(-1).view(5, 16)
-        assert torch.equal(tokenizer.encode(pictures)[1], near)
+        assert torch.equal(tokenizer.encode(images)[1], near)
         # Given codes and features of unit length, transformers' own search agrees.
         upstream.quantize.embedding.weight.copy_(F.normalize(codes))
         unit = F.normalize(features).view(5, 4, 4, 8).permute(0, 3, 1, 2)

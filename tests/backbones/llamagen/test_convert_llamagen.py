@@ -154,8 +154,8 @@ def test_trained_weights_are_exported_over_the_base(official: Official) -> None:
     assert not (official.folder / "bad").exists()
 
 
-def test_the_picture_size_is_told_by_name_or_table_and_all_agree(official: Official) -> None:
-    official.refuses("do not tell the picture's size; give image_size", image_size=None)
+def test_the_image_side_is_told_by_name_or_table_and_all_agree(official: Official) -> None:
+    official.refuses("do not tell the image's size; give image_size", image_size=None)
     with_table = tiny_policy() | {"freqs_cis": rotary(POLICY)}
     told = official.write("told.pt", with_table)
     assert official.convert(policy=told, image_size=None, heads=None)["tokenizer"]["image_size"] == 8

@@ -77,7 +77,7 @@ def test_a_backbone_encodes_samples_and_decodes(official: Official) -> None:
     features, mask = backbone.encode_text(prompts)
     assert features.shape == (3, 120, 32) and torch.equal(features[0], features[2]) and torch.equal(mask[0], mask[2])
     torch.testing.assert_close(features, backbone.text_encoder(prompts)[0])
-    assert backbone.overlong(["dog " * 200, "dog"]) == [0]
+    assert backbone.truncated(["dog " * 200, "dog"]) == [0]
     policy = backbone.policy(backbone.policy_weights())
     tokens = torch.randint(64, (3, 16), generator=generator(0, "tokens"))
     expected = policy(features, mask, tokens)
@@ -86,9 +86,9 @@ def test_a_backbone_encodes_samples_and_decodes(official: Official) -> None:
     steps = [policy.logits(prefix.hidden)] + [policy.step(tokens[:, i], cache, i) for i in range(15)]
     torch.testing.assert_close(torch.stack(steps, dim=1), expected, atol=1e-4, rtol=1e-4)
     decoder = {name: tensor * 2 for name, tensor in backbone.decoder_weights().items()}
-    pictures = backbone.tokenizer(decoder).decode_tokens(tokens)
-    assert pictures.shape == (3, 3, 8, 8) and pictures.isfinite().all()
-    assert not torch.equal(pictures, backbone.tokenizer(backbone.decoder_weights()).decode_tokens(tokens))
+    images = backbone.tokenizer(decoder).decode_tokens(tokens)
+    assert images.shape == (3, 3, 8, 8) and images.isfinite().all()
+    assert not torch.equal(images, backbone.tokenizer(backbone.decoder_weights()).decode_tokens(tokens))
 
 
 @torch.no_grad()

@@ -73,12 +73,12 @@ def test_truncated_captions_are_counted_and_keep_the_end_sign(folder: Path, enco
     words = [" ".join(["dog"] * n) for n in range(60, 125)]
     lengths = [len(encoder.tokenizer(text)["input_ids"]) for text in words]
     assert 120 in lengths and 121 in lengths
-    assert encoder.overlong(words) == [i for i, length in enumerate(lengths) if length > 120]
-    assert encoder.overlong(PROMPTS) == [] and encoder.overlong([]) == []
+    assert encoder.truncated(words) == [i for i, length in enumerate(lengths) if length > 120]
+    assert encoder.truncated(PROMPTS) == [] and encoder.truncated([]) == []
     assert [row[-1] for row in encoder._ids(words, truncation=True)] == [encoder.tokenizer.eos_token_id] * len(words)
     short = T5TextEncoder(folder, CPU, torch.float32, tokens=4)
     features, mask = short(["a photo of a dog on a bench"])
-    assert features.shape == (1, 4, 32) and mask.all() and short.overlong(["a photo of a dog on a bench"]) == [0]
+    assert features.shape == (1, 4, 32) and mask.all() and short.truncated(["a photo of a dog on a bench"]) == [0]
 
 
 def test_cleaning_comes_before_the_encoder(encoder: T5TextEncoder) -> None:

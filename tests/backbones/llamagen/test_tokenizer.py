@@ -30,8 +30,8 @@ def small(seed: int = 0) -> Tokenizer:
     return Tokenizer(SMALL).initialise(generator(seed, "tokenizer"))
 
 
-def pictures() -> Tensor:
-    return torch.rand(2, 3, 16, 16, generator=generator(0, "pictures")) * 2 - 1
+def images() -> Tensor:
+    return torch.rand(2, 3, 16, 16, generator=generator(0, "images")) * 2 - 1
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def golden() -> tuple[Tokenizer, dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def test_tokens_and_pictures_equal_llamagen(golden: tuple[Tokenizer, dict[str, Tensor]]) -> None:
+def test_tokens_and_images_equal_llamagen(golden: tuple[Tokenizer, dict[str, Tensor]]) -> None:
     tokenizer, data = golden
     quantized, indices = tokenizer.encode(data["images"])
     assert torch.equal(indices, data["indices"])
@@ -74,7 +74,7 @@ def test_the_usage_statistic_of_official_checkpoints_is_no_obstacle() -> None:
 @torch.no_grad()
 def test_tokens_are_the_nearest_codes_in_raster_order() -> None:
     tokenizer = small()
-    z = tokenizer.features(pictures())
+    z = tokenizer.features(images())
     quantized, indices = tokenizer.nearest(z)
     assert quantized.shape == (2, 4, 8, 8) and indices.shape == (2, 64)
     places = z[1].permute(1, 2, 0).reshape(64, 4)
@@ -97,12 +97,12 @@ def test_only_decoder_and_post_quant_conv_are_the_decoders() -> None:
 
 
 @torch.no_grad()
-def test_a_decoder_state_moves_the_pictures_and_nothing_else() -> None:
+def test_a_decoder_state_moves_the_images_and_nothing_else() -> None:
     one, other = small(0), small(1)
-    before = one.encode(pictures())[1]
+    before = one.encode(images())[1]
     one.load_decoder_state(other.decoder_state())
-    assert torch.equal(one.encode(pictures())[1], before)
-    z = other.encode(pictures())[0]
+    assert torch.equal(one.encode(images())[1], before)
+    z = other.encode(images())[0]
     assert torch.equal(one.decode(z), other.decode(z))
 
 
@@ -118,9 +118,9 @@ def test_a_foreign_decoder_state_is_refused() -> None:
             tokenizer.load_decoder_state(wrong)
 
 
-def test_straight_through_carries_the_pictures_gradient_to_the_encoder() -> None:
+def test_straight_through_carries_the_images_gradient_to_the_encoder() -> None:
     tokenizer = small()
-    z = tokenizer.features(pictures())
+    z = tokenizer.features(images())
     quantized, _ = tokenizer.nearest(z)
     passed = straight_through(z, quantized)
     torch.testing.assert_close(passed, quantized)

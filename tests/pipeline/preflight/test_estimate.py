@@ -112,12 +112,10 @@ def test_published_sizes_are_those_of_the_networks() -> None:
         with torch.device("meta"):
             config = PolicyConfig(**LLAMAGEN["XL"], vocab_size=sizes.vocab, block_size=sizes.length, **text)
             net = Policy(config)
-            picture = TokenizerConfig(
-                side, sizes.channels, sizes.multipliers, sizes.residual_blocks, 256, sizes.vocab, 8
-            )
-            vq = Tokenizer(picture)
+            image = TokenizerConfig(side, sizes.channels, sizes.multipliers, sizes.residual_blocks, 256, sizes.vocab, 8)
+            vq = Tokenizer(image)
         assert sizes.policy == sum(p.numel() for p in net.parameters()) and sizes.hidden == config.hidden_dim
-        assert sizes.tokenizer == sum(p.numel() for p in vq.parameters()) and picture.grid**2 == sizes.length
+        assert sizes.tokenizer == sum(p.numel() for p in vq.parameters()) and image.grid**2 == sizes.length
         parts = [p.numel() for key, p in vq.named_parameters() if key.startswith(DECODER_PREFIXES)]
         assert sizes.decoder == sum(parts)
 
@@ -154,14 +152,14 @@ def test_a_layer_keeps_about_what_is_estimated(world: tuple[Sizes, Params], dtyp
 
 
 @pytest.mark.parametrize(("side", "multipliers"), [(48, (1, 2, 2)), (64, (1, 1, 2, 2, 4))])
-def test_a_decoded_picture_keeps_about_what_is_estimated(side: int, multipliers: tuple[int, ...]) -> None:
+def test_a_decoded_image_keeps_about_what_is_estimated(side: int, multipliers: tuple[int, ...]) -> None:
     config = TokenizerConfig(side, 32, multipliers, 2, 32, 64, 8)
     vq = Tokenizer(config).initialise(generator(0, "estimate"))
     with Kept(vq) as kept:
         vq.decode_tokens(torch.zeros(2, config.grid**2, dtype=torch.int64))
     known = OFFICIAL["llamagen-xl-256"]
     sizes = replace(known, image_size=side, channels=32, multipliers=multipliers, residual_blocks=2)
-    assert 2 * estimate.decoder_picture(sizes) == pytest.approx(kept.bytes, rel=0.1)
+    assert 2 * estimate.decoder_image(sizes) == pytest.approx(kept.bytes, rel=0.1)
 
 
 def test_memory_follows_what_fills_it() -> None:
@@ -189,4 +187,4 @@ def test_a_published_profiles_rounds_are_the_papers_steps(name: str) -> None:
     assert params.ranking.temperature.rounds == len(params.rounds) / 5
     scale = sum(reward.weight for reward in params.ranking.rewards.values())
     assert params.policy.minimum_std == pytest.approx(1e-4 * scale)
-    assert params.sft.train and params.sft.steps * params.sft.batch_size >= 2 * params.sft.pictures
+    assert params.sft.train and params.sft.steps * params.sft.batch_size >= 2 * params.sft.images

@@ -133,7 +133,7 @@ def test_without_a_supervised_start_nothing_speaks_of_one(project: tuple[Path, P
     assert "sft" not in page.words and "supervised" not in page.words
 
 
-def test_other_judges_give_other_columns_categories_and_pictures(tmp_path: Path) -> None:
+def test_other_judges_give_other_columns_categories_and_images(tmp_path: Path) -> None:
     params = write_project(tmp_path, seeds=[0], rounds=1, world=PUBLISHED)
     text = write_report(params, tmp_path).read_text(encoding="utf-8")
     page = Page()
@@ -147,7 +147,7 @@ def test_other_judges_give_other_columns_categories_and_pictures(tmp_path: Path)
     assert len(page.loads) == 4 * 4 + 4 * 2 and all(a.startswith("data:image/webp;base64,") for a in page.loads)
     assert max(len(address) for address in page.loads) < 20_000
     assert text.count("real: a photo, number 0") == 1 and f"real: {PROMPTS[0]}" not in text
-    with Image.open(tmp_path / "report" / "pictures.png") as sheet:
+    with Image.open(tmp_path / "report" / "images.png") as sheet:
         assert max(sheet.size) < 1000
     words = shown(load_results(params, tmp_path))
     assert "odd on parti ↑" in words and "FID ↓" in words
@@ -204,7 +204,7 @@ def test_the_page_stands_alone_and_shows_every_seed_with_directions(project: tup
     assert re.findall("(?:Accuracy|CLIP score|Mid-level FD) by category", page.words) == ["Accuracy by category"]
     for words in ("Accuracy ↑", "CLIP score ↑", "Reward ↑", "FD ↓", "Mid-level FD ↓", "Patch FD ↓", "Token KL ↓"):
         assert words in page.words
-    assert page.words.count("✗") == 1 + 2 * 3 * 3  # the sentence; pictures 0 and 3 of base and both arms, by seed
+    assert page.words.count("✗") == 1 + 2 * 3 * 3  # the sentence; images 0 and 3 of base and both arms, by seed
     for item in between(load_results(params, folder), "coevolved", "frozen", 2):
         assert item.verdict in page.words
         for seed, value in item.values.items():
@@ -219,7 +219,7 @@ def test_the_same_artifacts_give_the_same_bytes(project: tuple[Path, Params]) ->
     folder, params = project
     first = {path.name: path.read_bytes() for path in write_report(params, folder).parent.iterdir()}
     second = {path.name: path.read_bytes() for path in write_report(params, folder).parent.iterdir()}
-    assert first == second and set(first) == {"index.html", "results.json", "pareto.svg", "pictures.png"}
+    assert first == second and set(first) == {"index.html", "results.json", "pareto.svg", "images.png"}
     numbers = json.loads(first["results.json"])
     assert numbers["paired"]["fd"]["n"] == 3 and numbers["paired"]["fd"]["better"] == "lower"
 
