@@ -4,37 +4,52 @@ An arm with `decoder.train: false` hands on the very bytes it was given: the cha
 """
 
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import torch
 
 from rank_e.backbones.protocol import Backbone
 from rank_e.data.source import Source
 from rank_e.seeds import generator, seed_for
-from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedImages
+from rank_e.training.decoder_update import DecoderUpdate, Nets
 from rank_e.training.networks import build_discriminator, build_perceptual
-from stages.runtime.artifacts import Artifact, ArtifactWriter, read_artifact
+from rank_e.training.ranked_images import RankedImages
+from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.rewards import rewards_of
 from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, main
-
-KINDS = ("online/", "ema/", "discriminator/", "optimizer/")
+from stages.runtime.training import train, write
 
 
 def run(stage: Stage) -> None:
-    """online, ema (decoder + post_quant_conv), discriminator, optimizer, progress.json, log.parquet, metrics.json."""
+    """online, ema (decoder + post_quant_conv), discriminator, optimizer, progress.json, log.parquet, metrics.json.
+
+    skipped.json names the real images that could not be read. Without training there are online, ema, progress, an
+    empty log and no metrics.
+    """
     previous = read_artifact(stage.path("decoder", round=stage.round - 1), "decoder")
-    if not stage.arm_params.decoder.train:
-        with ArtifactWriter(stage.path("decoder"), "decoder", seed=stage.seed, inputs={}) as out:
-            out.tensors("online", previous.tensors("online"))
-            out.tensors("ema", previous.tensors("ema"))
-            out.json("progress", previous.json("progress"))
-            out.table("log", pd.DataFrame({"step": pd.Series(dtype="int64")}))
-            out.json("metrics", {})
+    if stage.arm_params.decoder.train:
+        train_decoder(stage, previous)
         return
-    train(stage, previous)
+    tensors = {file: previous.tensors(file) for file in ("online", "ema")}
+    write(stage, "decoder", tensors, [], inputs={}, metrics={}, progress=previous.json("progress"))
+
+
+def train_decoder(stage: Stage, previous: Artifact) -> None:
+    """Train and write; a killed stage goes on from its last saved step."""
+    inputs = {
+        "prompts": read_artifact(stage.path("prompts"), "prompts"),
+        "rollouts": read_artifact(stage.path("rollouts"), "rollouts"),
+        "ranking": read_artifact(stage.path("ranking"), "ranking"),
+        "previous": previous,
+    }
+    backbone = backbone_of(stage)
+    source = source_of(stage, "training", backbone.image_size)
+    update = build(stage, backbone, source, inputs)
+    state = stage.state(*(artifact.path for artifact in inputs.values()))
+    log = train(stage, update, state, state.load())
+    progress = {"steps": update.steps_before + len(log)}
+    skipped = source.skipped()
+    write(stage, "decoder", update.state(), log, inputs=inputs, metrics={}, progress=progress, skipped=skipped)
+    state.remove()
 
 
 def build(stage: Stage, backbone: Backbone, source: Source, inputs: dict[str, Artifact]) -> DecoderUpdate:
@@ -43,16 +58,13 @@ def build(stage: Stage, backbone: Backbone, source: Source, inputs: dict[str, Ar
     folder = Path(stage.params.weights.training)
     previous, ranking = inputs["previous"], inputs["ranking"]
     prompts = inputs["prompts"].table("prompts")["prompt"].tolist()
-    steps = previous.json("progress")["steps"]
-    draw = generator(stage.seed, "discriminator")
-    discriminator = build_discriminator(settings.discriminator, folder, draw, stage.device)
-    if steps > 0:
-        discriminator.load_state_dict(previous.tensors("discriminator"))
+    before = previous.json("progress")["steps"]
+    fresh = generator(stage.seed, "discriminator")
     update = DecoderUpdate(
         Nets(
             backbone.tokenizer(previous.tensors("online")),
             backbone.tokenizer(previous.tensors("ema")),
-            discriminator,
+            build_discriminator(settings.discriminator, folder, fresh, stage.device),
             rewards_of(stage, ranking.json("rewards")) if settings.lambda_reward > 0 else None,
             build_perceptual(settings.perceptual, folder, stage.device),
         ),
@@ -65,68 +77,11 @@ def build(stage: Stage, backbone: Backbone, source: Source, inputs: dict[str, Ar
         settings,
         seed=stage.seed,
         round_id=stage.round,
-        steps_before=steps,
+        steps_before=before,
     )
-    if steps > 0:
-        update.load_state(previous.tensors("optimizer"))
+    if before > 0:  # before its first step a decoder has neither a discriminator nor an optimiser
+        update.load({file: previous.tensors(file) for file in update.state()})
     return update
-
-
-def snapshot(update: DecoderUpdate) -> dict[str, dict[str, torch.Tensor]]:
-    """Everything that moves, by artifact file."""
-    return {
-        "online": update.nets.online.decoder_state(),
-        "ema": update.nets.average.decoder_state(),
-        "discriminator": update.nets.discriminator.state_dict(),
-        "optimizer": update.state(),
-    }
-
-
-def restore(update: DecoderUpdate, parts: dict[str, dict[str, torch.Tensor]]) -> None:
-    """Put a snapshot back."""
-    update.nets.online.load_decoder_state(parts["online"])
-    update.nets.average.load_decoder_state(parts["ema"])
-    update.nets.discriminator.load_state_dict(parts["discriminator"])
-    update.load_state(parts["optimizer"])
-
-
-def train(stage: Stage, previous: Artifact) -> None:
-    inputs = {
-        "prompts": read_artifact(stage.path("prompts"), "prompts"),
-        "rollouts": read_artifact(stage.path("rollouts"), "rollouts"),
-        "ranking": read_artifact(stage.path("ranking"), "ranking"),
-        "previous": previous,
-    }
-    backbone = backbone_of(stage)
-    source = source_of(stage, "training", backbone.image_size)
-    update = build(stage, backbone, source, inputs)
-    state = stage.state(*(artifact.path for artifact in inputs.values()))
-    saved = state.load()
-    log: list[dict[str, Any]] = []
-    if saved is not None:
-        log = saved[1]["log"]
-        restore(update, {k[:-1]: {n[len(k) :]: t for n, t in saved[0].items() if n.startswith(k)} for k in KINDS})
-    else:
-        for index in stage.progress(range(update.warmup_steps), "discriminator warm-up"):
-            update.warm_up(index)
-    steps, total = update.steps_before, update.params.steps
-    for index in stage.progress(range(len(log), total), "decoder"):
-        metrics = {"step": steps + index, **update.step(index)}
-        log.append(metrics)
-        stage.events.log(steps + index, total, metrics)
-        if state.due():
-            parts = snapshot(update)
-            state.save({f"{k}/{n}": t for k, part in parts.items() for n, t in part.items()}, {"log": list(log)})
-    table = pd.DataFrame(log)
-    paths = {name: artifact.path for name, artifact in inputs.items()}
-    with ArtifactWriter(stage.path("decoder"), "decoder", seed=stage.seed, inputs=paths) as out:
-        for name, tensors in snapshot(update).items():
-            out.tensors(name, tensors)
-        out.json("progress", {"steps": steps + total})
-        out.json("skipped", source.skipped())
-        out.table("log", table)
-        out.json("metrics", table.drop(columns="step").mean().to_dict())
-    state.remove()
 
 
 if __name__ == "__main__":

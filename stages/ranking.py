@@ -3,9 +3,8 @@
 import torch
 
 from rank_e.backbones.llamagen.tokenizer import to_unit
-from rank_e.objectives.anchors import temperature_at
 from rank_e.objectives.grpo import group_advantages
-from rank_e.objectives.rank_gan import keep_top, rank_weights
+from rank_e.objectives.rank_gan import keep_top, rank_weights, temperature_at
 from rank_e.rewards.mixture import Parts
 from stages.runtime.artifacts import ArtifactWriter, read_artifact
 from stages.runtime.backbone import backbone_of
@@ -17,7 +16,8 @@ from stages.runtime.stage import Stage, main
 def run(stage: Stage) -> None:
     """ranking.safetensors: rewards, advantages, rank_weights [P, G] (weight 0 = not among the kept).
 
-    rewards.json: the running statistics of rewards that are normalised, for the next round; metrics.json.
+    rewards.json: the running statistics of rewards that are normalised, for the next round. metrics.json: reward_mean
+    and reward_std (inside a group) of the mixture, reward_NAME (mean raw score) of each reward, temperature.
     """
     prompts = read_artifact(stage.path("prompts"), "prompts")
     rollouts = read_artifact(stage.path("rollouts"), "rollouts")
@@ -29,14 +29,14 @@ def run(stage: Stage) -> None:
     tokens = rollouts.tensors("rollouts")["tokens"].long()
     texts = [text for text in prompts.table("prompts")["prompt"] for _ in range(tokens.shape[1])]
     flat = tokens.flatten(0, 1)
-    found: list[Parts] = []
+    batches: list[Parts] = []  # raw scores by reward's name
     for start in stage.progress(range(0, len(flat), settings.batch_size), "ranking"):
         end = start + settings.batch_size
         images = to_unit(tokenizer.decode_tokens(flat[start:end].to(stage.device))).clamp(0, 1)
-        found.append({name: part.cpu() for name, part in mixture.parts(images, texts[start:end]).items()})
-    parts = {name: torch.cat([part[name] for part in found]) for name in found[0]}
-    mixture.observe(parts)  # before they are used: the first round has statistics too
-    rewards = mixture.combine(parts).view(tokens.shape[:2])
+        batches.append({name: raw.cpu() for name, raw in mixture.parts(images, texts[start:end]).items()})
+    scores = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    mixture.observe(scores)  # before they are used: the first round has statistics too
+    rewards = mixture.combine(scores).view(tokens.shape[:2])
     schedule = settings.temperature
     temperature = temperature_at(stage.round - 1, schedule.start, schedule.end, schedule.rounds)
     kept = keep_top(rewards, min(settings.keep, rewards.shape[1]))
@@ -58,7 +58,7 @@ def run(stage: Stage) -> None:
                 "reward_mean": rewards.mean().item(),
                 "reward_std": rewards.std(dim=1).mean().item(),
                 "temperature": temperature,
-                **{f"reward_{name}": part.mean().item() for name, part in parts.items()},
+                **{f"reward_{name}": raw.mean().item() for name, raw in scores.items()},
             },
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import cos, pi
 
 import torch
 from torch import Tensor
@@ -32,10 +31,3 @@ def output_gradient_weight(gradient_reconstruction: Tensor, gradient_adversarial
 def consistency(perceptual: Callable[[Tensor, Tensor], Tensor], new: Tensor, frozen: Tensor) -> Tensor:
     """L_consist = perceptual(D(z_hat), D_EMA(z_hat)), same tokens; no gradient to the frozen side."""
     return perceptual(new, frozen.detach()).mean()
-
-
-def temperature_at(step: int, start: float, end: float, steps: int) -> float:
-    """Rank temperature tau at `step` >= 0: half a cosine from `start` at 0 to `end` at `steps` and after."""
-    if step >= steps:
-        return end
-    return end + (start - end) * 0.5 * (1.0 + cos(pi * step / steps))

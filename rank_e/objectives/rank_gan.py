@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import cos, pi
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,6 +28,13 @@ def rank_weights(rewards: Tensor, temperature: float) -> Tensor:
         raise RankEError(f"rank_weights: temperature {temperature}; give a temperature > 0")
     require_finite("rank_weights", rewards)
     return (rewards / temperature).softmax(dim=1) * rewards.shape[1]
+
+
+def temperature_at(step: int, start: float, end: float, steps: int) -> float:
+    """Rank temperature tau at `step` >= 0: half a cosine from `start` at 0 to `end` at `steps` and after."""
+    if step >= steps:
+        return end
+    return end + (start - end) * 0.5 * (1.0 + cos(pi * step / steps))
 
 
 def rank_gan_loss(logits_fake: Tensor, weights: Tensor) -> Tensor:

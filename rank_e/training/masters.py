@@ -17,10 +17,9 @@ class Masters:
         self.parameters = list(named)
         self.named = [(name, _master(parameter)) for name, parameter in self.parameters]
 
-    @property
-    def weights(self) -> list[nn.Parameter]:
-        """The masters alone, in the order of the names."""
-        return [weight for _, weight in self.named]
+    def copy(self) -> Masters:
+        """The same float32 weights in tensors of their own, which no network reads: an average to begin with."""
+        return Masters((name, nn.Parameter(x, requires_grad=False)) for name, x in self.tensors().items())
 
     def collect(self) -> None:
         """Add the parameters' gradients to the float32 ones, where they are not the same tensors."""
@@ -53,11 +52,3 @@ class Masters:
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:
     return parameter if parameter.dtype == torch.float32 else nn.Parameter(parameter.detach().float())
-
-
-def optimizer_groups(masters: Masters, weight_decay: float) -> list[dict[str, object]]:
-    """AdamW's groups: matrices are decayed, gains and biases are not."""
-    return [
-        {"params": [w for w in masters.weights if w.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [w for w in masters.weights if w.ndim < 2], "weight_decay": 0.0},
-    ]

@@ -15,7 +15,7 @@ from rank_e.io.plugins import call_factory, is_path
 if TYPE_CHECKING:
     from rank_e.config.schema import PatchGANParams, ProjectedParams
     from rank_e.config.types import Plugin
-    from rank_e.training.projected_discriminator import Discriminator
+    from rank_e.training.discriminator_update import Discriminator
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 
@@ -37,13 +37,13 @@ def build_perceptual(section: Plugin, folder: Path, device: torch.device) -> Per
 
 
 def build_discriminator(
-    section: PatchGANParams | ProjectedParams, folder: Path, draw: torch.Generator, device: torch.device
+    section: PatchGANParams | ProjectedParams, folder: Path, generator: torch.Generator, device: torch.device
 ) -> Discriminator:
     """A freshly initialised discriminator on the device; RankEError names a file that cannot be loaded."""
     if section.kind == "patchgan":
         from rank_e.training.patchgan import PatchGAN
 
-        return PatchGAN(section.channels, section.layers, norm="group").initialise(draw).to(device)
+        return PatchGAN(section.channels, section.layers).initialise(generator).to(device)
     from rank_e.training.projected_discriminator import ProjectedDiscriminator
 
     projected = ProjectedDiscriminator(
@@ -53,4 +53,4 @@ def build_discriminator(
         section.channels,
         section.efficientnet_name,
     )
-    return projected.initialise(draw).to(device)
+    return projected.initialise(generator).to(device)

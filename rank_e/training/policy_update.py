@@ -4,11 +4,10 @@ RankE (arXiv 2605.21195), stage 1. Rollouts are scored under the distribution th
 ratio is exactly 1 before the first update; the released reference scores another distribution and starts off-policy.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rank_e.backbones.protocol import PolicyModel
 from rank_e.config import PolicyParams
@@ -16,8 +15,9 @@ from rank_e.errors import RankEError
 from rank_e.objectives.grpo import k2_kl, policy_loss
 from rank_e.sampling.sampler import SamplingConfig, score
 from rank_e.seeds import generator
-from rank_e.training.ema import ema_update, load_optimizer_tensors, optimizer_tensors
-from rank_e.training.masters import Masters, optimizer_groups
+from rank_e.training.masters import Masters
+from rank_e.training.trained_policy import TrainedPolicy
+from rank_e.training.update import UpdateState
 
 # Sampling walks a cache and scoring runs in one pass: equal up to rounding. In float32 every log-probability is
 # far below this; in a half-precision type rounding moves single tokens much further, so there the mean is held.
@@ -49,7 +49,12 @@ class Rollouts:
 
 
 class PolicyUpdate:
-    """GRPO over one round's rollouts: `epochs` passes in minibatches, each a function of (seed, round, epoch)."""
+    """GRPO over one round's rollouts: `epochs` passes in minibatches, each a function of (seed, round, epoch).
+
+    An `Update`: a step is a minibatch. Call `prepare` between loading the round's first weights and the first step.
+    """
+
+    first_step = 0
 
     def __init__(
         self,
@@ -61,22 +66,17 @@ class PolicyUpdate:
         sampling: SamplingConfig,
         seed: int,
         round_id: int,
-        updates: int,
+        steps_before: int,
     ) -> None:
         """online is trained; average is its EMA; reference is the fixed base (ignored when params.reference is
-        "ema"); updates counts the updates of earlier rounds."""
+        "ema"); steps_before counts the updates of earlier rounds."""
         self.online, self.average = online, average
         self.reference = average if params.reference == "ema" else reference
         self.rollouts, self.params, self.sampling = rollouts.to(online.device), params, sampling
         self.guided = params.scoring == "guided"
-        self.updates = updates
-        self.masters = Masters(online.named_parameters())
-        self.average_masters = Masters(average.named_parameters())
-        self.optimizer = torch.optim.AdamW(
-            optimizer_groups(self.masters, params.weight_decay),
-            lr=params.learning_rate,
-            betas=(params.betas[0], params.betas[1]),
-        )
+        self.steps_before = steps_before
+        masters, averages = Masters(online.named_parameters()), Masters(average.named_parameters())
+        self.trained = TrainedPolicy("policy", masters, averages, params)
         self.minibatches = [
             rows
             for epoch in range(params.epochs)
@@ -84,6 +84,7 @@ class PolicyUpdate:
                 len(rollouts.tokens), generator=generator(seed, "policy", round_id, epoch)
             ).split(params.minibatch_size)
         ]
+        self.steps = len(self.minibatches)
         self.old = torch.empty_like(self.rollouts.log_probs)
         self.starts_from_reference = False
 
@@ -112,11 +113,13 @@ class PolicyUpdate:
         self.starts_from_reference = self.reference is not self.average and _equal(self.online, self.reference)
         per_epoch = len(self.minibatches) // self.params.epochs
         for rows in self.minibatches[:per_epoch]:
-            for part in rows.split(self.params.microbatch_size):  # as `step` scores them: the ratio is then exactly 1
-                self.old[part] = self._score(self.online, part)
+            for microbatch in rows.split(
+                self.params.microbatch_size
+            ):  # as `step` scores them: the ratio is then exactly 1
+                self.old[microbatch] = self._score(self.online, microbatch)
         gaps = (self.old - self.rollouts.log_probs).abs()
         largest, mean = gaps.max().item(), gaps.mean().item()
-        full = all(p.dtype == torch.float32 for _, p in self.masters.parameters)
+        full = all(weight.dtype == torch.float32 for _, weight in self.online.named_parameters())
         exact = full and not torch.is_autocast_enabled(gaps.device.type)
         gap, allowed = (largest, SAMPLER_TOLERANCE) if exact else (mean, HALF_PRECISION_TOLERANCE)
         if self.guided and not gap < allowed:
@@ -129,56 +132,46 @@ class PolicyUpdate:
     def step(self, index: int) -> dict[str, float]:
         """Minibatch `index` of this round: one AdamW update and, when due, one EMA update.
 
-        Gradients are added up over parts of `microbatch_size` rollouts; the parts' size only costs or saves memory.
+        Returns means over the minibatch: loss, kl (nats), ratio_deviation (the largest |ratio - 1|), clip_fraction,
+        reward; and grad_norm (before clipping). RankEError for a gradient that is not finite.
         """
         rows, params = self.minibatches[index], self.params
-        self.optimizer.zero_grad(set_to_none=True)
-        losses, kls, ratios = [], [], []
-        for part in rows.split(params.microbatch_size):
-            share = len(part) / len(rows)  # losses are means over rollouts: shares make the sum the minibatch's mean
-            old = self.old[part]
+        kls, ratios = [], []
+
+        def loss_of(microbatch: Tensor) -> Tensor:
+            share = len(microbatch) / len(
+                rows
+            )  # losses are means over rollouts: shares make the sum the minibatch's mean
+            old = self.old[microbatch]
             with torch.no_grad():
-                # In a first round the reference drew the rollouts: `prepare` has its score.
-                reference = old if self.starts_from_reference else self._score(self.reference, part)
-            new = self._score(self.online, part)
-            surrogate = policy_loss(new, old, self.rollouts.advantages[part, None], params.clip_epsilon)
+                # In a first round the rollouts are the reference's own: `prepare` has its score.
+                reference = old if self.starts_from_reference else self._score(self.reference, microbatch)
+            new = self._score(self.online, microbatch)
+            surrogate = policy_loss(new, old, self.rollouts.advantages[microbatch, None], params.clip_epsilon)
             kl = k2_kl(new, reference)
-            loss = (surrogate + params.kl_coefficient * kl) * share
-            loss.backward()
-            self.masters.collect()
-            losses.append(loss.item())
             kls.append(kl.item() * share)
             ratios.append((new.detach() - old).exp())
-        norm = nn.utils.clip_grad_norm_(self.masters.weights, params.gradient_clip, error_if_nonfinite=True)
-        self.optimizer.step()
-        self.masters.publish()
-        self.updates += 1
-        if self.updates % params.ema_every == 0:
-            ema_update(dict(self.average_masters.named), dict(self.masters.named), params.ema_decay)
-            self.average_masters.publish()
-        ratio = torch.cat(ratios)
+            return (surrogate + params.kl_coefficient * kl) * share
+
+        loss = self.trained.accumulate(rows, loss_of)
+        norm = self.trained.step(self.steps_before + index)
+        deviation = (torch.cat(ratios) - 1).abs()
         return {
-            "loss": sum(losses),
+            "loss": loss,
             "kl": sum(kls),
-            "ratio_deviation": (ratio - 1).abs().max().item(),
-            "clip_fraction": ((ratio - 1).abs() > params.clip_epsilon).float().mean().item(),
+            "ratio_deviation": deviation.max().item(),
+            "clip_fraction": (deviation > params.clip_epsilon).float().mean().item(),
             "reward": self.rollouts.rewards[rows].mean().item(),
-            "grad_norm": norm.item(),
+            "grad_norm": norm,
         }
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        """All that moves, float32: online, ema and optimizer."""
-        optimizer = optimizer_tensors(self.optimizer, self.masters.named)
-        return {"online": self.masters.tensors(), "ema": self.average_masters.tensors(), "optimizer": optimizer}
+    def state(self) -> UpdateState:
+        """online, ema and optimizer, float32."""
+        return self.trained.state()
 
-    def load_weights(self, online: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> None:
-        """Go on from float32 weights; RankEError names what is missing."""
-        self.masters.load(online)
-        self.average_masters.load(average)
-
-    def load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from the optimiser's state, as `state` gave it."""
-        load_optimizer_tensors(self.optimizer, self.masters.named, tensors)
+    def load(self, state: UpdateState) -> None:
+        """Go on from a `state()`, of this round or of the one before; RankEError names what is missing."""
+        self.trained.load(state)
 
 
 def _equal(a: PolicyModel, b: PolicyModel) -> bool:

@@ -1,4 +1,4 @@
-"""The judge of realism in the feature spaces of two frozen networks; only its heads are trained.
+"""The discriminator of realism in the feature spaces of two frozen networks; only its heads are trained.
 
 After Projected GAN (arXiv 2111.01007) for EfficientNet: fixed random mixing of channels and of scales, so that no
 head can live on a few channels. After StyleGAN-T (arXiv 2301.09515) for the vision transformer: heads directly on its
@@ -9,19 +9,19 @@ under no_grad, so that its projected discriminator teaches the decoder nothing).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from math import log2
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from rank_e import seeds
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import check_shapes, read_tensors, shapes_of
-from rank_e.seeds import generator as seeded
 
 STRIDE = 32  # pixels a logit stands for, whatever feature map its head reads
 GROUPS = 8  # of every GroupNorm
@@ -29,22 +29,6 @@ MIXED = 64  # channels of every mixed EfficientNet map
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEPTHS = 4  # maps of each frozen network
 POWER_ITERATIONS = 15  # settle the spectral norm's vectors at initialisation; training adds one a forward
-
-
-class Discriminator(Protocol):
-    """What the decoder update asks of a discriminator; `PatchGAN` and `ProjectedDiscriminator` are two.
-
-    Images [N, 3, H, W] in [0, 1] (unclamped ones pass) -> unbounded logits [N, K, h, w] for a hinge loss, larger
-    for real. `parameters()` and `state_dict()` hold what is trained and nothing frozen.
-    """
-
-    def __call__(self, images: Tensor, /) -> Tensor: ...
-    def train(self, mode: bool = True) -> Any: ...
-    def requires_grad_(self, requires_grad: bool = True) -> Any: ...
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
 
 class DinoFeatures(nn.Module):
@@ -99,9 +83,9 @@ class Mixing(nn.Module):
         super().__init__()
         self.depth = len(channels)
         for index, width in enumerate(channels):
-            draw = seeded(0, "projected_discriminator", "mixing", index)
-            across = torch.randn(MIXED, width, 1, 1, generator=draw) * width**-0.5
-            down = torch.randn(MIXED, MIXED, 3, 3, generator=draw) * (9 * MIXED) ** -0.5
+            generator = seeds.generator(0, "projected_discriminator", "mixing", index)
+            across = torch.randn(MIXED, width, 1, 1, generator=generator) * width**-0.5
+            down = torch.randn(MIXED, MIXED, 3, 3, generator=generator) * (9 * MIXED) ** -0.5
             self.register_buffer(f"across{index}", across, persistent=False)
             self.register_buffer(f"down{index}", down, persistent=False)
 
@@ -119,7 +103,7 @@ class Mixing(nn.Module):
 class Head(nn.Module):
     """One map -> one logit for each STRIDE x STRIDE pixels: halvings, then a 3x3 convolution; spectral norms all over.
 
-    Group norms judge each image alone (Projected GAN's batch norms let the images of a batch mix).
+    Group norms see each image alone (Projected GAN's batch norms let the images of a batch mix).
     """
 
     def __init__(self, inputs: int, channels: int, halvings: int) -> None:
@@ -244,21 +228,21 @@ class ProjectedDiscriminator(nn.Module):
         return super()._apply(fn, recurse)
 
     def initialise(self, generator: torch.Generator) -> ProjectedDiscriminator:
-        """Draw fresh heads (CPU only): normal, std fan_in^-0.5; norms the identity; biases 0. Returns self."""
+        """Fresh random heads (CPU only): normal, std fan_in^-0.5; norms the identity; biases 0. Returns self."""
         with torch.no_grad():
-            for part in self.modules():
-                if isinstance(part, nn.GroupNorm):
-                    part.reset_parameters()
-                elif isinstance(part, nn.Conv2d):
-                    tensors = dict(part.named_parameters()) | dict(part.named_buffers())
+            for module in self.modules():
+                if isinstance(module, nn.GroupNorm):
+                    module.reset_parameters()
+                elif isinstance(module, nn.Conv2d):
+                    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
                     weight = tensors["parametrizations.weight.original"]
                     weight.normal_(0.0, weight[0].numel() ** -0.5, generator=generator)
                     tensors["parametrizations.weight.0._v"].normal_(generator=generator)
-                    part.train()
+                    module.train()
                     for _ in range(POWER_ITERATIONS):
-                        _ = part.weight  # in training mode each look turns the vectors once
-                    if part.bias is not None:
-                        part.bias.zero_()
+                        _ = module.weight  # in training mode each look turns the vectors once
+                    if module.bias is not None:
+                        module.bias.zero_()
         return self
 
     def features(self, images: Tensor) -> list[Tensor]:

@@ -8,23 +8,24 @@ policy predicts from it, so here it moves with the policy that reads it. Without
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from rank_e.backbones.protocol import PolicyModel, TokenizerModel
 from rank_e.config import SftParams
 from rank_e.errors import RankEError
 from rank_e.seeds import generator
-from rank_e.training.ema import ema_update, load_optimizer_tensors, optimizer_tensors
-from rank_e.training.masters import Masters, optimizer_groups
+from rank_e.training.masters import Masters
+from rank_e.training.trained_policy import TrainedPolicy
+from rank_e.training.update import UpdateState
 
-# Rows int64 [n] on the CPU -> the captions of those images as the policy reads them: text [n, T, ...], mask [n, T].
-Text = Callable[[Tensor], tuple[Tensor, Tensor]]
+CaptionReader = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Rows int64 [n] on the CPU -> the captions of those images as the policy reads them: text [n, T, ...], mask [n, T]."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +37,17 @@ class EncodedImages:
     """
 
     tokens: Tensor
-    text: Text
-
-
-def stored_text(text: Tensor, mask: Tensor) -> Text:
-    """Captions that are held in memory: text [N, T, ...], mask [N, T]."""
-    return lambda rows: (text[rows], mask[rows])
+    text: CaptionReader
 
 
 @torch.no_grad()
-def encode_images(tokenizer: TokenizerModel, images: Tensor, batch_size: int) -> Tensor:
-    """Images [N, 3, S, S] in [0, 1] -> tokens int64 [N, L] on the CPU, batch_size at a time."""
+def encode_images(tokenizer: TokenizerModel, images: Tensor) -> Tensor:
+    """One batch of images [N, 3, S, S] in [0, 1] -> tokens int64 [N, L] on the CPU; RankEError for another size."""
     size = tokenizer.config.image_size
     if images.shape[1:] != (3, size, size):
         raise RankEError(f"sft: images {tuple(images.shape)}; the tokenizer takes [N, 3, {size}, {size}]")
     weight = next(iter(tokenizer.parameters()))
-    parts = [tokenizer.encode(part.to(weight) * 2 - 1)[1].cpu() for part in images.split(batch_size)]
-    return torch.cat(parts)
+    return tokenizer.encode(images.to(weight) * 2 - 1)[1].cpu()
 
 
 def sft_loss(
@@ -93,105 +88,60 @@ def _permutation(count: int, seed: int, epoch: int) -> Tensor:
 
 
 class SftUpdate:
-    """AdamW on token cross-entropy, with an EMA; every draw is a function of (seed, step).
+    """AdamW on token cross-entropy, with an EMA; a step is a function of (seed, index) and of the weights.
 
-    Optimiser and EMA work on float32 weights whatever the policy's dtype: in bfloat16 a step of 1e-5 would be lost to
-    rounding. The policy then holds their rounded copy.
+    An `Update`. Optimiser and EMA work on float32 weights whatever the policy's dtype: in bfloat16 a step of 1e-5 would
+    be lost to rounding. The policy then holds their rounded copy.
     """
 
+    first_step = steps_before = 0
+
     def __init__(self, online: PolicyModel, data: EncodedImages, params: SftParams, seed: int) -> None:
-        """online is trained in place. RankEError for data that are not this policy's."""
+        """online is trained in place, from its weights on or from those that `load` gives.
+
+        RankEError for data that are not this policy's.
+        """
         self.online, self.data, self.params, self.seed = online, data, params, seed
         _check(online, data)
         online.eval()  # no dropout
-        self.masters = Masters(online.named_parameters())
-        self.average = self.masters.tensors()
-        self.optimizer = torch.optim.AdamW(
-            optimizer_groups(self.masters, params.weight_decay),
-            lr=params.learning_rate,
-            betas=(params.betas[0], params.betas[1]),
-        )
-
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Begin at these float32 weights, of which `online` may hold a rounded copy; RankEError names a missing one."""
-        self.masters.load(weights)
-        self.average = self.masters.tensors()
+        masters = Masters(online.named_parameters())
+        self.trained = TrainedPolicy("sft", masters, masters.copy(), params)
+        self.steps = params.steps
 
     def step(self, index: int) -> dict[str, float]:
         """Update `index` (from 0): one AdamW step and, when due, one EMA step.
 
         Returns loss (nats a token), dropped (share of captions), learning_rate and grad_norm (before clipping).
-        RankEError for a loss or gradient that is not finite; the weights are then as before.
+        RankEError for a gradient that is not finite; the weights are then as before.
         """
         params = self.params
         rows = rows_at(index, len(self.data.tokens), params.batch_size, self.seed)
-        draw = generator(self.seed, "sft", "dropout", index)
-        dropped = torch.rand(len(rows), generator=draw) < params.caption_dropout
-        self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for part in torch.arange(len(rows)).split(params.microbatch_size):
-            loss = self._losses(rows[part], dropped[part], params.checkpointing).sum() / len(rows)
-            loss.backward()
-            self.masters.collect()
-            total += loss.item()
-        norm = nn.utils.clip_grad_norm_(self.masters.weights, params.gradient_clip)
-        if not bool(norm.isfinite()):
-            raise RankEError(f"sft: step {index}: the gradient is not finite (loss {total}); lower sft.learning_rate")
-        rate = learning_rate_at(index, params.learning_rate, params.warmup_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.masters.publish()
-        if (index + 1) % params.ema_every == 0:
-            ema_update(self.average, {name: w.detach() for name, w in self.masters.named}, params.ema_decay)
-        share = dropped.float().mean().item()
-        return {"loss": total, "dropped": share, "learning_rate": rate, "grad_norm": norm.item()}
+        chances = torch.rand(len(rows), generator=generator(self.seed, "sft", "dropout", index))
+        dropped = chances < params.caption_dropout
 
-    def _losses(self, rows: Tensor, dropped: Tensor, checkpointing: bool) -> Tensor:
+        def loss_of(microbatch: Tensor) -> Tensor:
+            return self._losses(rows[microbatch], dropped[microbatch]).sum() / len(rows)
+
+        loss = self.trained.accumulate(torch.arange(len(rows)), loss_of)
+        rate = learning_rate_at(index, params.learning_rate, params.warmup_steps)
+        norm = self.trained.step(index, rate)
+        return {"loss": loss, "dropped": dropped.float().mean().item(), "learning_rate": rate, "grad_norm": norm}
+
+    def _losses(self, rows: Tensor, dropped: Tensor) -> Tensor:
+        """Cross-entropy of the images `rows` [n], the captions `dropped` (bool [n]) unread: float32 [n]."""
         device, (text, mask) = self.online.device, self.data.text(rows)
         tokens = self.data.tokens[rows].to(device)
         # Without dropout the text of no caption gets no gradient: a zero one would let weight decay shrink it.
         unread = dropped.to(device) if self.params.caption_dropout > 0 else None
-        return sft_loss(self.online, text.to(device), mask.to(device), tokens, unread, checkpointing)
+        return sft_loss(self.online, text.to(device), mask.to(device), tokens, unread, self.params.checkpointing)
 
-    @torch.no_grad()
-    def evaluate(self, data: EncodedImages) -> float:
-        """Mean loss of the online policy on all of `data`, captions given, in nats a token."""
-        _check(self.online, data)
-        device, total = self.online.device, 0.0
-        for rows in torch.arange(len(data.tokens)).split(self.params.microbatch_size):
-            text, mask = data.text(rows)
-            losses = sft_loss(self.online, text.to(device), mask.to(device), data.tokens[rows].to(device))
-            total += losses.double().sum().item()
-        return total / len(data.tokens)
+    def state(self) -> UpdateState:
+        """online, ema and optimizer, float32."""
+        return self.trained.state()
 
-    def weights(self) -> dict[str, Tensor]:
-        """The online policy's trained weights, float32, by name; copies."""
-        return self.masters.tensors()
-
-    def optimizer_state(self) -> dict[str, Tensor]:
-        return optimizer_tensors(self.optimizer, self.masters.named)
-
-    def state(self) -> dict[str, Tensor]:
-        """All that moves, under online/, ema/ and optimizer/: to be saved after any step and loaded before the next."""
-        parts = {"online": self.weights(), "ema": self.average, "optimizer": self.optimizer_state()}
-        return {f"{part}/{name}": x.clone() for part, tensors in parts.items() for name, x in tensors.items()}
-
-    @torch.no_grad()
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue where `state` was taken; RankEError names what is missing."""
-        try:
-            for name, master in self.masters.named:
-                master.copy_(tensors[f"online/{name}"])
-                self.average[name].copy_(tensors[f"ema/{name}"])
-            moments = {
-                name.removeprefix("optimizer/"): x for name, x in tensors.items() if name.startswith("optimizer/")
-            }
-            if moments:  # Adam has none before its first step
-                load_optimizer_tensors(self.optimizer, self.masters.named, moments)
-        except KeyError as error:
-            raise RankEError(f"sft: the saved state lacks {error.args[0]}; remove it and start again") from error
-        self.masters.publish()
+    def load(self, state: UpdateState) -> None:
+        """Go on from a `state()`; RankEError names what is missing."""
+        self.trained.load(state)
 
 
 def _check(policy: PolicyModel, data: EncodedImages) -> None:

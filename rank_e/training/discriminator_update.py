@@ -1,0 +1,77 @@
+"""The discriminator's side of the decoder update: hinge loss, LeCam, instance noise, an optimiser of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rank_e.config import DecoderParams
+from rank_e.objectives.rank_gan import hinge_discriminator_loss, lecam
+from rank_e.training.optimizer import NamedAdamW
+
+LECAM_DECAY = 0.95
+
+
+class Discriminator(Protocol):
+    """What the decoder update asks of a discriminator; `PatchGAN` and `ProjectedDiscriminator` are two.
+
+    Images [N, 3, H, W] in [0, 1] (unclamped ones pass) -> unbounded logits [N, K, h, w] for a hinge loss, larger
+    for real. `parameters()` and `state_dict()` hold what is trained and nothing frozen.
+    """
+
+    def __call__(self, images: Tensor, /) -> Tensor: ...
+    def train(self, mode: bool = True) -> Any: ...
+    def requires_grad_(self, requires_grad: bool = True) -> Any: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+
+class DiscriminatorUpdate:
+    """Trains a discriminator to tell real images from decoded ones."""
+
+    def __init__(self, discriminator: Discriminator, params: DecoderParams, device: torch.device) -> None:
+        """discriminator lies on `device` and is trained in place."""
+        self.discriminator, self.params, self.device = discriminator, params, device
+        named = [(f"discriminator.{name}", weight) for name, weight in discriminator.named_parameters()]
+        key = "decoder.discriminator_learning_rate"
+        self.optimizer = NamedAdamW(key, named, params.discriminator_learning_rate, params)
+        self.lecam_real, self.lecam_fake = (torch.zeros((), device=device) for _ in range(2))
+
+    def logits(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Logits of images [N, 3, H, W] with instance noise, real or fake: else it keys on the decoder's texture."""
+        noise = torch.randn(images.shape, generator=generator).to(images)
+        return self.discriminator(images + self.params.instance_noise * noise)
+
+    def step(self, index: int, reals: Tensor, fakes: Tensor, generator: torch.Generator) -> dict[str, float]:
+        """One hinge step on images [N, 3, H, W] in [0, 1] with LeCam regularisation; no gradient reaches the fakes.
+
+        Returns discriminator (the hinge loss) and gap (mean real logit - mean fake logit).
+        """
+        self.discriminator.train().requires_grad_(True)
+        real, fake = self.logits(reals, generator), self.logits(fakes.detach(), generator)
+        hinge = hinge_discriminator_loss(real, fake)
+        self.lecam_real = self.lecam_real.lerp(real.detach().mean(), 1 - LECAM_DECAY)
+        self.lecam_fake = self.lecam_fake.lerp(fake.detach().mean(), 1 - LECAM_DECAY)
+        loss = hinge + self.params.lecam * lecam(real, fake, self.lecam_real, self.lecam_fake)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step(index)
+        self.discriminator.requires_grad_(False)
+        return {"discriminator": hinge.item(), "gap": (real.mean() - fake.mean()).item()}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimiser's moments, under discriminator.NAME, and LeCam's averages; copies."""
+        return self.optimizer.state() | {"lecam.real": self.lecam_real.clone(), "lecam.fake": self.lecam_fake.clone()}
+
+    def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """Go on from the discriminator's `state_dict()` and an `optimizer_state()`; KeyError names what is missing."""
+        self.discriminator.load_state_dict(weights)
+        self.optimizer.load(optimizer)
+        self.lecam_real, self.lecam_fake = (
+            optimizer[f"lecam.{kind}"].to(self.device).clone() for kind in ("real", "fake")
+        )
