@@ -10,9 +10,10 @@ from rank_e.objectives.grpo import group_advantages
 from rank_e.sampling.filters import cumulative_by_products
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import generator, seed_for
-from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedImages
+from rank_e.training.decoder_update import DecoderUpdate, Nets
 from rank_e.training.patchgan import PatchGAN
 from rank_e.training.policy_update import PolicyUpdate, Rollouts
+from rank_e.training.ranked_images import RankedImages
 from tests.helpers.tiny_nets import decoder_params, moved, policy_params, snapshot, tiny_policy, tiny_tokenizer
 
 CONFIG = SamplingConfig(guidance=2.0)
@@ -88,30 +89,30 @@ def test_policy_update(world):
     advantages = group_advantages(rewards.view(3, 4)).flatten()
     data = Rollouts(world.text, world.mask, samples.tokens, samples.log_probs, advantages, rewards)
     params = policy_params(learning_rate=1e-3, checkpointing=True)
-    update = PolicyUpdate(*policies, data, params, CONFIG, seed=5, round_id=1, updates=0)
+    update = PolicyUpdate(*policies, data, params, CONFIG, seed=5, round_id=1, steps_before=0)
     before = [snapshot(policy) for policy in policies]
     assert update.prepare()["sampler_gap"] < 1e-4
     assert update.step(0)["ratio_deviation"] == 0.0
     trained = set(policies[0].state_dict())
     assert moved(before[0], policies[0]) == moved(before[1], policies[1]) == trained
     assert moved(before[2], policies[2]) == set()
-    update.load_optimizer(update.state()["optimizer"])
+    update.load(update.state())
     assert update.step(1)["ratio_deviation"] > 0.0
 
 
 def test_decoder_update(world):
     online, average = world.tokenizer(), world.tokenizer()
     size, codes = online.config.image_size, online.config.codebook_size
-    draw = generator(3, "data")
+    random = generator(3, "data")
     data = RankedImages(
-        torch.randint(codes, (2, 3, online.config.grid**2), generator=draw),
+        torch.randint(codes, (2, 3, online.config.grid**2), generator=random),
         torch.ones(2, 3),
         ["a", "b"],
-        torch.rand(4, 3, size, size, generator=draw),
+        torch.rand(4, 3, size, size, generator=random),
     )
     params = decoder_params(lambda_reward=1.0)
-    judge = PatchGAN(8, 1, norm="group").initialise(generator(3, "judge"))
-    nets = Nets(online, average, judge, lambda x, _: x.mean((1, 2, 3)), lambda a, b: (a - b).square().mean())
+    discriminator = PatchGAN(8, 1).initialise(generator(3, "discriminator"))
+    nets = Nets(online, average, discriminator, lambda x, _: x.mean((1, 2, 3)), lambda a, b: (a - b).square().mean())
     update = DecoderUpdate(nets, data, params, seed=7, round_id=1, steps_before=0)
     before = snapshot(online)
     metrics = update.step(0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rank_e.errors import RankEError
-from rank_e.objectives.anchors import adaptive_weight, consistency, output_gradient_weight, temperature_at
+from rank_e.objectives.anchors import adaptive_weight, consistency, output_gradient_weight
 from rank_e.objectives.grpo import group_advantages, k2_kl, policy_loss
 from rank_e.objectives.rank_gan import (
     hinge_discriminator_loss,
@@ -18,6 +18,7 @@ from rank_e.objectives.rank_gan import (
     rank_gan_loss,
     rank_weights,
     reward_loss,
+    temperature_at,
 )
 from rank_e.seeds import generator
 

@@ -115,7 +115,7 @@ def test_dead_features_give_a_finite_gradient(vgg_file, tmp_path):
     assert image.grad is not None and bool(image.grad.isfinite().all()) and image.grad.abs().sum() > 0
 
 
-def test_half_precision_images_are_judged_in_float32(distance):
+def test_half_precision_images_are_compared_in_float32(distance):
     value = distance(images("a").bfloat16(), images("b").bfloat16())
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, distance(images("a"), images("b")), atol=1e-2, rtol=1e-2)

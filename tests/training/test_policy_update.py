@@ -25,7 +25,7 @@ def rollouts(policy, config=GUIDED):
     return Rollouts(text, mask, samples.tokens, samples.log_probs, advantages, rewards)
 
 
-def make(params=None, config=GUIDED, data=None, updates=0):
+def make(params=None, config=GUIDED, data=None, steps_before=0):
     online = tiny_policy()
     return PolicyUpdate(
         online,
@@ -36,7 +36,7 @@ def make(params=None, config=GUIDED, data=None, updates=0):
         config,
         seed=5,
         round_id=1,
-        updates=updates,
+        steps_before=steps_before,
     )
 
 
@@ -115,13 +115,18 @@ def test_average_waits_for_ema_every():
     assert moved(before, update.average) == set()
     update.step(1)
     assert moved(before, update.average)
+    later = make(policy_params(ema_every=2), steps_before=1)  # counted over all rounds
+    before = snapshot(later.average)
+    later.prepare()
+    later.step(0)
+    assert moved(before, later.average)
 
 
 def test_the_policy_learns_what_is_rewarded():
     update = make(policy_params(epochs=4, kl_coefficient=0.0, learning_rate=2e-3))
     data = update.rollouts
     update.prepare()
-    for index in range(len(update.minibatches)):
+    for index in range(update.steps):
         update.step(index)
     seeds = [seed_for(1, "fresh", i) for i in range(PROMPTS * 64)]
     counts = [
@@ -136,7 +141,7 @@ def test_the_anchor_holds_the_policy_near_its_reference():
     for beta in (0.0, 50.0):
         update = make(policy_params(epochs=6, kl_coefficient=beta))
         update.prepare()
-        gaps.append([update.step(i)["kl"] for i in range(len(update.minibatches))][-1])
+        gaps.append([update.step(i)["kl"] for i in range(update.steps)][-1])
     assert gaps[1] < gaps[0] / 4
 
 
@@ -159,18 +164,15 @@ def test_equal_rewards_teach_nothing_but_the_anchor():
 def test_resuming_between_steps_gives_the_same_bits():
     whole = make(policy_params(epochs=2))
     whole.prepare()
-    for index in range(len(whole.minibatches)):
+    for index in range(whole.steps):
         whole.step(index)
     first = make(policy_params(epochs=2))
     first.prepare()
     first.step(0)
     second = make(policy_params(epochs=2))
     second.prepare()
-    second.online.load_state_dict(snapshot(first.online))
-    second.average.load_state_dict(snapshot(first.average))
-    second.load_optimizer(first.state()["optimizer"])
-    second.updates = first.updates
-    for index in range(1, len(second.minibatches)):
+    second.load(first.state())
+    for index in range(1, second.steps):
         second.step(index)
     assert moved(snapshot(whole.online), second.online) == set()
     assert moved(snapshot(whole.average), second.average) == set()
@@ -199,12 +201,20 @@ def test_weights_that_no_gradient_reaches_stay_and_the_next_round_goes_on(params
     first.prepare()
     first.step(0)
     assert "cls_embedding.uncond_embedding" not in moved(before, first.online)
-    second = make(params, config, data=first.rollouts, updates=1)
-    second.online.load_state_dict(first.online.state_dict())
-    second.average.load_state_dict(first.average.state_dict())
-    second.load_optimizer(first.state()["optimizer"])
+    second = make(params, config, data=first.rollouts, steps_before=1)
+    second.load(first.state())
     second.old.copy_(first.old)
     first.step(1)
     second.step(1)
     for name, value in first.online.state_dict().items():
         assert torch.equal(value, second.online.state_dict()[name]), name
+
+
+def test_a_gradient_that_is_not_finite_is_an_error_and_nothing_moves():
+    update = make()
+    update.prepare()
+    update.rollouts.advantages[:] = float("inf")
+    before = snapshot(update.online), snapshot(update.average)
+    with pytest.raises(RankEError, match=r"policy\.learning_rate: .*step 1 is not finite"):
+        update.step(1)
+    assert moved(before[0], update.online) == moved(before[1], update.average) == set()

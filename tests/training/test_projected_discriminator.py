@@ -14,8 +14,10 @@ from rank_e.errors import RankEError
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 from rank_e.objectives.rank_gan import hinge_discriminator_loss, rank_gan_loss
 from rank_e.seeds import generator
-from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedImages
-from rank_e.training.projected_discriminator import Discriminator, ProjectedDiscriminator
+from rank_e.training.decoder_update import DecoderUpdate, Nets
+from rank_e.training.discriminator_update import Discriminator
+from rank_e.training.projected_discriminator import ProjectedDiscriminator
+from rank_e.training.ranked_images import RankedImages
 from tests.helpers.discriminator_files import NAME, seeded_weights
 from tests.helpers.tiny_nets import decoder_params, moved, snapshot, tiny_tokenizer
 
@@ -38,7 +40,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "dinov3", root / "efficientnet.pth"
 
 
-def judge(files: tuple[Path, Path], seed: int = 0, **options: object) -> ProjectedDiscriminator:
+def discriminator(files: tuple[Path, Path], seed: int = 0, **options: object) -> ProjectedDiscriminator:
     settings = {"image_size": SIZE, "channels": 16} | options
     return ProjectedDiscriminator(*files, **settings).initialise(generator(seed, "discriminator"))  # type: ignore[arg-type]
 
@@ -48,10 +50,10 @@ def seeded_images(count: int, side: int = SIZE, name: str = "images") -> Tensor:
 
 
 def test_one_channel_a_head_and_one_logit_for_32_pixels(files):
-    net: Discriminator = judge(files)
+    net: Discriminator = discriminator(files)
     assert net(seeded_images(2)).shape == (2, 8, 2, 2)
     assert net(seeded_images(2, 96)).shape == (2, 8, 2, 2)  # resized
-    assert judge(files, image_size=96)(seeded_images(1, 96)).shape == (1, 8, 3, 3)
+    assert discriminator(files, image_size=96)(seeded_images(1, 96)).shape == (1, 8, 3, 3)
 
 
 def test_transformer_maps_are_transformers_own_behind_its_own_processor(files):
@@ -62,7 +64,7 @@ def test_transformer_maps_are_transformers_own_behind_its_own_processor(files):
     model = DINOv3ViTModel.from_pretrained(files[0], local_files_only=True)
     with torch.no_grad():
         states = model(**inputs, output_hidden_states=True).hidden_states
-        maps = judge(files).features(bytes_ / 255)[:4]
+        maps = discriminator(files).features(bytes_ / 255)[:4]
         for found, state in zip(maps, [states[i] for i in (2, 4, 6, 8)], strict=True):
             expected = model.norm(state)[:, 5:]  # one class token, four registers
             torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected, atol=1e-4, rtol=1e-4)
@@ -76,7 +78,7 @@ def test_efficientnet_maps_are_timms_own(files):
     wanted = reference.state_dict().keys()
     weights = torch.load(files[1], weights_only=True)
     reference.load_state_dict({name: weights[name] for name in wanted})
-    net = judge(files)
+    net = discriminator(files)
     with torch.no_grad():
         expected = reference((images - 0.5) / 0.5)  # this port's mean and std are 0.5
         for found, map_ in zip(net._frozen[1](images), expected, strict=True):
@@ -84,7 +86,7 @@ def test_efficientnet_maps_are_timms_own(files):
 
 
 def test_mixing_is_a_constant_and_goes_from_coarse_to_fine(files):
-    first, second = judge(files)._frozen[2], judge(files, seed=1)._frozen[2]
+    first, second = discriminator(files)._frozen[2], discriminator(files, seed=1)._frozen[2]
     maps = [
         torch.randn(1, c, s, s, generator=generator(0, "map", s)) for c, s in ((24, 16), (40, 8), (112, 4), (320, 2))
     ]
@@ -101,13 +103,13 @@ def test_mixing_is_a_constant_and_goes_from_coarse_to_fine(files):
 
 def test_resizing_looks_at_every_pixel(files):
     image = seeded_images(1, 4 * SIZE).requires_grad_()
-    judge(files)(image).sum().backward()
+    discriminator(files)(image).sum().backward()
     assert image.grad is not None  # without antialiasing, three of four pixels would have none
     assert (image.grad.abs().sum(1) > 0).float().mean() > 0.99
 
 
 def test_parameters_and_state_are_the_heads_alone(files):
-    net = judge(files)
+    net = discriminator(files)
     names = {name for name, _ in net.named_parameters()}
     assert names and all(name.startswith("heads.") for name in net.state_dict())
     assert names <= net.state_dict().keys()
@@ -118,7 +120,7 @@ def test_parameters_and_state_are_the_heads_alone(files):
 
 
 def test_a_gradient_reaches_the_image_through_every_head(files):
-    net = judge(files).requires_grad_(False)
+    net = discriminator(files).requires_grad_(False)
     for head in range(8):
         image = seeded_images(1).requires_grad_()
         net(image)[:, head].sum().backward()
@@ -127,7 +129,7 @@ def test_a_gradient_reaches_the_image_through_every_head(files):
 
 
 def test_the_rank_gan_loss_teaches_a_decoders_first_layer(files):
-    net = judge(files).requires_grad_(False)
+    net = discriminator(files).requires_grad_(False)
     first = nn.Conv2d(4, 8, 3, padding=1)
     decoder = nn.Sequential(first, nn.SiLU(), nn.Upsample(scale_factor=8), nn.Conv2d(8, 3, 1))
     codes = torch.randn(2, 4, 8, 8, generator=generator(0, "codes"))
@@ -142,33 +144,33 @@ def no_reward(images: Tensor, prompts: list[str]) -> Tensor:
 
 
 def test_it_serves_the_decoder_update_as_it_is(files):
-    draw = generator(0, "update")
-    tokens = torch.randint(16, (2, 4, 4), generator=draw)
-    data = RankedImages(tokens, torch.ones(2, 4), ["a", "b"], torch.rand(4, 3, 8, 8, generator=draw))
-    net = judge(files)
+    random = generator(0, "update")
+    tokens = torch.randint(16, (2, 4, 4), generator=random)
+    data = RankedImages(tokens, torch.ones(2, 4), ["a", "b"], torch.rand(4, 3, 8, 8, generator=random))
+    net = discriminator(files)
     nets = Nets(tiny_tokenizer(), tiny_tokenizer(), net, no_reward, lambda a, b: (a - b).square().mean())  # type: ignore[arg-type]
     update = DecoderUpdate(nets, data, decoder_params(), seed=0, round_id=1, steps_before=0)
-    frozen = [snapshot(part) for part in net._frozen]
+    frozen = [snapshot(network) for network in net._frozen]
     heads = snapshot(net)
-    update.warm_up(0)
+    update.step(-1)
     metrics = update.step(0)
     trained = {name for name, _ in net.named_parameters()}
     assert trained <= moved(heads, net) and metrics["weight_gan"] > 0
-    assert all(not moved(before, part) for before, part in zip(frozen, net._frozen, strict=True))
+    assert all(not moved(before, network) for before, network in zip(frozen, net._frozen, strict=True))
 
 
-def test_each_image_is_judged_alone(files):
-    net, images = judge(files).eval(), seeded_images(3)
+def test_each_image_is_seen_alone(files):
+    net, images = discriminator(files).eval(), seeded_images(3)
     with torch.no_grad():
         torch.testing.assert_close(net(images)[:1], net(images[:1]), atol=1e-5, rtol=1e-4)
 
 
 def test_it_learns_to_tell_two_textures_apart(files):
-    net, draw = judge(files), generator(0, "textures")
+    net, random = discriminator(files), generator(0, "textures")
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     for _ in range(30):
-        smooth = torch.rand(4, 3, 1, 1, generator=draw).expand(4, 3, SIZE, SIZE)
-        rough = smooth + 0.2 * torch.randn(4, 3, SIZE, SIZE, generator=draw)
+        smooth = torch.rand(4, 3, 1, 1, generator=random).expand(4, 3, SIZE, SIZE)
+        rough = smooth + 0.2 * torch.randn(4, 3, SIZE, SIZE, generator=random)
         real, fake = net(smooth), net(rough)
         optimizer.zero_grad()
         hinge_discriminator_loss(real, fake).backward()
@@ -181,26 +183,26 @@ def test_weights_are_a_function_of_the_generator_and_have_unit_spectral_norms(fi
     states: list[dict[str, Tensor]] = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(states))  # the global state plays no part
-        states.append(judge(files, seed).state_dict())
+        states.append(discriminator(files, seed).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     name = "heads.0.layers.0.parametrizations.weight.original"
     assert not torch.equal(states[0][name], states[2][name])
-    net = judge(files).eval()
-    for part in net.modules():
-        if isinstance(part, nn.Conv2d):
-            largest = torch.linalg.matrix_norm(part.weight.detach().flatten(1), 2)
+    net = discriminator(files).eval()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            largest = torch.linalg.matrix_norm(module.weight.detach().flatten(1), 2)
             assert 0.99 < largest < 1.15
 
 
 def test_a_saved_state_gives_the_same_logits(files):
-    first, second, images = judge(files, 0), judge(files, 1), seeded_images(2)
+    first, second, images = discriminator(files, 0), discriminator(files, 1), seeded_images(2)
     first(images)  # a forward in training mode turns the spectral norm's vectors
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(images), second(images))
 
 
 def test_moving_it_moves_the_frozen_networks(files):
-    assert judge(files).double()(seeded_images(1)).dtype == torch.float64
+    assert discriminator(files).double()(seeded_images(1)).dtype == torch.float64
 
 
 def broken(folder: Path, source: Path, change) -> Path:
@@ -217,37 +219,37 @@ def broken(folder: Path, source: Path, change) -> Path:
 def test_a_dinov3_folder_that_is_none_is_named(files, tmp_path):
     good, efficientnet = files
     with pytest.raises(RankEError, match=r"config\.json does not exist"):
-        judge((tmp_path / "nowhere", efficientnet))
+        discriminator((tmp_path / "nowhere", efficientnet))
     missing = broken(tmp_path / "missing", good, lambda t: t.pop("layer.1.mlp.up_proj.weight"))
     with pytest.raises(RankEError, match=r"missing_keys.*layer\.1\.mlp\.up_proj\.weight"):
-        judge((missing, efficientnet))
+        discriminator((missing, efficientnet))
     narrow = broken(tmp_path / "narrow", good, lambda t: t.update({"norm.weight": torch.ones(31)}))
     with pytest.raises(RankEError, match="dinov3"):
-        judge((narrow, efficientnet))
+        discriminator((narrow, efficientnet))
     (narrow / "model.safetensors").write_bytes((good / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(RankEError, match="dinov3: cannot load") as caught:
-        judge((narrow, efficientnet))
+        discriminator((narrow, efficientnet))
     assert "\n" not in str(caught.value)
     (narrow / "config.json").write_text(json.dumps({"model_type": "dinov2"}))
     with pytest.raises(RankEError, match="'dinov2'"):
-        judge((narrow, efficientnet))
+        discriminator((narrow, efficientnet))
     (narrow / "config.json").write_text("{")
     with pytest.raises(RankEError, match="not a transformers config"):
-        judge((narrow, efficientnet))
+        discriminator((narrow, efficientnet))
 
 
 def test_an_efficientnet_file_that_is_none_is_named(files, tmp_path):
     dinov3, good = files
     with pytest.raises(RankEError, match=r"none\.pth"):
-        judge((dinov3, tmp_path / "none.pth"))
+        discriminator((dinov3, tmp_path / "none.pth"))
     weights = torch.load(good, weights_only=True)
     weights["conv_extra"] = weights.pop("conv_stem.weight")
     torch.save(weights, tmp_path / "odd.pth")
     with pytest.raises(RankEError, match=r"odd\.pth.*conv_stem\.weight.*conv_extra"):
-        judge((dinov3, tmp_path / "odd.pth"))
+        discriminator((dinov3, tmp_path / "odd.pth"))
     for name in ("efficientnet_b99", "resnet18"):
         with pytest.raises(RankEError, match=f"efficientnet_name: .*{name}"):
-            judge(files, efficientnet_name=name)
+            discriminator(files, efficientnet_name=name)
 
 
 def test_files_without_step_counts_of_the_batch_norms_load(files, tmp_path):
@@ -256,10 +258,10 @@ def test_files_without_step_counts_of_the_batch_norms_load(files, tmp_path):
     assert len(slim) < len(weights)
     torch.save(slim, tmp_path / "slim.pth")
     images = seeded_images(1)
-    assert torch.equal(judge((files[0], tmp_path / "slim.pth"))(images), judge(files)(images))
+    assert torch.equal(discriminator((files[0], tmp_path / "slim.pth"))(images), discriminator(files)(images))
 
 
 def test_impossible_sizes_are_refused(files):
     for options in ({"image_size": 100}, {"image_size": 0}, {"channels": 12}):
         with pytest.raises(RankEError, match="ProjectedDiscriminator"):
-            judge(files, **options)
+            discriminator(files, **options)

@@ -12,13 +12,13 @@ from rank_e.errors import RankEError
 from rank_e.sampling.sampler import SamplingConfig, sample, score
 from rank_e.seeds import generator
 from rank_e.training.sft_update import (
+    CaptionReader,
     EncodedImages,
     SftUpdate,
     encode_images,
     learning_rate_at,
     rows_at,
     sft_loss,
-    stored_text,
 )
 from tests.helpers.tiny_nets import moved, snapshot, tiny_policy, tiny_tokenizer
 
@@ -46,12 +46,30 @@ def captions() -> tuple[Tensor, Tensor]:
     return torch.randn(COUNT, 3, 8, generator=generator(1, "text")) * mask[..., None], mask
 
 
+def stored(text: Tensor, mask: Tensor) -> CaptionReader:
+    return lambda rows: (text[rows], mask[rows])
+
+
 def data() -> EncodedImages:
-    return EncodedImages(torch.randint(16, (COUNT, 4), generator=generator(1, "tokens")), stored_text(*captions()))
+    return EncodedImages(torch.randint(16, (COUNT, 4), generator=generator(1, "tokens")), stored(*captions()))
 
 
 def make(policy: Any = None, **changes: object) -> Any:
     return SftUpdate(policy or tiny_policy(), data(), PARAMS.model_copy(update=changes), seed=5)
+
+
+def test_online_and_average_move_and_nothing_that_is_read_does():
+    update = make()
+    text, mask = (x.clone() for x in update.data.text(torch.arange(COUNT)))
+    tokens = update.data.tokens.clone()
+    before = update.state()
+    update.step(0)
+    after = update.state()
+    for name, old in before["online"].items():
+        assert not torch.equal(after["online"][name], old), name
+        torch.testing.assert_close(after["ema"][name], (old + after["online"][name]) / 2)  # EMA of decay 0.5: half-way
+    assert torch.equal(update.data.tokens, tokens)
+    assert all(torch.equal(*pair) for pair in zip(update.data.text(torch.arange(COUNT)), (text, mask), strict=True))
 
 
 def test_the_loss_is_minus_the_mean_log_probability_that_scoring_gives():
@@ -74,14 +92,14 @@ def test_a_guided_sample_says_what_the_images_of_its_caption_are():
     text, mask = captions()
     tokens = (torch.arange(COUNT) % 3)[:, None] * 5 + torch.arange(4)
     text = torch.eye(3, 8)[torch.arange(COUNT) % 3][:, None].repeat(1, 3, 1) * mask[..., None]
-    images = EncodedImages(tokens, stored_text(text, mask))
+    images = EncodedImages(tokens, stored(text, mask))
     update = SftUpdate(tiny_policy(), images, PARAMS.model_copy(update={"learning_rate": 2e-2}), seed=5)
-    before = update.evaluate(images)
+    before = sft_loss(update.online, text, mask, tokens).mean().item()
     for index in range(80):
         update.step(index)
-    assert update.evaluate(images) < 0.2 < before
-    drawn = sample(update.online, text, mask, range(COUNT), SamplingConfig(guidance=3.0), 12, greedy=True)
-    assert torch.equal(drawn.tokens, tokens)
+    assert sft_loss(update.online, text, mask, tokens).mean().item() < 0.2 < before
+    samples = sample(update.online, text, mask, range(COUNT), SamplingConfig(guidance=3.0), 12, greedy=True)
+    assert torch.equal(samples.tokens, tokens)
 
 
 def test_each_epoch_holds_every_image_once_in_an_order_of_its_own():
@@ -100,7 +118,7 @@ def test_captions_are_dropped_at_the_given_share_and_only_then_is_no_caption_lea
     shares = [(never.step(i)["dropped"], sometimes.step(i)["dropped"]) for i in range(40)]
     assert {share for share, _ in shares} == {0.0}
     assert 0.15 < sum(share for _, share in shares) / 40 < 0.35
-    assert len({share for _, share in shares}) > 2  # drawn anew each step
+    assert len({share for _, share in shares}) > 2  # another choice each step
     assert name not in moved(before, never.online)
     assert name in moved(before, sometimes.online)
 
@@ -110,7 +128,7 @@ def test_eight_by_one_is_one_by_eight():
     for size in (1, 3, 8):
         update = make(microbatch_size=size)
         losses = [update.step(i)["loss"] for i in range(3)]
-        states.append((losses, update.step(3)["grad_norm"], [weight.grad for weight in update.masters.weights]))
+        states.append((losses, update.step(3)["grad_norm"], [weight.grad for weight in update.trained.optimizer.weights]))
     for losses, norm, gradients in states[:2]:
         assert losses == pytest.approx(states[2][0], rel=1e-4)
         assert norm == pytest.approx(states[2][1], rel=1e-3)
@@ -120,12 +138,12 @@ def test_eight_by_one_is_one_by_eight():
 
 def test_the_average_follows_when_it_is_due():
     update = make(ema_every=2)
-    before = {name: x.clone() for name, x in update.average.items()}
+    before = update.state()["ema"]
     update.step(0)
-    assert all(torch.equal(before[name], x) for name, x in update.average.items())
+    assert all(torch.equal(before[name], x) for name, x in update.state()["ema"].items())
     update.step(1)
     online = dict(update.online.named_parameters())
-    for name, average in update.average.items():
+    for name, average in update.state()["ema"].items():
         torch.testing.assert_close(average, (before[name] + online[name]) / 2)
 
 
@@ -151,54 +169,57 @@ def test_resuming_between_steps_gives_the_same_bits():
         whole.step(index)
     for index in range(3):
         first.step(index)
-    second.load_state(first.state())
+    second.load(first.state())
     for index in range(3, 6):
         second.step(index)
     assert moved(snapshot(whole.online), second.online) == set()
-    state, other = whole.state(), second.state()
-    assert state.keys() == other.keys()
-    assert all(torch.equal(state[name], other[name]) for name in state)
+    assert whole.state().keys() == second.state().keys() == {"online", "ema", "optimizer"}
+    for file, tensors in whole.state().items():
+        other = second.state()[file]
+        assert tensors.keys() == other.keys() != set()
+        assert all(torch.equal(tensors[name], other[name]) for name in tensors), file
 
 
 def test_training_begins_at_float32_weights_that_half_precision_would_round():
     policy = tiny_policy()
     wanted = {name: x.detach().clone() for name, x in policy.named_parameters()}
     update = make(policy.bfloat16())
-    assert not torch.equal(update.weights()["output.weight"], wanted["output.weight"])
-    update.load_weights(wanted)
-    for name, weight in update.weights().items():
-        assert torch.equal(weight, wanted[name]) and torch.equal(update.average[name], wanted[name]), name
+    assert not torch.equal(update.state()["online"]["output.weight"], wanted["output.weight"])
+    update.load({"online": wanted, "ema": wanted, "optimizer": {}})
+    for name, weight in update.state()["online"].items():
+        assert torch.equal(weight, wanted[name]) and torch.equal(update.state()["ema"][name], wanted[name]), name
     assert torch.equal(update.online.output.weight, wanted["output.weight"].bfloat16())
 
 
 def test_a_state_from_before_the_first_step_loads_and_a_broken_one_is_named():
     fresh = make().state()
-    make().load_state(fresh)
-    update = make()
-    update.step(0)
-    broken = update.state()
-    del broken["ema/norm.weight"]
-    with pytest.raises(RankEError, match=r"lacks ema/norm\.weight"):
-        make().load_state(broken)
+    make().load(fresh)
+    for file, name in (("ema", "norm.weight"), ("optimizer", "norm.weight.exp_avg_sq")):
+        update = make()
+        update.step(0)
+        broken = update.state()
+        del broken[file][name]
+        with pytest.raises(RankEError, match=f"no tensor {name}"):
+            make().load(broken)
 
 
 def test_half_precision_weights_keep_what_small_steps_add_up_to():
     settings = {"learning_rate": 1e-5, "caption_dropout": 0.0}
     half, full = make(tiny_policy().bfloat16(), **settings), make(tiny_policy(), **settings)
-    start = half.weights()
+    start = half.state()["online"]
     for index in range(20):
         half.step(index)
         full.step(index)
-    rows = start["output.weight"]
-    change = half.weights()["output.weight"] - rows
+    change = half.state()["online"]["output.weight"] - start["output.weight"]
     assert 5e-5 < change.abs().mean() < 2.5e-4  # 20 steps of about 1e-5, each below bfloat16's rounding of 0.3
-    for (name, parameter), (_, weight) in zip(half.masters.parameters, half.masters.named, strict=True):
-        assert parameter.dtype == torch.bfloat16 and torch.equal(parameter, weight.bfloat16()), name
-    wanted = full.weights()["output.weight"] - tiny_policy().output.weight.detach()
+    for name, parameter in half.online.named_parameters():
+        master = half.state()["online"][name]
+        assert parameter.dtype == torch.bfloat16 and torch.equal(parameter, master.bfloat16()), name
+    wanted = full.state()["online"]["output.weight"] - tiny_policy().output.weight.detach()
     assert torch.corrcoef(torch.stack([change.flatten(), wanted.flatten()]))[0, 1] > 0.9
-    assert all(x.dtype == torch.float32 for x in half.average.values())
+    assert all(x.dtype == torch.float32 for x in half.state()["ema"].values())
     again = make(tiny_policy().bfloat16(), **settings)
-    again.load_state(half.state())
+    again.load(half.state())
     assert moved(snapshot(half.online), again.online) == set()
 
 
@@ -207,9 +228,9 @@ def test_the_rate_warms_up():
     assert rates == pytest.approx([2.5e-3, 5e-3, 7.5e-3, 1e-2, 1e-2, 1e-2])
     assert learning_rate_at(0, 1e-2, 0) == 1e-2
     update = make(warmup_steps=4)
-    before = update.weights()["output.weight"]
+    before = update.state()["online"]["output.weight"]
     assert update.step(0)["learning_rate"] == pytest.approx(2.5e-3)
-    change = (update.weights()["output.weight"] - before).abs()
+    change = (update.state()["online"]["output.weight"] - before).abs()
     assert change.max().item() == pytest.approx(2.5e-3, rel=1e-2)  # Adam's first step is the rate itself
 
 
@@ -217,8 +238,9 @@ def test_checkpointing_changes_memory_and_not_results():
     updates = [make(checkpointing=value) for value in (False, True)]
     for update in updates:
         update.step(0)
-    for name, value in updates[0].weights().items():
-        torch.testing.assert_close(value, updates[1].weights()[name], atol=1e-6, rtol=1e-5)
+    states = [update.state()["online"] for update in updates]
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], atol=1e-6, rtol=1e-5)
 
 
 class Bigram(nn.Module):
@@ -243,7 +265,7 @@ class Bigram(nn.Module):
 
 def test_any_policy_of_the_protocol_can_be_trained():
     ids = torch.arange(COUNT)[:, None] % 3
-    text = stored_text(ids, torch.ones_like(ids, dtype=torch.bool))
+    text = stored(ids, torch.ones_like(ids, dtype=torch.bool))
     images = EncodedImages(ids + torch.arange(4), text)
     params = PARAMS.model_copy(update={"learning_rate": 0.3, "checkpointing": True})
     policy: Any = Bigram()
@@ -254,17 +276,16 @@ def test_any_policy_of_the_protocol_can_be_trained():
     assert policy.first[:3].argmax(1).tolist() == [0, 1, 2]
 
 
-def test_images_are_encoded_by_the_tokenizer_whatever_the_batch():
+def test_images_are_encoded_by_the_tokenizer():
     tokenizer, images = tiny_tokenizer(), torch.rand(5, 3, 8, 8, generator=generator(0, "images"))
     expected = tokenizer.encode(images * 2 - 1)[1]
-    for size in (2, 8):
-        assert torch.equal(encode_images(tokenizer, images, size), expected)
+    assert torch.equal(encode_images(tokenizer, images), expected)
     with pytest.raises(RankEError, match=r"\[N, 3, 8, 8\]"):
-        encode_images(tokenizer, torch.zeros(1, 3, 16, 16), 2)
+        encode_images(tokenizer, torch.zeros(1, 3, 16, 16))
 
 
 def test_wrong_data_are_refused():
-    text = stored_text(*captions())
+    text = stored(*captions())
     for tokens in (torch.zeros(0, 4).long(), torch.zeros(3, 5).long(), torch.zeros(3, 4)):
         with pytest.raises(RankEError, match="sft: tokens"):
             SftUpdate(tiny_policy(), EncodedImages(tokens, text), PARAMS, seed=5)
@@ -277,7 +298,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_move():
     with torch.no_grad():
         policy.tok_embeddings.weight[3] = float("inf")
     update = make(policy)
-    before = update.weights()
-    with pytest.raises(RankEError, match=r"sft: step 0: .*not finite"):
+    before = update.state()["online"]
+    with pytest.raises(RankEError, match=r"sft\.learning_rate: .*step 0 is not finite"):
         update.step(0)
-    assert all(torch.equal(before[name], x) for name, x in update.weights().items())
+    assert all(torch.equal(before[name], x) for name, x in update.state()["online"].items())
