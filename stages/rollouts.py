@@ -15,7 +15,7 @@ def run(stage: Stage) -> None:
     text = prompts.tensors("text")
     settings = stage.arm_params.rollouts
     count, group = len(text["mask"]), settings.group_size
-    # A rollout's seed names its prompt and its place in the group, so arms draw the same numbers.
+    # A rollout's seed names its prompt and its place in the group, so all arms get the same random numbers.
     seeds = [seed_for(stage.seed, "rollouts", stage.round, p, g) for p in range(count) for g in range(group)]
     samples = sample(
         policy,

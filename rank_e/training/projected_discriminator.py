@@ -110,14 +110,14 @@ class Head(nn.Module):
         super().__init__()
         # A map that already has the logits' size gets one 1x1 layer instead of halvings.
         kernel, stride, padding = (4, 2, 1) if halvings else (1, 1, 0)
-        parts: list[nn.Module] = []
+        modules: list[nn.Module] = []
         for depth in range(max(halvings, 1)):
             width = channels if depth else inputs
             # The norm that follows has its own shift, so the convolution needs none.
             convolution = nn.Conv2d(width, channels, kernel, stride, padding, bias=False)
-            parts += [spectral_norm(convolution), nn.GroupNorm(GROUPS, channels), nn.LeakyReLU(0.2)]
-        parts.append(spectral_norm(nn.Conv2d(channels, 1, 3, 1, 1)))
-        self.layers = nn.Sequential(*parts)
+            modules += [spectral_norm(convolution), nn.GroupNorm(GROUPS, channels), nn.LeakyReLU(0.2)]
+        modules.append(spectral_norm(nn.Conv2d(channels, 1, 3, 1, 1)))
+        self.layers = nn.Sequential(*modules)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.layers(features)
@@ -157,7 +157,7 @@ def load_dinov3(folder: Path) -> DinoFeatures:
         raise RankEError(f"dinov3: cannot load {folder}: {reason}; download model.safetensors again") from error
     backbone, report = loaded
     wrong = [f"{name} {sorted(map(str, keys))}" for name, keys in report.items() if keys]
-    if wrong:  # transformers draws missing weights at random and goes on
+    if wrong:  # transformers fills in missing weights at random and goes on
         raise RankEError(f"dinov3: {folder} does not fit its config: {'; '.join(wrong)}; download it again")
     return DinoFeatures(backbone).eval().requires_grad_(False)
 
@@ -173,7 +173,7 @@ def load_efficientnet(file: Path, name: str) -> EfficientNetFeatures:
     if not timm.is_model(name):
         raise RankEError(f"efficientnet_name: timm has no model {name!r}; give one such as tf_efficientnet_lite0")
     tensors = read_tensors(file)
-    with torch.random.fork_rng(devices=[]):  # timm draws weights that are replaced at once
+    with torch.random.fork_rng(devices=[]):  # timm starts from random weights, which are replaced at once
         network = timm.create_model(name, pretrained=False)
     if not isinstance(network, EfficientNet):
         raise RankEError(f"efficientnet_name: {name!r} is no EfficientNet; give one such as tf_efficientnet_lite0")

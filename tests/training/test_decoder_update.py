@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from rank_e.errors import RankEError
 from rank_e.seeds import generator
-from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedImages
+from rank_e.training.decoder_update import DecoderUpdate, Nets
 from rank_e.training.patchgan import PatchGAN
+from rank_e.training.ranked_images import RankedImages
 from tests.helpers.tiny_nets import decoder_params, moved, snapshot, tiny_tokenizer
 
 PROMPTS, GROUP = 3, 4
@@ -21,19 +23,19 @@ def squared(a, b):
 
 
 def data(weights=None):
-    draw = generator(3, "data")
-    tokens = torch.randint(16, (PROMPTS, GROUP, 4), generator=draw)
+    random = generator(3, "data")
+    tokens = torch.randint(16, (PROMPTS, GROUP, 4), generator=random)
     if weights is None:
-        weights = torch.rand(PROMPTS, GROUP, generator=draw) + 0.5
+        weights = torch.rand(PROMPTS, GROUP, generator=random) + 0.5
         weights = weights / weights.mean(1, keepdim=True)
-    return RankedImages(tokens, weights, ["a", "b", "c"], torch.rand(5, 3, 8, 8, generator=draw))
+    return RankedImages(tokens, weights, ["a", "b", "c"], torch.rand(5, 3, 8, 8, generator=random))
 
 
 def make(ranked=None, reward=brightness, steps_before=0, **changes):
     params = decoder_params(**changes)
-    judge = PatchGAN(params.discriminator.channels, params.discriminator.layers, norm="group")
-    judge.initialise(generator(3, "judge"))
-    nets = Nets(tiny_tokenizer(), tiny_tokenizer(), judge, reward, squared)
+    discriminator = PatchGAN(params.discriminator.channels, params.discriminator.layers)
+    discriminator.initialise(generator(3, "discriminator"))
+    nets = Nets(tiny_tokenizer(), tiny_tokenizer(), discriminator, reward, squared)
     return DecoderUpdate(nets, ranked or data(), params, seed=7, round_id=1, steps_before=steps_before)
 
 
@@ -57,7 +59,7 @@ def test_only_decoder_average_and_discriminator_move(rule):
 
 def test_tokens_keep_their_meaning():
     update = make()
-    images = update.data.reals * 2 - 1
+    images = update.batches.data.reals * 2 - 1
     before = update.nets.online.encode(images)
     update.step(0)
     after = update.nets.online.encode(images)
@@ -67,12 +69,12 @@ def test_tokens_keep_their_meaning():
 
 def test_warm_up_moves_the_discriminator_alone():
     update = make()
-    assert update.warmup_steps == 2
-    before = snapshot(update.nets.online), snapshot(update.nets.discriminator)
-    update.warm_up(0)
-    assert moved(before[0], update.nets.online) == set()
-    assert moved(before[1], update.nets.discriminator)
-    assert make(steps_before=5).warmup_steps == 0
+    assert update.first_step == -2
+    before = [snapshot(net) for net in (update.nets.online, update.nets.average, update.nets.discriminator)]
+    update.step(-2)
+    assert moved(before[0], update.nets.online) == moved(before[1], update.nets.average) == set()
+    assert moved(before[2], update.nets.discriminator)
+    assert make(steps_before=5).first_step == 0
 
 
 def test_before_its_start_the_discriminator_rests():
@@ -84,22 +86,36 @@ def test_before_its_start_the_discriminator_rests():
     assert moved(before, update.nets.discriminator)
 
 
-def test_the_judge_never_leaks_the_decoders_gradient_into_itself():
+def test_the_decoders_gradient_never_moves_the_discriminator():
     update = make(learning_rate=1e-6)
-    update.warm_up(0)
-    judge = snapshot(update.nets.discriminator)
-    update.judge_optimizer.step = lambda: None  # only the decoder's backward pass is left to move anything
+    update.step(-1)
+    before = snapshot(update.nets.discriminator)
+    update.discriminator.optimizer.step = lambda index: 0.0  # only the decoder's backward pass is left to move anything
     update.step(0)
-    assert moved(judge, update.nets.discriminator) == set()
+    assert moved(before, update.nets.discriminator) == set()
 
 
 @pytest.mark.parametrize("kind", ["rollouts", "reconstructions", "both"])
-def test_what_the_discriminator_sees(kind):
+@pytest.mark.parametrize(("index", "names"), [(-2, ("warmup", 0)), (0, (0,))])
+def test_what_the_discriminator_is_trained_on(kind, index, names):
     update = make(discriminator_inputs=kind)
-    rollouts, reconstructions = torch.zeros(6, 3, 8, 8), torch.ones(4, 3, 8, 8)
-    fakes = update._fakes({"rollouts": rollouts, "reconstructions": reconstructions})
-    expected = {"rollouts": (6, 0.0), "reconstructions": (4, 1.0), "both": (10, 0.4)}[kind]
-    assert (len(fakes), round(fakes.mean().item(), 4)) == expected
+    batch = update.batches.batch(generator(7, "decoder", 1, *names))
+    with torch.no_grad():
+        decoded = {
+            "rollouts": update.nets.online.decode_tokens(batch.tokens) / 2 + 0.5,
+            "reconstructions": update.nets.online.decode_tokens(batch.real_tokens) / 2 + 0.5,
+        }
+    seen = []
+
+    def spy(index, reals, fakes, random):
+        seen.append((reals, fakes.detach()))
+        return {}
+
+    update.discriminator.step = spy
+    update.step(index)
+    ((reals, fakes),) = seen
+    assert torch.equal(reals, batch.reals)
+    torch.testing.assert_close(fakes, torch.cat(list(decoded.values())) if kind == "both" else decoded[kind])
 
 
 def test_rank_weights_steer_the_decoder():
@@ -117,23 +133,23 @@ def test_controls_keep_the_kept_and_the_mean():
     weights = torch.tensor([[3.0, 1.0, 0.0, 0.0], [0.0, 0.5, 1.5, 0.0], [1.0, 0.0, 0.0, 1.0]])
     ranked = data(weights)
     shuffled, uniform = (
-        make(ranked, rank_weighting="shuffled").weights,
-        make(ranked, rank_weighting="uniform").weights,
+        make(ranked, rank_weighting="shuffled").batches.weights,
+        make(ranked, rank_weighting="uniform").batches.weights,
     )
     assert torch.equal(uniform, (weights > 0).float())
     assert torch.equal(shuffled > 0, weights > 0)
     assert torch.equal(shuffled.sort(1).values, weights.sort(1).values)
     many = data(torch.rand(3, 4, generator=generator(0, "w")) + 0.1)
-    assert not torch.equal(make(many, rank_weighting="shuffled").weights, many.weights)
+    assert not torch.equal(make(many, rank_weighting="shuffled").batches.weights, many.weights)
 
 
-def test_rollouts_that_were_not_kept_are_never_drawn():
+def test_rollouts_that_were_not_kept_are_never_learned_from():
     weights = torch.zeros(PROMPTS, GROUP)
     weights[:, 2] = 1.0
     ranked = data(weights)
     update = make(ranked)
     for step in range(5):
-        batch = update._batch(generator(0, step))
+        batch = update.batches.batch(generator(0, step))
         assert bool((batch.weights == 1).all())
         assert all(any(torch.equal(row, ranked.tokens[p, 2]) for p in range(PROMPTS)) for row in batch.tokens)
 
@@ -171,47 +187,38 @@ def test_the_reconstruction_anchor_lowers_the_error():
     assert errors[-1] < errors[0]
 
 
-def test_gradient_norm_rule_gives_each_term_its_share():
-    update = make(lambda_reward=1.0, adversarial_ratio=2.0, reward_ratio=0.5)
-    seen = {}
-
-    def spy(losses, reconstruction, rollouts, reconstructions, draw):
-        total, weights = type(update)._combine(update, losses, reconstruction, rollouts, reconstructions, draw)
-        (target,) = torch.autograd.grad(reconstruction, reconstructions, retain_graph=True)
-        for name in losses:
-            (pull,) = torch.autograd.grad(losses[name], rollouts, retain_graph=True)
-            seen[name] = (weights[f"weight_{name}"] * pull.norm() / target.norm()).item()
-        return total, weights
-
-    update._combine = spy
-    update.step(0)
-    assert seen == pytest.approx({"gan": 2.0, "reward": 0.5}, rel=1e-4)
-
-
-def test_resuming_between_steps_gives_the_same_bits():
-    def state_of(update):
-        return {
-            **update.nets.online.decoder_state(),
-            **{f"e.{k}": v for k, v in update.nets.average.decoder_state().items()},
-            **{f"d.{k}": v for k, v in update.nets.discriminator.state_dict().items()},
-            **{f"o.{k}": v for k, v in update.state().items()},
-        }
-
-    whole = make()
-    for index in range(3):
+@pytest.mark.parametrize("killed", [-1, 0, 1])  # in the warm-up, after it, and later
+def test_resuming_between_steps_gives_the_same_bits(killed):
+    whole, first, second = make(steps=3), make(steps=3), make(steps=3)
+    for index in range(whole.first_step, 3):
         whole.step(index)
-    first = make()
-    first.step(0)
-    second = make()
-    second.nets.online.load_decoder_state(first.nets.online.decoder_state())
-    second.nets.average.load_decoder_state(first.nets.average.decoder_state())
-    second.nets.discriminator.load_state_dict(first.nets.discriminator.state_dict())
-    second.load_state(first.state())
-    for index in (1, 2):
+    for index in range(first.first_step, killed):
+        first.step(index)
+    second.load(first.state())
+    for index in range(killed, 3):
         second.step(index)
-    left, right = state_of(whole), state_of(second)
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
+    left, right = whole.state(), second.state()
+    assert left.keys() == right.keys() == {"online", "ema", "discriminator", "optimizer"}
+    for file, tensors in left.items():
+        assert tensors.keys() == right[file].keys() != set()
+        assert all(torch.equal(tensors[name], right[file][name]) for name in tensors), file
+
+
+def test_a_state_without_a_moment_is_named():
+    update = make()
+    update.step(0)
+    state = update.state()
+    del state["optimizer"]["discriminator.layers.0.weight.exp_avg"]
+    with pytest.raises(RankEError, match=r"no tensor discriminator\.layers\.0\.weight\.exp_avg"):
+        make().load(state)
+
+
+def test_a_gradient_that_is_not_finite_is_an_error_and_nothing_moves():
+    update = make(reward=lambda images, prompts: brightness(images, prompts) * float("inf"), lambda_reward=1.0)
+    before = snapshot(update.nets.online), snapshot(update.nets.average)
+    with pytest.raises(RankEError, match=r"decoder\.learning_rate: .*step 0 is not finite"):
+        update.step(0)
+    assert moved(before[0], update.nets.online) == moved(before[1], update.nets.average) == set()
 
 
 def test_the_consistency_anchor_holds_the_decoder_near_its_average():
@@ -226,7 +233,7 @@ def test_the_consistency_anchor_holds_the_decoder_near_its_average():
             discriminator_start=100,
             ema_decay=0.999,
         )
-        tokens = update.data.tokens.flatten(0, 1)
+        tokens = update.batches.data.tokens.flatten(0, 1)
         before = update.nets.online.decode_tokens(tokens).detach()
         for index in range(12):
             update.step(index)

@@ -81,7 +81,7 @@ def test_the_layers_are_those_that_torchvision_builds():
         theirs = vgg16(weights=None).features
     shapes = {name: weight.shape for name, weight in theirs.state_dict().items()}
     assert shapes == {name: weight.shape for name, weight in vgg_features().state_dict().items()}
-    assert [type(part) for part in theirs[:30]] == [type(part) for part in vgg_features()]
+    assert [type(layer) for layer in theirs[:30]] == [type(layer) for layer in vgg_features()]
 
 
 def test_the_heads_are_the_packages(distance, heads):
@@ -103,7 +103,7 @@ def test_a_gradient_reaches_both_images_and_no_weight(distance):
     for image in (a, b):
         assert image.grad is not None and bool(image.grad.isfinite().all()) and image.grad.abs().sum() > 0
     assert not any(p.requires_grad for p in distance.network.parameters())
-    assert not any(part.training for part in distance.network.modules())
+    assert not any(module.training for module in distance.network.modules())
 
 
 def test_dead_features_give_a_finite_gradient(vgg_file, tmp_path):

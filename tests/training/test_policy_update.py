@@ -69,14 +69,14 @@ def test_a_reference_that_is_another_policy_or_moves_is_scored_itself():
 
 @pytest.mark.parametrize("size", [3, 8])
 def test_gradients_of_parts_add_up_to_those_of_the_minibatch(size):
-    whole, parts = make(policy_params(minibatch_size=8)), make(policy_params(minibatch_size=8, microbatch_size=size))
-    for update in (whole, parts):
+    whole, small = make(policy_params(minibatch_size=8)), make(policy_params(minibatch_size=8, microbatch_size=size))
+    for update in (whole, small):
         update.prepare()
-    first = whole.step(0), parts.step(0)
-    assert first[1]["ratio_deviation"] == 0.0  # each part is scored as it was before
+    first = whole.step(0), small.step(0)
+    assert first[1]["ratio_deviation"] == 0.0  # each microbatch is scored as it was before
     for name in ("loss", "kl", "grad_norm"):
         assert first[1][name] == pytest.approx(first[0][name], rel=1e-4, abs=1e-6)
-    second = whole.step(1), parts.step(1)
+    second = whole.step(1), small.step(1)
     for name in ("loss", "kl", "grad_norm", "clip_fraction"):
         assert second[1][name] == pytest.approx(second[0][name], rel=1e-3, abs=1e-5)
     assert second[0]["kl"] > 0

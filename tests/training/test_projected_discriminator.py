@@ -115,7 +115,7 @@ def test_parameters_and_state_are_the_heads_alone(files):
     assert names <= net.state_dict().keys()
     net.train().requires_grad_(True)
     for frozen in net._frozen:
-        assert not any(part.training for part in frozen.modules())
+        assert not any(module.training for module in frozen.modules())
         assert not any(p.requires_grad for p in frozen.parameters())
 
 

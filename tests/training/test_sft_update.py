@@ -128,7 +128,9 @@ def test_eight_by_one_is_one_by_eight():
     for size in (1, 3, 8):
         update = make(microbatch_size=size)
         losses = [update.step(i)["loss"] for i in range(3)]
-        states.append((losses, update.step(3)["grad_norm"], [weight.grad for weight in update.trained.optimizer.weights]))
+        states.append(
+            (losses, update.step(3)["grad_norm"], [weight.grad for weight in update.trained.optimizer.weights])
+        )
     for losses, norm, gradients in states[:2]:
         assert losses == pytest.approx(states[2][0], rel=1e-4)
         assert norm == pytest.approx(states[2][1], rel=1e-3)
