@@ -60,23 +60,20 @@ def make(policy: Any = None, **changes: object) -> Any:
 
 def test_online_and_average_move_and_nothing_that_is_read_does():
     update = make()
-    text, mask = (x.clone() for x in update.data.text(torch.arange(COUNT)))
-    tokens = update.data.tokens.clone()
-    before = update.state()
+    read = update.data.tokens, *update.data.text(torch.arange(COUNT))
+    before, kept = update.state(), [x.clone() for x in read]
     update.step(0)
     after = update.state()
     for name, old in before["online"].items():
         assert not torch.equal(after["online"][name], old), name
         torch.testing.assert_close(after["ema"][name], (old + after["online"][name]) / 2)  # EMA of decay 0.5: half-way
-    assert torch.equal(update.data.tokens, tokens)
-    assert all(torch.equal(*pair) for pair in zip(update.data.text(torch.arange(COUNT)), (text, mask), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(read, kept, strict=True))
 
 
 def test_the_loss_is_minus_the_mean_log_probability_that_scoring_gives():
     policy, images, (text, mask) = tiny_policy(), data(), captions()
     losses = sft_loss(policy, text, mask, images.tokens)
-    expected = -score(policy, text, mask, images.tokens, SamplingConfig()).mean(1)
-    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(losses, -score(policy, text, mask, images.tokens, SamplingConfig()).mean(1))
     dropped = torch.arange(COUNT) % 2 == 0
     mixed = sft_loss(policy, text, mask, images.tokens, dropped)
     other = sft_loss(policy, torch.zeros_like(text) + 7, mask, images.tokens, torch.ones(COUNT, dtype=torch.bool))
@@ -144,9 +141,8 @@ def test_the_average_follows_when_it_is_due():
     update.step(0)
     assert all(torch.equal(before[name], x) for name, x in update.state()["ema"].items())
     update.step(1)
-    online = dict(update.online.named_parameters())
-    for name, average in update.state()["ema"].items():
-        torch.testing.assert_close(average, (before[name] + online[name]) / 2)
+    after = update.state()
+    assert all(torch.equal(x, before[name].lerp(after["online"][name], 0.5)) for name, x in after["ema"].items())
 
 
 def test_the_step_is_adamws_with_decay_of_matrices_alone():
@@ -175,11 +171,11 @@ def test_resuming_between_steps_gives_the_same_bits():
     for index in range(3, 6):
         second.step(index)
     assert moved(snapshot(whole.online), second.online) == set()
-    assert whole.state().keys() == second.state().keys() == {"online", "ema", "optimizer"}
-    for file, tensors in whole.state().items():
-        other = second.state()[file]
-        assert tensors.keys() == other.keys() != set()
-        assert all(torch.equal(tensors[name], other[name]) for name in tensors), file
+    state, other = whole.state(), second.state()
+    assert state.keys() == other.keys() == {"online", "ema", "optimizer"}
+    for file, tensors in state.items():
+        assert tensors.keys() == other[file].keys() != set()
+        assert all(torch.equal(tensors[name], other[file][name]) for name in tensors), file
 
 
 def test_training_begins_at_float32_weights_that_half_precision_would_round():
@@ -241,8 +237,7 @@ def test_checkpointing_changes_memory_and_not_results():
     for update in updates:
         update.step(0)
     states = [update.state()["online"] for update in updates]
-    for name, value in states[0].items():
-        torch.testing.assert_close(value, states[1][name], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(states[0], states[1], atol=1e-6, rtol=1e-5)
 
 
 class Bigram(nn.Module):
@@ -280,8 +275,7 @@ def test_any_policy_of_the_protocol_can_be_trained():
 
 def test_images_are_encoded_by_the_tokenizer():
     tokenizer, images = tiny_tokenizer(), torch.rand(5, 3, 8, 8, generator=generator(0, "images"))
-    expected = tokenizer.encode(images * 2 - 1)[1]
-    assert torch.equal(encode_images(tokenizer, images), expected)
+    assert torch.equal(encode_images(tokenizer, images), tokenizer.encode(images * 2 - 1)[1])
     with pytest.raises(RankEError, match=r"\[N, 3, 8, 8\]"):
         encode_images(tokenizer, torch.zeros(1, 3, 16, 16))
 
