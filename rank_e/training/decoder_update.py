@@ -117,8 +117,10 @@ class DecoderUpdate:
         if started:
             fakes = torch.cat([images[kind] for kind in self.shown])
             metrics |= self.discriminator.step(index, batch.reals, fakes, generator)
-        reconstruction, consist, held = self._anchor_terms(batch, images, anchor)
-        reward, rank_gan, adversarial, aligned = self._alignment_terms(batch, images, generator if started else None)
+        reconstruction, consist, anchor_metrics = self._anchor_terms(batch, images, anchor)
+        reward, rank_gan, adversarial, alignment_metrics = self._alignment_terms(
+            batch, images, generator if started else None
+        )
         terms = Terms(reward, rank_gan, adversarial, reconstruction, consist)
         weights = self._weights(terms, images)
         loss = decoder_loss(terms, weights)
@@ -126,7 +128,14 @@ class DecoderUpdate:
         loss.backward()
         norm = self.optimizer.step(index)
         ema_update(dict(nets.average.decoder_parameters()), dict(self.named), self.params.ema_decay)
-        return metrics | aligned | weights.measured | {"loss": loss.item()} | held | {"grad_norm": norm}
+        return (
+            metrics
+            | alignment_metrics
+            | weights.measured
+            | {"loss": loss.item()}
+            | anchor_metrics
+            | {"grad_norm": norm}
+        )
 
     def _warm_up(self, index: int) -> dict[str, float]:
         """The discriminator alone: real images against decodings, the decoder unmoved."""
@@ -146,8 +155,8 @@ class DecoderUpdate:
         seen = perceptual(reconstructions, batch.reals)
         reconstruction = params.l1_weight * l1 + params.perceptual_weight * seen
         consist = consistency(perceptual, images["rollouts"], anchor)
-        held = {"l1": l1.item(), "perceptual": seen.item(), "consistency": consist.item()}
-        return reconstruction, consist, held
+        anchor_metrics = {"l1": l1.item(), "perceptual": seen.item(), "consistency": consist.item()}
+        return reconstruction, consist, anchor_metrics
 
     def _alignment_terms(
         self, batch: RankedBatch, images: dict[str, Tensor], generator: torch.Generator | None
@@ -157,16 +166,16 @@ class DecoderUpdate:
         No generator: the discriminator has not started yet.
         """
         reward = rank_gan = adversarial = OFF
-        aligned: dict[str, float] = {}
+        alignment_metrics: dict[str, float] = {}
         if self.nets.reward is not None:
             scores = self.nets.reward(images["rollouts"], batch.prompts)
             reward = reward_loss(scores, batch.weights)
-            aligned["reward"] = scores.mean().item()
+            alignment_metrics["reward"] = scores.mean().item()
         if generator is not None:
             rank_gan = rank_gan_loss(self.discriminator.logits(images["rollouts"], generator), batch.weights)
             if self.params.adversarial_rule == "adaptive":
                 adversarial = -self.discriminator.logits(images["reconstructions"], generator).mean()
-        return reward, rank_gan, adversarial, aligned
+        return reward, rank_gan, adversarial, alignment_metrics
 
     def _weights(self, terms: Terms, images: dict[str, Tensor]) -> Weights:
         """What each term weighs, by the rule of `decoder.adversarial_rule`."""
