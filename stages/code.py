@@ -6,7 +6,6 @@ notices the change itself by the `deps` of this stage.
 """
 
 import json
-import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +14,7 @@ from ruamel.yaml import YAML
 from rank_e.backbones import backbone_path
 from rank_e.config import Params
 from rank_e.errors import RankEError
-from rank_e.io.files import sha256_of, sync
+from rank_e.io.files import replacing, sha256_of
 from stages.runtime.imports import Sources
 from stages.runtime.stage import ARGUMENTS, Stage, main
 
@@ -77,13 +76,9 @@ def plugins(value: Any) -> set[str]:
 def run(stage: Stage) -> None:
     """artifacts/code/: a file for each stage, whole or not there, the same bytes for the same code."""
     folder = stage.path("code")
-    folder.mkdir(parents=True, exist_ok=True)
     for name, manifest in manifests(Path(), stage.params).items():
-        temporary = folder / f"{name}.tmp-json"  # no dependency of the report: see .dvcignore
-        temporary.write_text(json.dumps(manifest, sort_keys=True, indent=2) + "\n", encoding="utf-8")
-        sync(temporary)
-        os.replace(temporary, folder / f"{name}.json")
-    sync(folder)
+        with replacing(folder / f"{name}.json") as file:
+            file.write_text(json.dumps(manifest, sort_keys=True, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import torch
 
-from rank_e.backbones.llamagen.tokenizer import to_unit
+from rank_e.io.pixels import from_signed
 from rank_e.objectives.anchors import temperature_at
 from rank_e.objectives.grpo import group_advantages
 from rank_e.objectives.rank_gan import keep_top, rank_weights
@@ -32,7 +32,7 @@ def run(stage: Stage) -> None:
     found: list[Parts] = []
     for start in stage.progress(range(0, len(flat), settings.batch_size), "ranking"):
         end = start + settings.batch_size
-        images = to_unit(tokenizer.decode_tokens(flat[start:end].to(stage.device))).clamp(0, 1)
+        images = from_signed(tokenizer.decode_tokens(flat[start:end].to(stage.device))).clamp(0, 1)
         found.append({name: part.cpu() for name, part in mixture.parts(images, texts[start:end]).items()})
     parts = {name: torch.cat([part[name] for part in found]) for name in found[0]}
     mixture.observe(parts)  # before they are used: the first round has statistics too

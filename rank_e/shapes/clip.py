@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rank_e.errors import RankEError
+from rank_e.io.pixels import from_bytes
 from rank_e.io.torchvision_ops import import_open_clip
 from rank_e.rewards.clip import ClipModel, clip_inputs
 from rank_e.seeds import generator, seed_for
@@ -167,7 +168,7 @@ def train_clip(
     for step in range(steps):
         pool = pools[step % len(pools)]
         rows = pool[torch.randint(len(pool), (batch,), generator=generator(seed, "clip", step))]
-        image, text, scale = clip(clip_inputs(clip, images[rows].float() / 255), ids[rows])
+        image, text, scale = clip(clip_inputs(clip, from_bytes(images[rows])), ids[rows])
         same = (ids[rows][:, None] == ids[rows][None]).all(-1)
         loss = contrastive_loss(image, text, scale, same)
         if words is not None:

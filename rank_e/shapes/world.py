@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rank_e.errors import RankEError
+from rank_e.io.pixels import from_bytes
 from rank_e.seeds import seed_for
 from rank_e.shapes.captions import CATEGORIES, COMPOSITIONS, Composition, held_out, parse
 from rank_e.shapes.checker import check
@@ -85,7 +86,7 @@ def images(scenes: Sequence[Scene]) -> Tensor:
     if not scenes:
         raise RankEError("no scenes to draw: ask for at least one")
     drawn = np.stack([render(scene) for scene in scenes])
-    return torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous().float().div_(255)
+    return from_bytes(torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous())
 
 
 def check_images(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:

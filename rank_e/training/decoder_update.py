@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rank_e.backbones.llamagen.tokenizer import to_unit
 from rank_e.backbones.protocol import TokenizerModel
 from rank_e.config import DecoderParams
+from rank_e.io.pixels import from_signed, to_signed
 from rank_e.objectives.anchors import adaptive_weight, consistency, output_gradient_weight
 from rank_e.objectives.rank_gan import hinge_discriminator_loss, lecam, rank_gan_loss, reward_loss
 from rank_e.seeds import generator
@@ -103,7 +103,7 @@ class DecoderUpdate:
     def _encode(self, images: Tensor) -> Tensor:
         """Tokens int64 [n, L] of images in [0, 1], which may lie elsewhere and be of a wider type."""
         like = self.parameters[0]
-        return self.nets.online.encode((images * 2 - 1).to(like))[1].to(images.device)
+        return self.nets.online.encode(to_signed(images).to(like))[1].to(images.device)
 
     def _weights(self) -> Tensor:
         """The round's rank weights, or a control: all equal, or the same weights dealt out at random in each group."""
@@ -136,7 +136,7 @@ class DecoderUpdate:
     def _decode(self, batch: Batch, kinds: tuple[str, ...] = FAKES) -> dict[str, Tensor]:
         """Fakes by kind: decoded rollouts, decoded codes of real images."""
         codes = {"rollouts": batch.tokens, "reconstructions": batch.real_codes}
-        return {kind: to_unit(self.nets.online.decode_tokens(codes[kind]).float()) for kind in kinds}
+        return {kind: from_signed(self.nets.online.decode_tokens(codes[kind]).float()) for kind in kinds}
 
     @property
     def _seen(self) -> tuple[str, ...]:
@@ -184,7 +184,7 @@ class DecoderUpdate:
         batch = self._batch(draw)
         reals, weights = batch.reals, batch.weights
         with torch.no_grad():
-            anchor = to_unit(nets.average.decode_tokens(batch.tokens).float())
+            anchor = from_signed(nets.average.decode_tokens(batch.tokens).float())
         decoded = self._decode(batch)
         rollouts, reconstructions = decoded["rollouts"], decoded["reconstructions"]
         adversarial = self.steps_before + index >= params.discriminator_start

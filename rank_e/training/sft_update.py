@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from rank_e.backbones.protocol import PolicyModel, TokenizerModel
 from rank_e.config import SftParams
 from rank_e.errors import RankEError
+from rank_e.io.pixels import to_signed
 from rank_e.seeds import generator
 from rank_e.training.ema import ema_update, load_optimizer_tensors, optimizer_tensors
 from rank_e.training.masters import Masters, optimizer_groups
@@ -51,7 +52,7 @@ def encode_images(tokenizer: TokenizerModel, images: Tensor, batch_size: int) ->
     if images.shape[1:] != (3, size, size):
         raise RankEError(f"sft: images {tuple(images.shape)}; the tokenizer takes [N, 3, {size}, {size}]")
     weight = next(iter(tokenizer.parameters()))
-    parts = [tokenizer.encode(part.to(weight) * 2 - 1)[1].cpu() for part in images.split(batch_size)]
+    parts = [tokenizer.encode(to_signed(part.to(weight)))[1].cpu() for part in images.split(batch_size)]
     return torch.cat(parts)
 
 

@@ -3,14 +3,13 @@
 import functools
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rank_e.io.files import plain, sync
+from rank_e.io.files import plain, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -50,12 +49,8 @@ class StageState:
         from safetensors.torch import save_file
 
         began = time.monotonic()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        save_file(plain(tensors), temporary, metadata={"value": json.dumps(value)})
-        sync(temporary)
-        os.replace(temporary, self.path)
-        sync(self.path.parent)
+        with replacing(self.path) as file:
+            save_file(plain(tensors), file, metadata={"value": json.dumps(value)})
         self._saved = time.monotonic()
         self._cost = self._saved - began
 

@@ -158,7 +158,7 @@ def test_the_stage_writes_the_same_bytes_again_and_needs_no_torch(project: Path)
         done = stage(project, project / "path")
         assert done.returncode == 0, done.stderr
         written.append({path.name: path.read_bytes() for path in folder.iterdir()})
-        (folder / "policy.tmp-json").write_text("cut off")  # as a kill would leave it
+        (folder / ".policy.json.tmp-new").write_text("cut off")  # as a kill would leave it
     assert written[0] == written[1]
     assert written[0].keys() == {f"{name}.json" for name in ARGUMENTS if name != "code"}
     assert json.loads(written[0]["policy.json"]) == manifests(ROOT, load(project / "params.yaml"))["policy"]

@@ -171,7 +171,7 @@ def test_state_is_removed_when_the_stage_is_done(project: Path) -> None:
     state = make_stage("policy", load(), arm="frozen", seed=0, round=1).state()
     state.remove()
     state.save({"weight": torch.zeros(1)}, [])
-    (state.path.parent / "state.safetensors.tmp").write_text("cut off")
+    (state.path.parent / ".state.safetensors.tmp-new").write_text("cut off")
     state.remove()
     assert state.load() is None and list((project / ".rank-e/state").iterdir()) == []
 
@@ -221,9 +221,8 @@ def test_a_stage_writes_down_what_it_used(project: Path) -> None:
 def test_a_slow_save_makes_the_next_one_wait_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("stages.runtime.state.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr(
-        "stages.runtime.state.sync", lambda path: clock.__setitem__(0, clock[0] + 1.5)
-    )  # twice: 3 s a save
+    # The file and its folder are waited for: 3 s a save.
+    monkeypatch.setattr("rank_e.io.files._sync", lambda path: clock.__setitem__(0, clock[0] + 1.5))
     state = StageState(tmp_path, "policy", "key")
     clock[0] = 9.0
     assert not state.due()

@@ -241,8 +241,3 @@ def codebook_losses(z: Tensor, quantized: Tensor, beta: float = 0.25) -> Codeboo
 def straight_through(z: Tensor, quantized: Tensor) -> Tensor:
     """The value of `quantized` with the gradient of z."""
     return z + (quantized - z).detach()
-
-
-def to_unit(images: Tensor) -> Tensor:
-    """The tokenizer's [-1, 1] to images in [0, 1]; not clamped, so that gradients reach saturated pixels."""
-    return (images + 1) / 2
