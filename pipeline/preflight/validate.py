@@ -14,7 +14,7 @@ from pipeline.preflight.named import WEIGHTS, missing_files, need_file
 from pipeline.preflight.sizes import FORMATS, OFFICIAL, Sizes, read_base, read_manifest
 from rank_e.config import Params, load
 from rank_e.errors import RankEError
-from stages.code import manifests
+from stages.code import code_lists
 
 SPARE = 1.1
 """The estimate of a device's memory times this must be there: allocators lose a part to fragmentation."""
@@ -50,7 +50,7 @@ def check(lanes: int) -> list[str]:
         graph = load_graph(Path())
         stages = sum(len(job.stages) for job in make_jobs(graph))
         if "code" in {stage.name for stage in graph}:
-            manifests(Path(), params)  # names a module of the user's own that DVC would not watch
+            code_lists(Path(), params)  # names a module of the user's own that DVC would not watch
     except RankEError as error:
         problems.append(str(error))
     sizes, found = base_problems(params)

@@ -1,7 +1,5 @@
 """Mid-stage state: how a killed stage goes on where it was, and ends in the same bytes."""
 
-import functools
-import hashlib
 import json
 import shutil
 import time
@@ -68,14 +66,3 @@ class StageState:
         """Forget the state: the stage's artifact is complete."""
         if self.path.parent.is_dir():
             shutil.rmtree(self.path.parent)
-
-
-@functools.cache
-def source_sha256() -> str:
-    """sha256 over the source files of rank_e and stages: state of other code is not taken up."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parents[2]
-    for package in ("rank_e", "stages"):
-        for file in sorted((root / package).rglob("*.py")):
-            digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
