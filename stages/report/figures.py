@@ -289,8 +289,8 @@ def category_chart(
             rule((left, y), (width - right, y)),
             text(left - 10, y + 4, name if len(name) <= 19 else name[:18] + "…", size=12, fill=INK, anchor="end"),
         ]
-        for lane, (who, values) in enumerate(series.items()):
-            offset = y + (lane - (len(series) - 1) / 2) * 9
+        for place, (who, values) in enumerate(series.items()):
+            offset = y + (place - (len(series) - 1) / 2) * 9
             for value in values if len(values) > 1 else ():
                 parts.append(dot(to_x(value), offset, 2.4, colour(who), f"{who}, {name}: {words(value)}", 0.45))
             if values:

@@ -13,7 +13,7 @@ from dvc.repo import Repo
 from dvc.stage import Stage
 from networkx import descendants
 
-from pipeline.graph import load_graph, make_jobs
+from pipeline.graph import load_graph, make_groups
 from stages.runtime.stage import ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -159,9 +159,9 @@ def test_the_report_waits_for_everything_but_the_training_of_the_base(graphs: di
 
 
 def test_the_flow_finds_the_code_before_anything_else() -> None:
-    first, *others = make_jobs(load_graph(ROOT))
+    first, *others = make_groups(load_graph(ROOT))
     assert first.name == "code" and not first.waits
-    assert all("code" in job.waits for job in others)
+    assert all("code" in group.waits for group in others)
 
 
 def repro(folder: Path) -> set[str]:
