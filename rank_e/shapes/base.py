@@ -4,7 +4,6 @@ Each function is one training stage: parameters and earlier networks in, weights
 evaluator differ in seed, size and images, so that what is rewarded is not what judges.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -191,6 +190,3 @@ def load_params(path: str | Path) -> BaseParams:
     import yaml
 
     return BaseParams.model_validate(yaml.safe_load(Path(path).read_text()))
-
-
-LogFactory = Callable[[str, int], Log]
