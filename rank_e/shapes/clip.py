@@ -72,9 +72,7 @@ def _ids(prompt: str) -> tuple[int, ...]:
 
 
 def tokenize(prompts: list[str]) -> Tensor:
-    """Prompts -> word ids int64 [N, CONTEXT]: start, words, end, padding. RankEError names an unknown
-    word.
-    """
+    """Prompts -> word ids int64 [N, CONTEXT]: start, words, end, padding. RankEError names an unknown word."""
     return torch.tensor([_ids(prompt) for prompt in prompts])
 
 
@@ -120,9 +118,7 @@ class TextEncoder:
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
-    """CLIP's symmetric loss on unit features [B, D]; every pair with the same caption (bool [B, B]) is a
-    positive.
-    """
+    """CLIP's symmetric loss on unit features [B, D]; every pair with the same caption (bool [B, B]) is a positive."""
     logits = scale * image @ text.T
     target = same.float() / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
