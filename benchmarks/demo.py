@@ -145,12 +145,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--profile", help="a name from profiles/ (default: params.yaml as it is)")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--lanes", default="2")
+    parser.add_argument("--jobs", default="2")
     parser.add_argument("--no-track", action="store_true")
     parser.add_argument("--keep", type=Path, help="run in this new folder and leave it there")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: it ends the run too
-    arguments = ["--lanes", given.lanes, *(["--no-track"] if given.no_track else [])]
+    arguments = ["--jobs", given.jobs, *(["--no-track"] if given.no_track else [])]
     with tempfile.TemporaryDirectory(prefix="rank-e-demo-") as temporary:
         folder = Path(temporary) if given.keep is None else given.keep.resolve()
         folder.mkdir(parents=True, exist_ok=given.keep is None)

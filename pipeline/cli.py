@@ -26,11 +26,11 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(do=do)
         return command
 
-    run = add("run", do_run, "run every stage that has something to do, in lanes, then print the tables")
+    run = add("run", do_run, "run every stage that has something to do, several at a time, then print the tables")
     serve = add("serve", do_serve, "offer the run to a Prefect server (PREFECT_API_URL), on a schedule if wanted")
     serve.add_argument("--cron", metavar="EXPRESSION", help='such as "0 3 * * *"')
     for command in (run, serve):
-        command.add_argument("--lanes", type=positive, default=2, metavar="N", help="stages at a time (2)")
+        command.add_argument("--jobs", type=positive, default=2, metavar="N", help="stages at a time (2)")
         command.add_argument("--retries", type=count, default=1, metavar="N", help="tries after a failure (1)")
     run.add_argument("--no-track", action="store_true", help="copy nothing to MLflow")
     add("compare", do_compare, "print base, arms and seeds side by side, with paired differences")
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--weights", choices=("ema", "online"), default="ema", help="ema is what is evaluated (ema)")
     export.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a folder that does not exist yet")
     validate = add("validate", do_validate, "check params, graph, files and room, and say what the run will take")
-    validate.add_argument("--lanes", type=positive, default=1, metavar="N", help="as for `run`: stages at a time (1)")
+    validate.add_argument("--jobs", type=positive, default=1, metavar="N", help="as for `run`: stages at a time (1)")
     return main_parser
 
 
@@ -85,7 +85,7 @@ def do_run(arguments: argparse.Namespace) -> None:
         with ending_children():
             from pipeline.flow import run
 
-            run(Path.cwd(), arguments.lanes, arguments.retries)
+            run(Path.cwd(), arguments.jobs, arguments.retries)
     finally:
         if tracker is not None:
             stop_tracker(tracker)
@@ -98,8 +98,7 @@ def do_run(arguments: argparse.Namespace) -> None:
 
 
 def start_tracker() -> subprocess.Popen[bytes]:
-    """`rank-e track --follow` in a process and session of its own, so that Ctrl-C here leaves it its last
-    copy."""
+    """`rank-e track --follow` in a process and session of its own, so that Ctrl-C here leaves it its last copy."""
     command = [sys.executable, "-m", "pipeline.cli", "track", "--follow"]
     # Born with SIGTERM held back: one that comes before the child can listen is delivered when it does.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -127,7 +126,7 @@ def do_serve(arguments: argparse.Namespace) -> None:
     do_validate(arguments)
     from pipeline.flow import serve
 
-    serve(Path.cwd(), arguments.cron, arguments.lanes, arguments.retries)
+    serve(Path.cwd(), arguments.cron, arguments.jobs, arguments.retries)
 
 
 def do_compare(_: argparse.Namespace) -> None:
@@ -224,7 +223,7 @@ def do_validate(arguments: argparse.Namespace) -> None:
     """Check parameters, graph, files, device and room; say what the run will take."""
     from pipeline.preflight.validate import check
 
-    print("\n".join(check(arguments.lanes)))
+    print("\n".join(check(arguments.jobs)))
 
 
 def main(arguments: list[str] | None = None) -> None:

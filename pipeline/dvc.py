@@ -1,8 +1,8 @@
-"""DVC as a subprocess: several stages in one call, each seen by name, none left running.
+"""DVC as a subprocess: several nodes of the graph in one call, each seen by name, none left running.
 
-A call of DVC costs about a second, so one process takes all stages of a job; its output tells which one it is
-at. The process leads its own group, and the group is ended when anything goes wrong here: a stage must never
-outlive the run that started it.
+A call of DVC costs about a second, so one process takes all nodes of a group; its output tells which one it is at. The
+process leads a process group of its own, which is ended when anything goes wrong here: a stage must never outlive the
+run that started it.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipeline.graph import Stage
+from pipeline.graph import Node
 from rank_e.errors import RankEError
 
 HEAD = re.compile(r"^(Running stage|Stage) '([^']+)'(:| didn't change| is cached)")
@@ -73,29 +73,29 @@ def environment() -> dict[str, str]:
 
 
 def command(addresses: Sequence[str]) -> list[str]:
-    """`dvc repro` for exactly these stages; waiting for DVC's lock lets lanes work side by side."""
+    """`dvc repro` for exactly these stages; waiting for DVC's lock lets several calls work side by side."""
     return [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *addresses]
 
 
 class Repro:
-    """Stages reproduced one after another by one DVC process; `run` returns when the named stage has ended.
+    """Nodes reproduced one after another by one DVC process; `run` returns when the given one has ended.
 
-    After an error, the next `run` starts a new process with the stages that are left: a retry.
+    After an error, the next `run` starts a new process with the nodes that are left: a retry.
     """
 
-    def __init__(self, project: Path, stages: Sequence[Stage]) -> None:
+    def __init__(self, project: Path, nodes: Sequence[Node]) -> None:
         self.project = project
-        self.left = list(stages)
+        self.left = list(nodes)
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[tuple[float, str | None]] = queue.Queue()
         self._held: tuple[float, str | None] | None = None
 
-    def run(self, stage: Stage, on_line: Callable[[str], None]) -> Timing:
-        """Wait for `stage`, the first one left; its output goes to `on_line`; StageError if it fails."""
-        if not self.left or self.left[0] != stage:
-            raise StageError(f"{stage.label}: its turn has not come: {[item.label for item in self.left]}")
+    def run(self, node: Node, on_line: Callable[[str], None]) -> Timing:
+        """Wait for `node`, the first one left; its output goes to `on_line`; StageError if it fails."""
+        if not self.left or self.left[0] != node:
+            raise StageError(f"{node.label}: its turn has not come: {[item.label for item in self.left]}")
         try:
-            timing = self._run(stage, on_line)
+            timing = self._run(node, on_line)
         except BaseException:
             self.close()
             raise
@@ -105,7 +105,7 @@ class Repro:
         record(self.project, timing)
         return timing
 
-    def _run(self, stage: Stage, on_line: Callable[[str], None]) -> Timing:
+    def _run(self, node: Node, on_line: Callable[[str], None]) -> Timing:
         process = self._process or self._start()
         following = {item.address for item in self.left[1:]}
         began, outcome, tail = time.monotonic(), "", [""]
@@ -115,10 +115,10 @@ class Repro:
                 code = process.wait()
                 if code != 0 or not outcome:
                     shown = "\n".join(tail[-TAIL:]).strip()
-                    raise StageError(f"{stage.label} failed (dvc ended with {code}):\n{shown}")
+                    raise StageError(f"{node.label} failed (dvc ended with {code}):\n{shown}")
                 break
             head = HEAD.match(line)
-            if head and head.group(2) == stage.address:
+            if head and head.group(2) == node.address:
                 began, outcome = moment, WAYS[head.group(3)]
             elif head and head.group(2) in following:
                 self._held = (moment, line)
@@ -126,8 +126,8 @@ class Repro:
             if line.strip() and not line.strip().startswith(NOISE):
                 tail.append(line)
                 on_line(line)
-        peak = peak_memory(self.project, stage) if outcome == "ran" else None
-        return Timing(stage.address, stage.label, outcome, round(moment - began, 3), peak)
+        peak = peak_memory(self.project, node) if outcome == "ran" else None
+        return Timing(node.address, node.label, outcome, round(moment - began, 3), peak)
 
     def _next(self) -> tuple[float, str | None]:
         if self._held is not None:
@@ -174,9 +174,9 @@ class Repro:
         end_group(process)
 
 
-def peak_memory(project: Path, stage: Stage) -> float | None:
-    """The peak resident memory in MB that the stage's process wrote down when it ended; None if it does not."""
-    path = project / ".rank-e" / "usage" / f"{stage.label.replace(' ', '-')}.json"
+def peak_memory(project: Path, node: Node) -> float | None:
+    """The peak resident memory in MB that the node's process wrote down when it ended; None if it does not."""
+    path = project / ".rank-e" / "usage" / f"{node.label.replace(' ', '-')}.json"
     return float(json.loads(path.read_text(encoding="utf-8"))["peak_rss_mb"]) if path.exists() else None
 
 

@@ -1,8 +1,8 @@
-"""The Prefect flow: the stages of dvc.yaml by name, in lanes, with retries.
+"""The Prefect flow: the stages of dvc.yaml by name, several at a time, with retries.
 
-DVC decides what has to run, Prefect shows it and tries again. Arms and seeds go through the rounds together, each
-lane taking the next job whose inputs are there, so that rounds can be compared while later ones still run. No server
-is needed; with PREFECT_API_URL set, the run shows up there.
+DVC decides what has to run, Prefect shows it and tries again. Arms and seeds go through the rounds together: whenever
+one of the `jobs` is free, it takes the next group of nodes whose inputs are there, so that rounds can be compared while
+later ones still run. No server is needed; with PREFECT_API_URL set, the run shows up there.
 """
 
 import os
@@ -25,10 +25,10 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from pipeline.dvc import Repro, Timing, ending_children, stopping, timings_path
-from pipeline.graph import Job, Stage, load_graph, make_jobs
-from pipeline.warm import warm_stages
+from pipeline.graph import Node, NodeGroup, load_graph, make_groups
 from rank_e.config import load
 from rank_e.errors import RankEError
+from stages.runtime.warm import warm_stages
 
 RETRY_DELAY = 3
 """Seconds before a failed stage is tried again."""
@@ -62,55 +62,55 @@ def _again(task: Any, run: Any, state: Any) -> bool:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=_again)
-def run_stage(repro: Repro, stage: Stage, count: Count) -> None:
+def run_node(repro: Repro, node: Node, count: Count) -> None:
     """One stage of DVC; its output goes to this task's log."""
     logger = get_run_logger()
-    logger.info(count.line(repro.run(stage, logger.info)))
+    logger.info(count.line(repro.run(node, logger.info)))
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def run_job(project: Path, stages: Sequence[Stage], retries: int, count: Count) -> None:
-    """Stages one after another in one DVC process."""
-    repro = Repro(project, stages)
+def run_group(project: Path, nodes: Sequence[Node], retries: int, count: Count) -> None:
+    """Nodes one after another in one DVC process."""
+    repro = Repro(project, nodes)
     try:
-        for stage in stages:
-            run_stage.with_options(name=stage.label, task_run_name=stage.label, retries=retries)(repro, stage, count)
+        for node in nodes:
+            run_node.with_options(name=node.label, task_run_name=node.label, retries=retries)(repro, node, count)
     finally:
         repro.close()
 
 
 @flow(name="rank-e", flow_run_name="rank-e", validate_parameters=False)
-def rank_e_flow(project: str = ".", lanes: int = 2, retries: int = 1) -> None:
-    """Reproduce all stages of the project's dvc.yaml; RunError names the jobs that failed.
+def rank_e_flow(project: str = ".", jobs: int = 2, retries: int = 1) -> None:
+    """Reproduce all stages of the project's dvc.yaml; RunError names the groups that failed.
 
     A failure stops only what waits for it: the rest is computed and kept, and the next run goes on from there.
     """
     folder = Path(project).resolve()
     load(folder / "params.yaml")  # all of its problems at once, before anything begins
-    jobs = make_jobs(load_graph(folder))
+    groups = make_groups(load_graph(folder))
     timings_path(folder).unlink(missing_ok=True)
-    count = Count(sum(len(job.stages) for job in jobs))
+    count = Count(sum(len(group.nodes) for group in groups))
     with ending_children(), warm_stages(folder):
-        failed = _run_jobs(folder, jobs, lanes, retries, count)
+        failed = _run_groups(folder, groups, jobs, retries, count)
     if failed:
         raise RunError(f"these failed: {', '.join(failed)}; fix the cause and `rank-e run` again")
 
 
-def _run_jobs(folder: Path, jobs: Sequence[Job], lanes: int, retries: int, count: Count) -> list[str]:
-    """Keep every lane busy with the first job whose turn has come; the names of those that failed.
+def _run_groups(folder: Path, groups: Sequence[NodeGroup], jobs: int, retries: int, count: Count) -> list[str]:
+    """Keep `jobs` groups running, each time the first whose turn has come; the names of those that failed.
 
-    What waits for a failed job is left out; everything else is done.
+    What waits for a failed group is left out; everything else is done.
     """
-    waiting, done, failed = list(jobs), set[str](), list[str]()
+    waiting, done, failed = list(groups), set[str](), list[str]()
     running: dict[str, PrefectFuture[None]] = {}
     ended: queue.SimpleQueue[str] = queue.SimpleQueue()
     while True:
-        ready = [job for job in waiting if job.waits <= done]
-        for job in ready[: lanes - len(running)]:
-            waiting.remove(job)
-            task = run_job.with_options(name=job.name, task_run_name=job.name)
-            running[job.name] = task.submit(folder, job.stages, retries, count)
-            running[job.name].add_done_callback(partial(_put, ended, job.name))
+        ready = [group for group in waiting if group.waits <= done]
+        for group in ready[: jobs - len(running)]:
+            waiting.remove(group)
+            task = run_group.with_options(name=group.name, task_run_name=group.name)
+            running[group.name] = task.submit(folder, group.nodes, retries, count)
+            running[group.name].add_done_callback(partial(_put, ended, group.name))
         if not running:
             return failed
         name = ended.get()
@@ -126,19 +126,18 @@ def _put(ended: queue.SimpleQueue[str], name: str, future: PrefectFuture[None]) 
     ended.put(name)
 
 
-def _lanes(count: int) -> TaskRunner[PrefectFuture[Any]]:
-    return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=count))
+def _threads(jobs: int) -> TaskRunner[PrefectFuture[Any]]:
+    return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=jobs))
 
 
-def run(project: Path, lanes: int, retries: int) -> None:
+def run(project: Path, jobs: int, retries: int) -> None:
     """Run the flow here and now."""
-    configured = rank_e_flow.with_options(task_runner=_lanes(lanes))
-    configured(project=str(project), lanes=lanes, retries=retries)
+    configured = rank_e_flow.with_options(task_runner=_threads(jobs))
+    configured(project=str(project), jobs=jobs, retries=retries)
 
 
-def serve(project: Path, cron: str | None, lanes: int, retries: int) -> None:
-    """Offer the flow to the Prefect server at PREFECT_API_URL, on a schedule and from its page; does not
-    return."""
-    rank_e_flow.with_options(task_runner=_lanes(lanes)).serve(
-        name="rank-e", cron=cron, parameters={"project": str(project), "lanes": lanes, "retries": retries}
+def serve(project: Path, cron: str | None, jobs: int, retries: int) -> None:
+    """Offer the flow to the Prefect server at PREFECT_API_URL, on a schedule and from its page; does not return."""
+    rank_e_flow.with_options(task_runner=_threads(jobs)).serve(
+        name="rank-e", cron=cron, parameters={"project": str(project), "jobs": jobs, "retries": retries}
     )

@@ -1,12 +1,11 @@
 """Stage code: what each stage is made of, so that a changed file re-runs those that use it and no others.
 
-artifacts/code/<stage>.json maps every source file that decides a byte of the stage's artifact to its sha256. Each stage
-depends on its own: DVC sees one dependency instead of dozens, and a file that keeps its bytes stops the change. DVC
-notices the change itself by the `deps` of this stage.
+artifacts/code/<stage>.json, a stage's code list, maps every source file that decides a byte of its artifact to the
+file's sha256. Each stage depends on its own: DVC sees one dependency instead of dozens, and a file that keeps its bytes
+stops the change. DVC notices the change itself by the `deps` of this stage.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -16,41 +15,42 @@ from rank_e.backbones import backbone_path
 from rank_e.config import Params
 from rank_e.config.kinds import Kind
 from rank_e.errors import RankEError
-from rank_e.io.files import sha256_of, sync
+from rank_e.io.files import replacing
 from stages.runtime.imports import Sources
 from stages.runtime.stage import ARGUMENTS, Stage, main
 
 OUTSIDE = frozenset(
     {
-        "rank_e/config/__init__.py",
-        "rank_e/config/data.py",
-        "rank_e/config/evaluation.py",
-        "rank_e/config/kinds.py",
-        "rank_e/config/loading.py",
-        "rank_e/config/messages.py",
-        "rank_e/config/schema.py",
-        "rank_e/config/types.py",
-        "rank_e/errors.py",
-        "stages/runtime/process.py",
-        "stages/runtime/progress.py",
-        "stages/runtime/state.py",
+        "rank_e/config/messages.py",  # the sentences about params that are wrong: no stage runs with those
+        "rank_e/errors.py",  # a name for errors, and nothing else
+        "stages/runtime/progress.py",  # bars, lines and the live log of steps
     }
 )
-"""Code that reads params, words errors, begins a process, shows progress or resumes: it decides no artifact's bytes."""
+"""Code that words errors or shows progress: it decides no artifact's bytes."""
 
 
-def manifests(project: Path, params: Params) -> dict[str, dict[str, str]]:
-    """For each stage {path of a source file: its sha256}; RankEError names a file whose change DVC would not notice."""
-    sources = Sources(project, imported_by_name(params))
-    used = {name: sources.closure(f"stages.{name}") - OUTSIDE for name in ARGUMENTS if name != "code"}
-    every = sorted(set().union(*used.values()))
-    watched = YAML(typ="safe", pure=True).load((project / "dvc.yaml").read_text(encoding="utf-8"))
-    folders = watched["stages"]["code"]["deps"]
-    for path in every:
-        if not any(PurePosixPath(path).is_relative_to(folder) for folder in folders):
+def code_lists(project: Path, params: Params) -> dict[str, dict[str, str]]:
+    """For each stage its code list; RankEError names a file whose change DVC would not notice."""
+    sources = sources_of(project, params)
+    found = {name: code_list(sources, name) for name in ARGUMENTS if name != "code"}
+    pipeline = YAML(typ="safe", pure=True).load((project / "dvc.yaml").read_text(encoding="utf-8"))
+    watched = pipeline["stages"]["code"]["deps"]
+    for path in sorted(set().union(*found.values())):
+        if not any(PurePosixPath(path).is_relative_to(dep) for dep in watched):
             raise RankEError(f"{path}: its changes would go unseen; add it to the deps of the stage `code` in dvc.yaml")
-    hashes = {path: sha256_of(project / path) for path in every}
-    return {name: {path: hashes[path] for path in paths} for name, paths in used.items()}
+    return found
+
+
+def code_list(sources: Sources, name: str) -> dict[str, str]:
+    """The code list of the stage called `name`: {path: sha256} of the files that decide its bytes, by path."""
+    # A stage may be a package, of which `python -m` runs __main__.py.
+    paths = sources.closure(f"stages.{name}.__main__") - OUTSIDE
+    return {path: sources.sha256(path) for path in sorted(paths)}
+
+
+def sources_of(project: Path, params: Params) -> Sources:
+    """The source files of the project, which import what these params name."""
+    return Sources(project, imported_by_name(params))
 
 
 def imported_by_name(params: Params) -> dict[str, set[str]]:
@@ -77,13 +77,9 @@ def modules(sections: Iterable[Kind]) -> set[str]:
 def run(stage: Stage) -> None:
     """artifacts/code/: a file for each stage, whole or not there, the same bytes for the same code."""
     folder = stage.path("code")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, manifest in manifests(Path(), stage.params).items():
-        temporary = folder / f"{name}.tmp-json"  # no dependency of the report: see .dvcignore
-        temporary.write_text(json.dumps(manifest, sort_keys=True, indent=2) + "\n", encoding="utf-8")
-        sync(temporary)
-        os.replace(temporary, folder / f"{name}.json")
-    sync(folder)
+    for name, files in code_lists(Path(), stage.params).items():
+        with replacing(folder / f"{name}.json") as file:
+            file.write_text(json.dumps(files, sort_keys=True, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

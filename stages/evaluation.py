@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from rank_e.backbones.protocol import Backbone, PolicyModel
-from rank_e.evaluation.base import as_bytes
 from rank_e.evaluation.sets import PromptSet, open_benchmark
 from rank_e.evaluation.stream import Stream
 from rank_e.evaluation.tokens import entropy_bits, token_histogram, token_kl
+from rank_e.io.pixels import to_bytes
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
 from stages.runtime.artifacts import Artifact, ArtifactWriter, read_artifact
@@ -89,7 +89,7 @@ def evaluate(stage: Stage, policy: Weights, decoder: Weights, inputs: dict[str, 
         out.table("samples", table)
         out.tensors("tokens", {"tokens": kept})
         shown = kept[: params.images]
-        images = {name: as_bytes(decode(tokenizer, shown)).cpu() for name, tokenizer in through.items()}
+        images = {name: to_bytes(decode(tokenizer, shown)).cpu() for name, tokenizer in through.items()}
         out.tensors("images", {"images": images["own"], "original": images["original"]})
     state.remove()
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from rank_e.backbones.llamagen.tokenizer import to_unit
+from rank_e.io.pixels import from_signed
 from rank_e.objectives.grpo import group_advantages
 from rank_e.objectives.rank_gan import keep_top, rank_weights, temperature_at
 from rank_e.rewards.mixture import Parts
@@ -32,7 +32,7 @@ def run(stage: Stage) -> None:
     batches: list[Parts] = []  # raw scores by reward's name
     for start in stage.progress(range(0, len(flat), settings.batch_size), "ranking"):
         end = start + settings.batch_size
-        images = to_unit(tokenizer.decode_tokens(flat[start:end].to(stage.device))).clamp(0, 1)
+        images = from_signed(tokenizer.decode_tokens(flat[start:end].to(stage.device))).clamp(0, 1)
         batches.append({name: raw.cpu() for name, raw in mixture.parts(images, texts[start:end]).items()})
     scores = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     mixture.observe(scores)  # before they are used: the first round has statistics too

@@ -5,20 +5,19 @@ of Frechet distance.
 """
 
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from rank_e.backbones.llamagen.tokenizer import to_unit
 from rank_e.data.source import Originals, Source
-from rank_e.evaluation.base import as_bytes
 from rank_e.evaluation.reference import Statistics
 from rank_e.evaluation.sets import PromptSet
 from rank_e.evaluation.stream import Batch, Stream, judge
 from rank_e.evaluation.suite import Judges
 from rank_e.evaluation.tokens import token_histogram
+from rank_e.io.files import replacing
+from rank_e.io.pixels import from_bytes, from_signed, to_bytes, to_signed
 from rank_e.seeds import seed_for
 from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.backbone import backbone_of
@@ -42,7 +41,7 @@ def run(stage: Stage) -> None:
     size, device = tokenizer.config.image_size, stage.device
 
     def unit(images: torch.Tensor) -> torch.Tensor:
-        return images.to(device).float() / 255 * 2 - 1
+        return to_signed(from_bytes(images.to(device)))
 
     def real(start: int, stop: int) -> Batch:
         images, captions = originals(start, stop, part.prompts, seed)
@@ -61,7 +60,7 @@ def run(stage: Stage) -> None:
 
     def reconstructed(start: int, stop: int) -> tuple[torch.Tensor, list[str]]:
         images, captions = fresh(start, stop)
-        return as_bytes(to_unit(tokenizer.decode(tokenizer.encode(unit(images))[0])).clamp(0, 1).cpu()), captions
+        return to_bytes(from_signed(tokenizer.decode(tokenizer.encode(unit(images))[0])).clamp(0, 1).cpu()), captions
 
     shown = min(params.images, params.real_images)
     metrics: dict[str, float] = {}
@@ -98,10 +97,8 @@ class Images:
         known = {row["name"] for row in self.skipped}
         if fresh := [row for row in self.source.skipped() if row["name"] not in known]:
             self.skipped = sorted([*self.skipped, *fresh], key=lambda row: row["name"])
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.path.with_name(f"{self.path.name}.tmp")
-            temporary.write_text(json.dumps(self.skipped))
-            os.replace(temporary, self.path)
+            with replacing(self.path) as file:
+                file.write_text(json.dumps(self.skipped))
         return found
 
 

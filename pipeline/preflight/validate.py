@@ -8,13 +8,13 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.graph import load_graph, make_jobs
+from pipeline.graph import load_graph, make_groups
 from pipeline.preflight.estimate import Memory, disk, gigabytes, memory, summary
 from pipeline.preflight.named import WEIGHTS, missing_files, need_file
 from pipeline.preflight.sizes import FORMATS, OFFICIAL, Sizes, read_base, read_manifest
 from rank_e.config import Params, load
 from rank_e.errors import RankEError
-from stages.code import manifests
+from stages.code import code_lists
 
 SPARE = 1.1
 """The estimate of a device's memory times this must be there: allocators lose a part to fragmentation."""
@@ -41,16 +41,16 @@ def this_machine(params: Params) -> Machine:
     return Machine(shutil.disk_usage(Path.cwd()).free, psutil.virtual_memory().total, device)
 
 
-def check(lanes: int) -> list[str]:
+def check(jobs: int) -> list[str]:
     """Look at everything; what the run will be, in lines. RankEError holds every problem, a line each."""
     params = load()
     problems: list[str] = []
     stages = 0
     try:
         graph = load_graph(Path())
-        stages = sum(len(job.stages) for job in make_jobs(graph))
-        if "code" in {stage.name for stage in graph}:
-            manifests(Path(), params)  # names a module of the user's own that DVC would not watch
+        stages = sum(len(group.nodes) for group in make_groups(graph))
+        if "code" in {node.name for node in graph}:
+            code_lists(Path(), params)  # names a module of the user's own that DVC would not watch
     except RankEError as error:
         problems.append(str(error))
     sizes, found = base_problems(params)
@@ -63,7 +63,7 @@ def check(lanes: int) -> list[str]:
     sizes = sizes or OFFICIAL.get(Path(params.backbone.base).name)  # room can be judged before a base is converted
     if sizes is not None:
         needed = sum(disk(sizes, params).values())
-        problems += room_problems(params, machine, needed - held(), memory(sizes, params), lanes)
+        problems += room_problems(params, machine, needed - held(), memory(sizes, params), jobs)
     if problems or sizes is None:
         raise RankEError("\n".join(problems))
     counts = f"{len(params.arms)} arms, {len(params.seeds)} seeds, {len(params.rounds)} rounds"
@@ -112,20 +112,20 @@ def held() -> int:
     return sum(path.stat().st_size for path in Path("artifacts").rglob("*") if path.is_file())
 
 
-def room_problems(params: Params, machine: Machine, needed: int, need: Memory, lanes: int) -> list[str]:
-    """Disk and memory that the run will want and the machine does not have; `lanes` stages run at a time."""
+def room_problems(params: Params, machine: Machine, needed: int, need: Memory, jobs: int) -> list[str]:
+    """Disk and memory that the run will want and the machine does not have; `jobs` stages run at a time."""
     found = []
     if needed > machine.disk:
         fix = "free some, or shorten rounds, seeds or arms"
         found.append(f"disk: the run needs {gigabytes(needed)} more, {gigabytes(machine.disk)} are free; {fix}")
-    fewer = " or run with --lanes 1" if lanes > 1 else ""
-    at_once = f" for {lanes} lanes" if lanes > 1 else ""
-    if need.host * lanes > machine.memory:
-        wanted, there = gigabytes(need.host * lanes), gigabytes(machine.memory)
+    fewer = " or run with --jobs 1" if jobs > 1 else ""
+    at_once = f" for {jobs} at a time" if jobs > 1 else ""
+    if need.host * jobs > machine.memory:
+        wanted, there = gigabytes(need.host * jobs), gigabytes(machine.memory)
         fix = f"lower policy.microbatch_size, prompts.per_round or evaluation.real_images{fewer}"
         found.append(f"main memory: a stage needs about {wanted}{at_once}, the machine has {there}; {fix}")
-    if machine.device is not None and need.device * lanes * SPARE > machine.device:
-        wanted, there = gigabytes(need.device * lanes * SPARE), gigabytes(machine.device)
+    if machine.device is not None and need.device * jobs * SPARE > machine.device:
+        wanted, there = gigabytes(need.device * jobs * SPARE), gigabytes(machine.device)
         fix = f"lower policy.microbatch_size, decoder.rollouts_per_step and reals_per_step{fewer}"
         device = params.runtime.device
         found.append(f"memory of {device}: a stage needs about {wanted}{at_once}, it has {there}; {fix}")

@@ -17,6 +17,7 @@ from rank_e.data.pairs import PairSource
 from rank_e.data.prompts import PromptRow, open_prompts
 from rank_e.data.samples import Samples, open_coco, open_folder, open_webdataset
 from rank_e.data.source import Originals, Pair, Source
+from rank_e.io.pixels import from_bytes
 from rank_e.seeds import generator, seed_for
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class FileSource:
 
     def real_images(self, prompts: Sequence[str], seed: int) -> Tensor:
         images = self._first(len(prompts), seed, lambda index: self.samples.read(index)[0])
-        return torch.stack(images).float() / 255
+        return from_bytes(torch.stack(images))
 
     def pairs(self, count: int, seed: int, start: int = 0) -> Iterator[Pair]:
         """A place in the order decides alone what stands there, so that one can begin anywhere."""
@@ -58,7 +59,7 @@ class FileSource:
             # error, so this ends.
             candidates = (int(order(epoch, again)[place]) for again in count_from())
             image, caption = next(found for index in candidates if (found := self._readable(index)) is not None)
-            yield Pair(image.float() / 255, caption)
+            yield Pair(from_bytes(image), caption)
 
     def originals(self, start: int, stop: int, prompts: Sequence[str], seed: int) -> Originals:
         """DataError where the source has too few images. One that is damaged gives its place to the order's end."""

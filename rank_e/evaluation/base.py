@@ -40,20 +40,6 @@ class Scorer(Protocol):
     def __call__(self, images: Images, prompts: Sequence[str]) -> Tensor: ...
 
 
-def as_bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] (float, any shape) -> uint8, rounded to the nearest level as image files are written.
-
-    uint8 passes unchanged. Raises EvaluationError for values that are not finite; values outside [0, 1] are clamped.
-    """
-    if images.dtype == torch.uint8:
-        return images
-    if not images.is_floating_point():
-        raise EvaluationError(f"judges: images are {images.dtype}; give float in [0, 1] or uint8")
-    if not bool(torch.isfinite(images).all()):
-        raise EvaluationError("judges: images contain NaN or infinity; check the decoder that drew them")
-    return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
-
-
 def check_images(name: str, images: Images) -> None:
     """Raise EvaluationError unless every image is uint8 [3, H, W] and there is at least one."""
     if len(images) == 0:
@@ -61,7 +47,7 @@ def check_images(name: str, images: Images) -> None:
     for place, image in enumerate(images):
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
             raise EvaluationError(
-                f"{name}: image {place} is {image.dtype} {list(image.shape)}; give uint8 [3, H, W] (`as_bytes`)"
+                f"{name}: image {place} is {image.dtype} {list(image.shape)}; give uint8 [3, H, W] (`to_bytes`)"
             )
 
 

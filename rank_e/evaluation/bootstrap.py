@@ -12,9 +12,7 @@ from rank_e.seeds import generator
 
 
 def resampling_weights(rows: int, resamples: int, seed: int) -> Tensor:
-    """How often each of `rows` rows is drawn, with replacement, in each resample: float64 [resamples,
-    rows].
-    """
+    """How often each of `rows` rows is drawn, with replacement, in each resample: float64 [resamples, rows]."""
     drawn = torch.randint(rows, (resamples, rows), generator=generator(seed, "bootstrap", rows))
     return torch.zeros(resamples, rows, dtype=torch.float64).scatter_add_(
         1, drawn, torch.ones(resamples, rows, dtype=torch.float64)
@@ -51,6 +49,11 @@ def bootstrap_interval(
         replicates = torch.tensor([statistic(row) for row in weights], dtype=torch.float64)
     if estimate is not None:
         replicates = replicates - replicates.mean() + estimate
+    return percentile_interval(replicates, level)
+
+
+def percentile_interval(replicates: Tensor, level: float = 0.95) -> tuple[float, float]:
+    """(low, high) between which the middle `level` of replicates float64 [R] lies."""
     tail = (1 - level) / 2
     low, high = torch.quantile(replicates, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from rank_e.evaluation.base import EvaluationError
-from rank_e.evaluation.bootstrap import bootstrap_interval
+from rank_e.evaluation.bootstrap import bootstrap_interval, percentile_interval
 from rank_e.evaluation.frechet import Moments, frechet_distance, matrix_root
 from rank_e.evaluation.stream import Stream
 from rank_e.seeds import generator, seed_for
 
 SHARDS = 20
-LEVEL = 0.95
 _BLOCK = 256  # images whose Poisson counts are drawn from one generator
 
 
@@ -131,7 +130,7 @@ def frechet_estimate(
     if not resamples:
         return Estimate(value)
     low, high = bootstrap_interval(
-        ShardedFrechet(reference, sums), resamples, seed_for(seed, "shards"), LEVEL, rows=shards, estimate=value
+        ShardedFrechet(reference, sums), resamples, seed_for(seed, "shards"), rows=shards, estimate=value
     )
     return Estimate(value, max(0.0, low), high)
 
@@ -171,6 +170,4 @@ def _interval(replicates: Tensor) -> Estimate:
     drawn = drawn[torch.isfinite(drawn)]
     if len(drawn) < 2:
         return Estimate(value)
-    tail = (1 - LEVEL) / 2
-    low, high = torch.quantile(drawn, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return Estimate(value, low, high)
+    return Estimate(value, *percentile_interval(drawn))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from rank_e.evaluation.base import EvaluationError, FeatureNetwork
 from rank_e.evaluation.frechet import Moments
 from rank_e.evaluation.intervals import ShardSums
 from rank_e.evaluation.stream import Stream
-from rank_e.io.files import sync
+from rank_e.io.files import replacing
 
 _HEADER = "reference"
 
@@ -46,16 +45,9 @@ class Statistics:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all; provenance stands in its header."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp")
         tensors = {"mean": self.moments.mean.contiguous(), "cov": self.moments.cov.contiguous()}
-        try:
-            save_file(tensors, temporary, metadata={_HEADER: json.dumps(asdict(self.provenance), sort_keys=True)})
-            sync(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(Path(path)) as file:
+            save_file(tensors, file, metadata={_HEADER: json.dumps(asdict(self.provenance), sort_keys=True)})
 
     @classmethod
     def load(cls, path: str | Path, network: FeatureNetwork | None = None) -> Statistics:

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rank_e.io.pixels import from_bytes
+
 INCEPTION_SIZE = 299
 
 
@@ -55,11 +57,11 @@ def clip_bicubic(image: Tensor, size: int) -> Tensor:
     short = min(pil.size)
     width, height = (size if length == short else int(size * length / short) for length in pil.size)
     pil = pil.resize((width, height), Image.Resampling.BICUBIC)
-    return _bytes(_centre(pil, size)).float() / 255
+    return from_bytes(_bytes(_centre(pil, size)))
 
 
 def squash_bicubic(image: Tensor, size: int) -> Tensor:
     """dgm-eval's preprocessing for DINOv2: bicubic to size x size, whatever the shape; float32 [3, size, size] in
     [0, 1].
     """
-    return _bytes(_pil(image).resize((size, size), Image.Resampling.BICUBIC)).float() / 255
+    return from_bytes(_bytes(_pil(image).resize((size, size), Image.Resampling.BICUBIC)))

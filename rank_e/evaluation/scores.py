@@ -13,6 +13,7 @@ from rank_e.evaluation.base import EvaluationError, Images, check_images, check_
 from rank_e.evaluation.features import IMAGE_SIZE
 from rank_e.evaluation.networks import load_clip
 from rank_e.evaluation.resize import clip_bicubic, square_lanczos
+from rank_e.io.pixels import from_bytes
 from rank_e.rewards.base import Reward
 from rank_e.rewards.clip import ClipModel, Tokenize, input_size
 from rank_e.rewards.open_clip_models import model_within
@@ -82,5 +83,5 @@ class RewardScore:
         sizes = {tuple(image.shape) for image in images}
         if len(sizes) > 1:
             raise EvaluationError(f"{self.protocol}: images of {len(sizes)} sizes in one batch; resize them first")
-        unit = torch.stack(list(images)).to(self.device).float() / 255
+        unit = from_bytes(torch.stack(list(images)).to(self.device))
         return check_values(self.protocol, self.reward(unit, list(prompts)).detach().float().cpu())

@@ -9,7 +9,6 @@ kept on disk rather than moments because they are smaller (8 KB an image for D =
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from rank_e.evaluation.base import EvaluationError, FeatureNetwork, Images, Scorer
 from rank_e.io.checkpoints import save_tensors, write_folder
+from rank_e.io.files import replacing
 
 ROWS, TENSORS, HEADER = "rows.parquet", "tensors.safetensors", "stream.json"
 FIXED = ("index", "category")
@@ -84,13 +84,8 @@ class Stream:
                 other = ", ".join(sorted(name for name in header if found.get(name) != header[name]))
                 raise EvaluationError(f"{self.folder} was judged with another {other}; remove it to judge afresh")
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{HEADER}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(header, sort_keys=True, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with replacing(path) as file:
+            file.write_text(json.dumps(header, sort_keys=True, indent=2) + "\n", encoding="utf-8")
 
     def _whole_parts(self) -> tuple[list[Path], int]:
         """Parts in order, and how many images they hold."""

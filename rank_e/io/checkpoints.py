@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rank_e.errors import RankEError
-from rank_e.io.files import plain, sha256_of, sync
+from rank_e.io.files import plain, replacing, sha256_of
 
 MANIFEST = "base.json"
 STATE_KEYS = ("model", "module", "state_dict")  # LlamaGen with DDP, with DeepSpeed, Lightning
@@ -216,18 +216,10 @@ def write_folder(target: str | Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{target.parent} cannot be made ({error.strerror}); name another folder") from None
-    for stale in target.parent.glob(f".{target.name}.tmp-*"):  # of a writer that was killed
-        shutil.rmtree(stale)
-    folder = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-    folder.mkdir()
-    try:
+    with replacing(target) as folder:
+        folder.mkdir()
         yield folder
-        for path in (*folder.rglob("*"), folder):
-            sync(path)
-        folder.rename(target)
-        sync(target.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        check_absent(target)  # nobody filled it meanwhile
 
 
 def files_of(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,10 +1,12 @@
-"""Files that are whole or not there: hashes, waiting for the disk, tensors as safetensors wants them; no torch."""
+"""Files and folders that are whole or not there; hashes; tensors as safetensors wants them; no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +20,43 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync(path: Path) -> None:
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; the file or folder made there takes its place when the block ends well.
+
+    It is on the disk before that, so that neither a kill nor a power cut leaves half of it; after an error in the
+    block it is removed, and what stood at `path` stays. Parents are made. A path has one writer at a time: what is
+    found at the temporary path is a killed writer's. A folder at `path` goes away just before the new one comes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp-new")  # .dvcignore: never part of a dependency
+    _remove(temporary)
+    try:
+        yield temporary
+        for new in (*temporary.rglob("*"), temporary):
+            _sync(new)
+        if path.is_dir():
+            shutil.rmtree(path)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        _remove(temporary)
+
+
+def _sync(path: Path) -> None:
     """Wait until a file's contents, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

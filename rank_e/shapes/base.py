@@ -4,7 +4,6 @@ Each function is one training stage: parameters and earlier networks in, weights
 evaluator differ in seed, size and images, so that what is rewarded is not what judges.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from rank_e.backbones.llamagen.policy import Policy, PolicyConfig
 from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
+from rank_e.io.pixels import to_bytes
 from rank_e.seeds import generator
 from rank_e.shapes import clip, world
 from rank_e.shapes.training import Log, train_policy, train_tokenizer
@@ -74,7 +74,7 @@ def real_set(split: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
     """`count` real images [N, 3, H, W] uint8 of a split and their captions."""
     prompts = world.prompts(split, count, seed)
     images = world.images([world.scene_for(prompt, seed) for prompt in prompts])
-    return images.mul(255).round().to(torch.uint8), [prompt.text for prompt in prompts]
+    return to_bytes(images), [prompt.text for prompt in prompts]
 
 
 def train_base_clip(name: str, params: TrainingParams, log: Log) -> nn.Module:
@@ -147,7 +147,7 @@ def real_tokens(tokenizer: Tokenizer, split: str, count: int, seed: int) -> tupl
     parts = []
     for start in range(0, count, 1000):
         images = world.images([world.scene_for(prompt, seed) for prompt in prompts[start : start + 1000]])
-        parts.append(encode_images(tokenizer, images.mul(255).round().to(torch.uint8)))
+        parts.append(encode_images(tokenizer, to_bytes(images)))
     return torch.cat(parts), [prompt.text for prompt in prompts]
 
 
@@ -190,6 +190,3 @@ def load_params(path: str | Path) -> BaseParams:
     import yaml
 
     return BaseParams.model_validate(yaml.safe_load(Path(path).read_text()))
-
-
-LogFactory = Callable[[str, int], Log]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rank_e.errors import RankEError
+from rank_e.io.pixels import from_bytes
 from rank_e.io.torchvision_ops import import_open_clip
 from rank_e.rewards.clip import ClipModel, clip_inputs
 from rank_e.seeds import generator, seed_for
@@ -71,9 +72,7 @@ def _ids(prompt: str) -> tuple[int, ...]:
 
 
 def tokenize(prompts: list[str]) -> Tensor:
-    """Prompts -> word ids int64 [N, CONTEXT]: start, words, end, padding. RankEError names an unknown
-    word.
-    """
+    """Prompts -> word ids int64 [N, CONTEXT]: start, words, end, padding. RankEError names an unknown word."""
     return torch.tensor([_ids(prompt) for prompt in prompts])
 
 
@@ -119,9 +118,7 @@ class TextEncoder:
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
-    """CLIP's symmetric loss on unit features [B, D]; every pair with the same caption (bool [B, B]) is a
-    positive.
-    """
+    """CLIP's symmetric loss on unit features [B, D]; every pair with the same caption (bool [B, B]) is a positive."""
     logits = scale * image @ text.T
     target = same.float() / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -167,7 +164,7 @@ def train_clip(
     for step in range(steps):
         pool = pools[step % len(pools)]
         rows = pool[torch.randint(len(pool), (batch,), generator=generator(seed, "clip", step))]
-        image, text, scale = clip(clip_inputs(clip, images[rows].float() / 255), ids[rows])
+        image, text, scale = clip(clip_inputs(clip, from_bytes(images[rows])), ids[rows])
         same = (ids[rows][:, None] == ids[rows][None]).all(-1)
         loss = contrastive_loss(image, text, scale, same)
         if words is not None:

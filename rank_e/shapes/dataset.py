@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from rank_e.data.source import Originals, Pair
-from rank_e.evaluation.base import as_bytes
+from rank_e.io.pixels import to_bytes
 from rank_e.seeds import seed_for
 from rank_e.shapes import world
 
@@ -35,7 +35,7 @@ class ShapesSource:
         places = [divmod(index, len(prompts)) for index in range(start, stop)]
         named = [(copy, world.Prompt.from_text(place, prompts[place])) for copy, place in places]
         scenes = [world.scene_for(prompt, seed_for(seed, "copy", copy)) for copy, prompt in named]
-        images = as_bytes(world.images(scenes))
+        images = to_bytes(world.images(scenes))
         return Originals(list(images), [prompts[place] for _, place in places])
 
     def skipped(self) -> list[dict[str, str]]:

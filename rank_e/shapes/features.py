@@ -19,9 +19,7 @@ _RULER_SEED = 0  # the patch network is a ruler: the same for every run, so that
 
 
 def spatial_statistics(maps: Tensor) -> Tensor:
-    """Feature maps [N, C, h, w] -> [N, 2 C]: mean and standard deviation over the positions of each
-    channel.
-    """
+    """Feature maps [N, C, h, w] -> [N, 2 C]: mean and standard deviation over the positions of each channel."""
     flat = maps.flatten(2)
     return torch.cat([flat.mean(2), flat.std(2, correction=0)], dim=1)
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from rank_e.io.pixels import from_bytes, from_signed
 from rank_e.rewards.clip import clip_inputs
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
@@ -51,7 +52,7 @@ def measure(folder: Path) -> dict[str, float]:
     )
     images, captions = real_set("held_out", IMAGES, SEED)
     prompts = [world.Prompt.from_text(i, caption) for i, caption in enumerate(captions)]
-    real = images.float() / 255
+    real = from_bytes(images)
     tokenizer = backbone.tokenizer(backbone.decoder_weights())
     policy = backbone.policy(backbone.policy_weights())
     tokens = encode_images(tokenizer, images)
@@ -62,7 +63,7 @@ def measure(folder: Path) -> dict[str, float]:
     seeds = [seed_for(SEED, "measure", index) for index in range(IMAGES)]
     drawn = sample(policy, text, mask, seeds, SamplingConfig(guidance=GUIDANCE), batch_size=256).tokens
     decoded, restored = (
-        torch.cat([(tokenizer.decode_tokens(part) + 1) / 2 for part in batch.split(128)]).clamp(0, 1)
+        torch.cat([from_signed(tokenizer.decode_tokens(part)) for part in batch.split(128)]).clamp(0, 1)
         for batch in (drawn, tokens)
     )
     return {

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rank_e.evaluation.base import Images, check_values
 from rank_e.io.files import sha256_of
+from rank_e.io.pixels import from_bytes
 from rank_e.rewards.clip import ClipModel, ClipReward
 from rank_e.shapes import clip, world
 from rank_e.shapes.backbone import load_clip
@@ -47,7 +48,7 @@ def _source(folder: Path) -> str:
 
 
 def _unit(images: Images, device: torch.device) -> Tensor:
-    return torch.stack(list(images)).to(device).float() / 255
+    return from_bytes(torch.stack(list(images)).to(device))
 
 
 class ShapesFeatures:

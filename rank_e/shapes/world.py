@@ -4,7 +4,7 @@ The mix of categories is exact up to rounding and each category cycles through i
 of the same size differ as little as they can: a different mix alone moves a Frechet distance.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rank_e.errors import RankEError
+from rank_e.io.pixels import from_bytes
 from rank_e.seeds import seed_for
 from rank_e.shapes.captions import CATEGORIES, COMPOSITIONS, Composition, held_out, parse
 from rank_e.shapes.checker import check
@@ -85,7 +86,7 @@ def images(scenes: Sequence[Scene]) -> Tensor:
     if not scenes:
         raise RankEError("no scenes to draw: ask for at least one")
     drawn = np.stack([render(scene) for scene in scenes])
-    return torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous().float().div_(255)
+    return from_bytes(torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous())
 
 
 def check_images(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
@@ -95,19 +96,6 @@ def check_images(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
     arrays = images.detach().float().cpu().numpy()
     verdicts = [check(array, prompt.composition) for array, prompt in zip(arrays, prompts, strict=True)]
     return torch.tensor(verdicts, dtype=torch.bool)
-
-
-def accuracy_by_category(correct: Tensor | Iterable[bool], categories: Iterable[str]) -> dict[str, float]:
-    """Share of correct images: "accuracy", and "accuracy_<category>" ("_" for " ") where present."""
-    flags = np.asarray([bool(flag) for flag in correct])
-    names = np.asarray(list(categories))
-    if len(flags) == 0 or len(flags) != len(names):
-        raise RankEError(f"{len(flags)} verdicts for {len(names)} categories: give one of each per image")
-    result = {"accuracy": float(flags.mean())}
-    for category in CATEGORIES:
-        if (names == category).any():
-            result[f"accuracy_{category.replace(' ', '_')}"] = float(flags[names == category].mean())
-    return result
 
 
 def _quotas(n: int) -> list[int]:

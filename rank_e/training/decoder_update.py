@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from rank_e import seeds
-from rank_e.backbones.llamagen.tokenizer import to_unit
 from rank_e.backbones.protocol import TokenizerModel
 from rank_e.config import DecoderParams
+from rank_e.io.pixels import from_signed, to_signed
 from rank_e.objectives.anchors import consistency
 from rank_e.objectives.decoder_loss import (
     OFF,
@@ -86,12 +86,12 @@ class DecoderUpdate:
 
     def _encode(self, images: Tensor) -> Tensor:
         """Tokens int64 [n, L] of images in [0, 1], which may lie elsewhere and be of a wider type."""
-        return self.nets.online.encode((images * 2 - 1).to(self.named[0][1]))[1].to(images.device)
+        return self.nets.online.encode(to_signed(images).to(self.named[0][1]))[1].to(images.device)
 
     def _decode(self, batch: RankedBatch, kinds: tuple[str, ...]) -> dict[str, Tensor]:
         """Decodings [n, 3, H, W], about in [0, 1], of the rollouts and of the real images' tokens, by kind."""
         tokens = {"rollouts": batch.tokens, "reconstructions": batch.real_tokens}
-        return {kind: to_unit(self.nets.online.decode_tokens(tokens[kind]).float()) for kind in kinds}
+        return {kind: from_signed(self.nets.online.decode_tokens(tokens[kind]).float()) for kind in kinds}
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ class DecoderUpdate:
         nets, generator = self.nets, seeds.generator(self.seed, "decoder", self.round_id, index)
         batch = self.batches.batch(generator)
         with torch.no_grad():
-            anchor = to_unit(nets.average.decode_tokens(batch.tokens).float())
+            anchor = from_signed(nets.average.decode_tokens(batch.tokens).float())
         images = self._decode(batch, FAKES)
         metrics: dict[str, float] = {}
         started = self.steps_before + index >= self.params.discriminator_start

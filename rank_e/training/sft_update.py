@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from rank_e.backbones.protocol import PolicyModel, TokenizerModel
 from rank_e.config import SftParams
 from rank_e.errors import RankEError
+from rank_e.io.pixels import to_signed
 from rank_e.seeds import generator
 from rank_e.training.masters import Masters
 from rank_e.training.trained_policy import TrainedPolicy
@@ -47,7 +48,7 @@ def encode_images(tokenizer: TokenizerModel, images: Tensor) -> Tensor:
     if images.shape[1:] != (3, size, size):
         raise RankEError(f"sft: images {tuple(images.shape)}; the tokenizer takes [N, 3, {size}, {size}]")
     weight = next(iter(tokenizer.parameters()))
-    return tokenizer.encode(images.to(weight) * 2 - 1)[1].cpu()
+    return tokenizer.encode(to_signed(images.to(weight)))[1].cpu()
 
 
 def sft_loss(

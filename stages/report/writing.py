@@ -1,12 +1,11 @@
 """The report as files: a self-contained page, its figures and its numbers, written whole or not at all."""
 
 import json
-import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from rank_e.config import Params
+from rank_e.io.files import replacing
 from stages.report.data import (
     BASE,
     SFT,
@@ -68,11 +67,8 @@ def write_report(params: Params, project: Path) -> Path:
     """Write report/ whole or not at all: index.html, results.json, images.png; with any distance, pareto.svg."""
     target = project / artifact_path("report")
     results = load_results(params, project)
-    folder = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    for stale in target.parent.glob(f"{target.name}.tmp-*"):
-        shutil.rmtree(stale)
-    try:
-        folder.mkdir(parents=True)
+    with replacing(target) as folder:
+        folder.mkdir()
         (folder / "index.html").write_text(render(params, project, results), encoding="utf-8")
         text = json.dumps(summary(results), indent=2, sort_keys=True, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
@@ -80,9 +76,4 @@ def write_report(params: Params, project: Path) -> Path:
             (folder / "pareto.svg").write_text(pareto(results, distance), encoding="utf-8")
         makers = makers_of(params, project, results.seeds[0])
         sheet([maker.images for maker in makers], 12).save(folder / "images.png")
-        if target.exists():
-            shutil.rmtree(target)
-        folder.rename(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return target / "index.html"

@@ -7,15 +7,15 @@ so a reader sees a whole artifact or none.
 """
 
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rank_e.errors import RankEError
-from rank_e.io.files import plain, sha256_of, sync
+from rank_e.io.files import plain, replacing, sha256_of
 
 if TYPE_CHECKING:  # readers of tables and scalars start without torch and pandas
     import numpy as np
@@ -111,25 +111,24 @@ class ArtifactWriter:
         self.kind = kind
         self.seed = seed
         self.inputs = dict(inputs or {})
-        self._folder = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
         self._shapes: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A killed writer's leavings; two live writers of one artifact are kept apart by the stage's lock.
-        for stale in self.path.parent.glob(f"{self.path.name}.tmp-*"):
-            shutil.rmtree(stale)
-        self._folder.mkdir()
-        return self
+        self._writing = self._write()
+        return self._writing.__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._commit()
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._writing.__exit__(kind, error, trace)
+
+    @contextmanager
+    def _write(self) -> Iterator[Self]:
+        """The block, then the manifest; two writers of one artifact are kept apart by the stage's lock."""
+        with replacing(self.path) as self._folder:
+            self._folder.mkdir()
+            yield self
+            self._write_manifest()
 
     def tensors(self, name: str, tensors: "Mapping[str, torch.Tensor]") -> None:
         """Write NAME.safetensors (moved to the CPU)."""
@@ -171,12 +170,11 @@ class ArtifactWriter:
             raise ArtifactError(f"{self.path}: {name!r} is not a name for a file of an artifact")
         return self._folder / name
 
-    def _commit(self) -> None:
+    def _write_manifest(self) -> None:
         files = {}
         for file in sorted(self._folder.iterdir()):
             entry = {"sha256": sha256_of(file), "bytes": file.stat().st_size}
             files[file.name] = entry | self._shapes.get(file.name, {})
-            sync(file)
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "kind": self.kind,
@@ -184,14 +182,8 @@ class ArtifactWriter:
             "inputs": {name: manifest_sha256(path) for name, path in self.inputs.items()},
             "files": files,
         }
-        target = self._folder / MANIFEST
-        target.write_text(json.dumps(manifest, sort_keys=True, indent=2) + "\n", encoding="utf-8")
-        sync(target)
-        sync(self._folder)
-        if self.path.exists():  # an older artifact: DVC removes it before a stage, a direct call does not
-            shutil.rmtree(self.path)
-        self._folder.rename(self.path)
-        sync(self.path.parent)
+        text = json.dumps(manifest, sort_keys=True, indent=2) + "\n"
+        (self._folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def manifest_sha256(path: str | Path) -> str:

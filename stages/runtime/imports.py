@@ -1,12 +1,13 @@
 """Which of a project's files run when a module is imported: found in the source, so that nothing has to be imported."""
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
 
 from rank_e.errors import RankEError
+from rank_e.io.files import sha256_of
 
 
 class Sources:
@@ -19,7 +20,7 @@ class Sources:
     def __init__(self, project: Path, named: Mapping[str, Iterable[str]]) -> None:
         self.project = project
         self.named = named
-        self.imports = cache(self._imports)
+        self.imports, self.files, self.sha256 = cache(self._imports), cache(self._files), cache(self._sha256)
 
     def closure(self, module: str) -> set[str]:
         """The files, relative to the project, that importing `module` runs, and calling what is in it may run."""
@@ -30,7 +31,10 @@ class Sources:
             left = set().union(*map(self.imports, left)) - found
         return found
 
-    def files(self, module: str) -> set[str]:
+    def _sha256(self, path: str) -> str:
+        return sha256_of(self.project / path)
+
+    def _files(self, module: str) -> set[str]:
         """The module's file and the `__init__.py` of each package on the way to it."""
         parts = module.split(".")
         stems = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
@@ -44,7 +48,7 @@ class Sources:
         except (SyntaxError, ValueError) as error:
             raise RankEError(f"{path} is not Python: {error}; fix it") from error
         modules = set(self.named.get(path, ()))
-        for node in ast.walk(tree):
+        for node in _statements(tree):
             if isinstance(node, ast.Import):
                 modules |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -53,3 +57,12 @@ class Sources:
                 # `from package import name`: a name may be a module of its own.
                 modules |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
         return set().union(*map(self.files, modules))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """The statements below a node, however deep; expressions, which hold none, are passed over."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            if isinstance(child, ast.stmt):
+                yield child
+            yield from _statements(child)

@@ -12,15 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rank_e.backbones.llamagen.tokenizer import to_unit
 from rank_e.backbones.protocol import TokenizerModel
 from rank_e.config import EvaluationParams
-from rank_e.evaluation.base import as_bytes
 from rank_e.evaluation.reference import Statistics
 from rank_e.evaluation.resize import square_lanczos
 from rank_e.evaluation.sets import PromptSet, reward_score
 from rank_e.evaluation.stream import Batch, Stream, judge
 from rank_e.evaluation.suite import build_judges
+from rank_e.io.pixels import from_signed, to_bytes
 from rank_e.seeds import seed_for
 from stages.runtime.artifacts import Artifact
 from stages.runtime.source import source_of
@@ -61,7 +60,7 @@ def references_of(artifact: Artifact, part: PromptSet) -> dict[str, Statistics]:
 def decode(tokenizer: TokenizerModel, tokens: Tensor) -> Tensor:
     """Tokens [n, L] -> images [n, 3, S, S] in [0, 1], on the tokenizer's device."""
     device = next(tokenizer.parameters()).device
-    return to_unit(tokenizer.decode_tokens(tokens.long().to(device))).clamp(0, 1)
+    return from_signed(tokenizer.decode_tokens(tokens.long().to(device))).clamp(0, 1)
 
 
 def judged(stage: Stage, state: StageState, part: PromptSet, tag: str, draw: Draw, total: int) -> Stream:
@@ -90,7 +89,7 @@ def decoded(
 
     def draw(start: int, stop: int) -> tuple[Tensor, list[str]]:
         images = decode(tokenizer, tokens[start:stop]).cpu()
-        return as_bytes(images if change is None else change(images, start)), part.prompts[start:stop]
+        return to_bytes(images if change is None else change(images, start)), part.prompts[start:stop]
 
     return draw
 

@@ -15,15 +15,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from rank_e.config import ArmParams, ConfigError, Params, load
 from rank_e.errors import RankEError
+from rank_e.io.files import sha256_of
 from stages.runtime.artifacts import manifest_sha256
 from stages.runtime.process import follow_parent
 from stages.runtime.progress import EventLog, track
-from stages.runtime.state import StageState, source_sha256
+from stages.runtime.state import StageState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     import torch
 
 ARTIFACTS = Path("artifacts")
+SOURCE = Path(__file__).parents[2]
+"""The project's folder: this code and a user's own modules."""
 WORK = Path(".rank-e")
 """Events, states and locks: of use while a run lasts, never an input or an output."""
 
@@ -139,13 +143,28 @@ class Stage:
         name = self.title if label == self.name else f"{self.title} · {label}"
         return track(steps, name)
 
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """{path: sha256} of the source files that decide this stage's bytes.
+
+        As the stage `code` wrote it down, if those are the files' hashes; otherwise listed anew.
+        """
+        written = self.path("code") / f"{self.name}.json"
+        if written.is_file():
+            listed: dict[str, str] = json.loads(written.read_text(encoding="utf-8"))
+            if all(Path(path).is_file() and sha256_of(path) == sha256 for path, sha256 in listed.items()):
+                return listed
+        lister: Any = import_module("stages.code")  # not by an import statement: it would become part of every list
+        found: dict[str, str] = lister.code_list(lister.sources_of(SOURCE, self.params), self.name)
+        return found
+
     def state(self, *inputs: str | Path) -> StageState:
         """The mid-stage state of this cell for these input artifacts, these params and this code."""
         digest = hashlib.sha256(self.key.encode())
         # Everything that moves the bytes: a state of other inputs, params or code must not be taken up.
         params = self.params.model_dump(mode="json", exclude={"rounds", "evaluated", "seeds", "factorial"})
         digest.update(json.dumps(params, sort_keys=True).encode())
-        digest.update(source_sha256().encode())
+        digest.update(json.dumps(self.code, sort_keys=True).encode())
         for path in inputs:
             digest.update(manifest_sha256(path).encode())
         return StageState(WORK / "state", self.key, digest.hexdigest()[:16])

@@ -1,16 +1,13 @@
 """Mid-stage state: how a killed stage goes on where it was, and ends in the same bytes."""
 
-import functools
-import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rank_e.io.files import plain, sync
+from rank_e.io.files import plain, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -50,12 +47,8 @@ class StageState:
         from safetensors.torch import save_file
 
         began = time.monotonic()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        save_file(plain(tensors), temporary, metadata={"value": json.dumps(value)})
-        sync(temporary)
-        os.replace(temporary, self.path)
-        sync(self.path.parent)
+        with replacing(self.path) as file:
+            save_file(plain(tensors), file, metadata={"value": json.dumps(value)})
         self._saved = time.monotonic()
         self._cost = self._saved - began
 
@@ -73,14 +66,3 @@ class StageState:
         """Forget the state: the stage's artifact is complete."""
         if self.path.parent.is_dir():
             shutil.rmtree(self.path.parent)
-
-
-@functools.cache
-def source_sha256() -> str:
-    """sha256 over the source files of rank_e and stages: state of other code is not taken up."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parents[2]
-    for package in ("rank_e", "stages"):
-        for file in sorted((root / package).rglob("*.py")):
-            digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()

@@ -1,8 +1,10 @@
 """A process that has imported the heavy libraries once and forks a ready child for every stage.
 
 Importing torch and open_clip takes seconds, a run has dozens of stages. `python -m stages.runtime.warm SOCKET` imports
-libraries only, never the project's own code nor anything on a GPU, so a fork is what a fresh process would be
-after its imports. It ends when its standard input closes; a stage ends when whoever asked for it goes away.
+libraries, nothing that computes for a stage nor anything on a GPU, so a fork is what a fresh process would be after its
+imports. It ends when its standard input closes; a stage ends when whoever asked for it goes away.
+
+`warm_stages` starts it for a run, `ask` has it run one stage, `Server` is the process itself.
 """
 
 import contextlib
@@ -12,19 +14,60 @@ import selectors
 import signal
 import socket
 import struct
+import subprocess
 import sys
+import tempfile
+import time
 import traceback
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from rank_e.errors import RankEError
 from stages.runtime.process import run_module
 
 SOCKET = "RANK_E_WARM"
 """The environment variable that names the server's socket."""
 LIBRARIES = ("torch", "torch._dynamo", "pandas", "pyarrow.parquet", "safetensors.torch", "pydantic", "rich.progress")
+PATIENCE = 30.0
+"""Seconds that the process gets to open its socket, and to end."""
 _HEAD = struct.Struct("!I")
 _CODE = struct.Struct("!i")
+
+
+@contextlib.contextmanager
+def warm_stages(project: Path) -> Iterator[None]:
+    """While the block runs, every `python -m stages NAME` started from here runs in a fork of one warm process."""
+    with tempfile.TemporaryDirectory(prefix="rank-e-") as folder:
+        path = Path(folder) / "stages.sock"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stages.runtime.warm", str(path)],
+            cwd=project,
+            stdin=subprocess.PIPE,  # its closing, also by our death, ends the process
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        try:
+            _wait_for(path, process)
+            os.environ[SOCKET] = str(path)
+            yield
+        finally:
+            os.environ.pop(SOCKET, None)
+            process.stdin.close()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RankEError(f"the warm process did not start (exit code {process.poll()}): see its output above")
+        time.sleep(0.01)
 
 
 def ask(server: str, words: list[str]) -> int:

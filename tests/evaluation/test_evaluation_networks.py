@@ -12,12 +12,13 @@ from safetensors.torch import load, save
 from torch import nn
 
 from rank_e.errors import RankEError
-from rank_e.evaluation.base import EvaluationError, as_bytes
+from rank_e.evaluation.base import EvaluationError
 from rank_e.evaluation.features import dinov2_features, inception_features
 from rank_e.evaluation.networks import load_clip
 from rank_e.evaluation.resize import clip_bicubic, square_lanczos
 from rank_e.evaluation.scores import ClipScore, RewardScore
 from rank_e.evaluation.suite import build_judges
+from rank_e.io.pixels import to_bytes
 from rank_e.io.torchvision_ops import declare_torchvision_ops, import_open_clip
 from rank_e.seeds import generator
 from tests.helpers.sections import distances, scores
@@ -32,7 +33,7 @@ def image(height: int, width: int, name: str = "image") -> torch.Tensor:
     draw = generator(0, name, height, width)
     coarse = torch.rand(1, 3, 7, 5, generator=draw)
     smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
-    return as_bytes(smooth + 0.1 * torch.randn(3, height, width, generator=draw))
+    return to_bytes(smooth + 0.1 * torch.randn(3, height, width, generator=draw))
 
 
 IMAGES = [image(*size) for size in SIZES]
@@ -266,14 +267,6 @@ def test_squares_and_clip_sizes_are_torchvisions(size: tuple[int, int]) -> None:
     assert np.array_equal(square_lanczos(value).permute(1, 2, 0).numpy(), theirs)
     clip = Compose([Resize(64, InterpolationMode.BICUBIC), CenterCrop(64)])(pil(value))
     assert np.array_equal((clip_bicubic(value, 64) * 255).round().permute(1, 2, 0).byte().numpy(), np.array(clip))
-
-
-def test_bytes_are_rounded_and_checked() -> None:
-    assert as_bytes(torch.tensor([-1.0, 0.0, 0.4999 / 255, 0.501 / 255, 1.0, 2.0])).tolist() == [0, 0, 0, 1, 255, 255]
-    with pytest.raises(EvaluationError, match="NaN"):
-        as_bytes(torch.tensor([float("nan")]))
-    with pytest.raises(EvaluationError, match="int64"):
-        as_bytes(torch.tensor([1]))
 
 
 def test_a_reward_is_a_judge_and_must_be_finite() -> None:

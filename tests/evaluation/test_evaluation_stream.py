@@ -156,8 +156,8 @@ def test_a_kill_while_a_part_is_written_leaves_whole_parts_only(
     monkeypatch.setattr(stream_module, "save_tensors", dying)
     with pytest.raises(Killed):
         judge(stream, draw, 40, 4)
-    (tmp_path / "killed" / ".part-000000024.tmp-1").mkdir()  # what kill -9 leaves, whose clean-up never ran
-    (tmp_path / "killed" / ".part-000000024.tmp-1" / "rows.parquet").write_bytes(b"half")
+    (tmp_path / "killed" / ".part-000000024.tmp-new").mkdir()  # what kill -9 leaves, whose clean-up never ran
+    (tmp_path / "killed" / ".part-000000024.tmp-new" / "rows.parquet").write_bytes(b"half")
     again = open_stream(tmp_path / "killed")
     assert again.done == 24
     judge(again, draw, 40, 4)

@@ -15,7 +15,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from rank_e.errors import RankEError
-from rank_e.evaluation.base import EvaluationError, as_bytes
 from rank_e.evaluation.geneval.colors import TEMPLATES, ClipColors, cut_out
 from rank_e.evaluation.geneval.detector import (
     Mask2FormerDetector,
@@ -26,6 +25,7 @@ from rank_e.evaluation.geneval.rules import Detection, Thresholds
 from rank_e.evaluation.geneval.scores import pending, summarise
 from rank_e.evaluation.geneval.tasks import COLORS, GenEvalError, Requirement, Task
 from rank_e.io.files import sha256_of
+from rank_e.io.pixels import to_bytes
 from rank_e.io.torchvision_ops import import_open_clip
 from tests.helpers.geneval_nets import CPU, image, write_clip, write_mask2former
 
@@ -186,9 +186,9 @@ def test_the_judge_takes_images_to_scores_and_resumes() -> None:
     )
     with pytest.raises(GenEvalError, match="1 images for 0 prompts"):
         judge(drawn[None], [])
-    assert judge([as_bytes(drawn)], [(tasks[0], 0)]) == results[:1]
+    assert judge([to_bytes(drawn)], [(tasks[0], 0)]) == results[:1]
     for bad, message in [(drawn[:2], "give uint8"), (drawn / 0, "NaN or infinity"), (drawn.long(), "give float")]:
-        with pytest.raises(EvaluationError, match=message):
+        with pytest.raises(RankEError, match=message):
             judge([bad], [(tasks[0], 0)])
 
 
@@ -198,7 +198,7 @@ def test_the_real_path_end_to_end(tmp_path: Path, colors: ClipColors) -> None:
     detector = Mask2FormerDetector(loaded.model, loaded.labels, loaded.name, short=96, long=160)
     judge = GenEval(detector, colors, Thresholds(confidence=0.02, counting=0.05))
     shown = torch.stack([torch.from_numpy(image(64, 64, seed=i)).permute(2, 0, 1) / 255 for i in range(2)])
-    seen = detector(as_bytes(shown[0]).permute(1, 2, 0).numpy(), 0.02)
+    seen = detector(to_bytes(shown[0]).permute(1, 2, 0).numpy(), 0.02)
     names = [item.name for item in seen]
     assert min(item.score for item in seen) < 0.3 and max(map(names.count, names)) <= 16
     task = Task(0, "colors", "one", (Requirement(names[0], 1, "red"),))

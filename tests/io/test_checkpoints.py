@@ -215,7 +215,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         (folder / "half").write_text("x")
         raise KeyError
     assert list((tmp_path / "deep").iterdir()) == []
-    (tmp_path / "deep" / ".base.tmp-1").mkdir()  # of a writer that was killed
+    (tmp_path / "deep" / ".base.tmp-new").mkdir()  # of a writer that was killed
     target.mkdir()
     with write_folder(target) as folder:
         (folder / "whole").write_text("x")

@@ -46,7 +46,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["run", "--lanes", "0"], ["run", "--retries", "-1"], ["run", "--lane", "2"], ["nothing"], []],
+    [["run", "--jobs", "0"], ["run", "--retries", "-1"], ["run", "--job", "2"], ["nothing"], []],
 )
 def test_wrong_arguments_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

@@ -13,7 +13,7 @@ from dvc.repo import Repo
 from dvc.stage import Stage
 from networkx import descendants
 
-from pipeline.graph import load_graph, make_jobs
+from pipeline.graph import load_graph, make_groups
 from stages.runtime.stage import ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -146,9 +146,8 @@ def test_a_stage_depends_on_its_own_code_and_no_source_file(graphs: dict[str, Re
         elif kind == "report":
             assert deps == {"artifacts", "params.yaml"}
         else:
-            assert code - {"rank_e/shapes"} == {f"artifacts/code/{kind}.json"}, (
-                name
-            )  # the embedded world is its own data
+            # The embedded world is its own data.
+            assert code - {"rank_e/shapes"} == {f"artifacts/code/{kind}.json"}, name
 
 
 def test_the_report_waits_for_everything_but_the_training_of_the_base(graphs: dict[str, Repo]) -> None:
@@ -160,9 +159,9 @@ def test_the_report_waits_for_everything_but_the_training_of_the_base(graphs: di
 
 
 def test_the_flow_finds_the_code_before_anything_else() -> None:
-    first, *others = make_jobs(load_graph(ROOT))
+    first, *others = make_groups(load_graph(ROOT))
     assert first.name == "code" and not first.waits
-    assert all("code" in job.waits for job in others)
+    assert all("code" in group.waits for group in others)
 
 
 def repro(folder: Path) -> set[str]:
@@ -201,7 +200,8 @@ def test_a_change_runs_again_only_what_depends_on_it(tmp_path: Path) -> None:
             (folder / path).write_text((folder / path).read_text() + "# edited\n")
         return repro(folder)
 
-    assert edited("rank_e/config/types.py", "stages/runtime/warm.py") == {"code"}
+    assert edited("rank_e/config/messages.py", "stages/runtime/warm.py") == {"code"}
+    assert edited("rank_e/config/loading.py") == everything  # it decides the params of every stage
     judged = {name for name in everything if name.split("@")[0] in JUDGED}
     assert edited("rank_e/evaluation/suite.py") == judged | {"code", "report"}
     assert edited("stages/report/style.py") == {"code", "report"}

@@ -1,8 +1,7 @@
-"""The graph of dvc.yaml, DVC as a subprocess, and the flow, on a toy pipeline that computes nothing."""
+"""DVC as a subprocess, and the flow, on a toy pipeline that computes nothing."""
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,161 +13,22 @@ import psutil
 import pytest
 
 from pipeline.dvc import Repro, StageError, ending_children, record, stop_all, stopping, timings_path
-from pipeline.graph import GraphError, Stage, dependencies, load_graph, make_jobs
-from tests.helpers.fake_artifacts import write_params
+from pipeline.graph import Node, load_graph
+from tests.helpers.toy_pipeline import nodes
 
 ROOT = Path(__file__).parents[2]
 ARMS = ("frozen", "coevolved")
 TRAINED = ["start", "rollouts", "ranking", "policy", "decoder"]
-WORK = """
-import os, pathlib, sys, time
-name, out, *deps = sys.argv[1:]
-for dep in deps:
-    assert pathlib.Path(dep).exists(), dep
-print("hello from", name, flush=True)
-if pathlib.Path("slow-" + name).exists():
-    pathlib.Path("pid").write_text(str(os.getpid()))
-    time.sleep(60)
-time.sleep(0.3)
-if pathlib.Path("fail-" + name).exists():
-    pathlib.Path("fail-" + name).unlink()
-    sys.exit("boom in " + name)
-pathlib.Path(out).mkdir(parents=True)
-(pathlib.Path(out) / "f.txt").write_text(name)
-"""
-PIPELINE = """
-stages:
-  reference: {cmd: python work.py reference out/reference, deps: [work.py], outs: [out/reference]}
-  prompts:
-    matrix: {seed: "${seeds}"}
-    cmd: python work.py prompts out/prompts/s${item.seed}
-    deps: [work.py]
-    outs: ["out/prompts/s${item.seed}"]
-  start:
-    matrix: {arm: "${arms}", seed: "${seeds}"}
-    cmd: python work.py start-${item.arm} out/${item.arm}/s${item.seed}/r0
-    deps: [work.py]
-    outs: ["out/${item.arm}/s${item.seed}/r0"]
-  policy:
-    matrix: {arm: "${arms}", seed: "${seeds}", round: "${rounds}"}
-    cmd: >-
-      python work.py policy-${item.arm}-${item.round.id} out/${item.arm}/s${item.seed}/r${item.round.id}
-      out/prompts/s${item.seed} out/${item.arm}/s${item.seed}/r${item.round.prev}
-    deps:
-      - work.py
-      - out/prompts/s${item.seed}
-      - out/${item.arm}/s${item.seed}/r${item.round.prev}
-    outs: ["out/${item.arm}/s${item.seed}/r${item.round.id}"]
-  table:
-    cmd: python work.py table out/table out/${factorial.arms[1]}/s${seeds[0]}/r${factorial.round}
-    deps: [work.py, "out/${factorial.arms[1]}/s${seeds[0]}/r${factorial.round}"]
-    outs: [out/table: {persist: false}]
-  report: {cmd: python work.py report report out, deps: [work.py, out], outs: [report]}
-  old: {cmd: python work.py old out/old, outs: [out/old], frozen: true}
-"""
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("toy")
-    (folder / "work.py").write_text(WORK)
-    (folder / "dvc.yaml").write_text(PIPELINE)
-    write_params(folder, seeds=[0], rounds=2)
-    for name in ("assets", "rank_e"):  # what the params name must be there
-        (folder / name).symlink_to(ROOT / name)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
-    return folder
-
-
-@pytest.fixture
-def toy(tmp_path: Path, template: Path) -> Path:
-    return Path(shutil.copytree(template, tmp_path / "toy", symlinks=True))
-
-
-def stages(folder: Path, *labels: str) -> list[Stage]:
-    found = {stage.label: stage for stage in load_graph(folder)}
-    return [found[label] for label in labels]
-
-
-def lines_of(repro: Repro, stage: Stage) -> list[str]:
+def lines_of(repro: Repro, node: Node) -> list[str]:
     lines: list[str] = []
-    repro.run(stage, lines.append)
+    repro.run(node, lines.append)
     return lines
 
 
-@pytest.mark.parametrize("folder", [ROOT, None], ids=["project", "toy"])
-def test_addresses_are_those_of_dvc(folder: Path | None, toy: Path) -> None:
-    folder = folder or toy
-    command = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
-    listed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.split()
-    assert {stage.address for stage in load_graph(folder)} == set(listed) - {"old"}
-
-
-def test_arms_go_through_the_rounds_together_and_leaves_are_jobs_of_their_own(toy: Path) -> None:
-    jobs = {job.name: job for job in make_jobs(load_graph(toy))}
-    assert list(jobs)[2:] == [
-        "table",
-        "report",
-        *(f"{arm} s0 r1" for arm in ARMS),
-        *(f"policy {arm} s0 r2" for arm in ARMS),
-    ]
-    assert set(list(jobs)[:2]) == {"reference", "prompts s0"}
-    for arm in ARMS:
-        first, second = jobs[f"{arm} s0 r1"], jobs[f"policy {arm} s0 r2"]
-        assert [stage.label for stage in first.stages] == [f"start {arm} s0", f"policy {arm} s0 r1"]
-        assert first.waits == {"prompts s0"} and second.waits == {"prompts s0", first.name}
-    assert jobs["table"].waits == {"policy coevolved s0 r2"}
-    assert jobs["report"].waits == set(jobs) - {"report"}
-
-
-def test_the_projects_jobs_respect_every_dependency() -> None:
-    found = load_graph(ROOT)
-    jobs, waits = make_jobs(found), dependencies(found)
-    home = {stage.address: job for job in jobs for stage in job.stages}
-    assert len(home) == len(found) == sum(len(job.stages) for job in jobs)
-    for job in jobs:
-        for place, stage in enumerate(job.stages):
-            inside = {other.address for other in job.stages[:place]}
-            for other in waits[stage.address]:
-                assert other.address in inside or home[other.address].name in job.waits
-    names = [job.name for job in jobs]
-    round_1 = [name for name in names if name.endswith(" r1")]
-    assert [stage.name for stage in jobs[names.index("coevolved s0 r1")].stages] == TRAINED
-    assert round_1[6:] == [f"evaluation {name}" for name in round_1[:6]]  # all of a round's training before its judging
-    assert names.index(round_1[-1]) < names.index("coevolved s0 r2")
-    assert {"prompts s0 r1 and 2 more", "reference", "baseline", "factorial s0", "report"} <= set(names)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("${item.round.prev}\n    outs", "${item.round.nothing}\n    outs", "stage policy: .*no 'nothing'"),
-        (
-            "[work.py, out], outs",
-            "[work.py, report], outs: [x]}\n  y: {cmd: a, deps: [x], outs",
-            "each other",
-        ),
-        ("- out/prompts/s${item.seed}\n", "- out/frozen/s0/r2\n", "each other"),
-    ],
-)
-def test_a_wrong_graph_is_named(toy: Path, old: str, new: str, message: str) -> None:
-    assert old in PIPELINE
-    (toy / "dvc.yaml").write_text(PIPELINE.replace(old, new))
-    with pytest.raises(GraphError, match=message):
-        make_jobs(load_graph(toy))
-
-
-def test_arms_that_need_each_other_within_a_round_are_named() -> None:
-    # No stage waits in a circle, but x's round waits for the middle of y's and the other way round.
-    first = [Stage(f"a@{arm}", "a", arm, 0, 1, (), (f"a/{arm}",)) for arm in "xy"]
-    second = [Stage(f"b@{arm}", "b", arm, 0, 1, ("a/x", "a/y"), (f"b/{arm}",)) for arm in "xy"]
-    third = [Stage(f"c@{arm}", "c", arm, 0, 2, (f"b/{arm}",), (f"c/{arm}",)) for arm in "xy"]
-    with pytest.raises(GraphError, match="each other: x s0 r1, y s0 r1, c x s0 r2, c y s0 r2"):
-        make_jobs([*first, *second, *third])
-
-
 def test_one_process_runs_a_chain_stage_by_stage_and_measures_it(toy: Path) -> None:
-    chain = stages(toy, "prompts s0", "start frozen s0", "policy frozen s0 r1")
+    chain = nodes(toy, "prompts s0", "start frozen s0", "policy frozen s0 r1")
     usage = toy / ".rank-e" / "usage" / "prompts-s0.json"  # as a stage of this project writes it
     usage.parent.mkdir(parents=True)
     usage.write_text('{"seconds": 0.3, "peak_rss_mb": 123.4}')
@@ -189,7 +49,7 @@ def test_one_process_runs_a_chain_stage_by_stage_and_measures_it(toy: Path) -> N
 
 def test_a_failed_stage_says_why_and_is_tried_again_with_what_is_left(toy: Path) -> None:
     (toy / "fail-start-frozen").touch()
-    chain = stages(toy, "prompts s0", "start frozen s0", "policy frozen s0 r1")
+    chain = nodes(toy, "prompts s0", "start frozen s0", "policy frozen s0 r1")
     repro = Repro(toy, chain)
     lines_of(repro, chain[0])
     with pytest.raises(StageError, match=r"start frozen s0 failed[\s\S]*boom in start-frozen"):
@@ -200,18 +60,18 @@ def test_a_failed_stage_says_why_and_is_tried_again_with_what_is_left(toy: Path)
 
 def test_stopping_ends_the_stage_itself_and_nothing_starts_after(toy: Path) -> None:
     (toy / "slow-prompts").touch()
-    chain = stages(toy, "prompts s0", "start frozen s0")
+    chain = nodes(toy, "prompts s0", "start frozen s0")
     repro = Repro(toy, chain)
     errors: list[Exception] = []
 
-    def lane() -> None:
+    def work() -> None:
         try:
             lines_of(repro, chain[0])
         except StageError as error:
             errors.append(error)
 
     with ending_children():
-        thread = threading.Thread(target=lane)
+        thread = threading.Thread(target=work)
         thread.start()
         pid = wait_for_pid(toy)
         stop_all()

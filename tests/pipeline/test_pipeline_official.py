@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.warm import warm_stages
 from rank_e.backbones.janus.backbone import JanusBackbone
 from rank_e.backbones.janus.convert import TEXT_EMBEDDING
 from rank_e.backbones.janus.tokenizer import theirs
@@ -25,6 +24,7 @@ from rank_e.backbones.protocol import Backbone
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
 from stages.runtime.artifacts import MANIFEST, read_artifact
+from stages.runtime.warm import warm_stages
 from tests.helpers import official, official_params
 from tests.helpers.tiny_janus import JanusForConditionalGeneration
 

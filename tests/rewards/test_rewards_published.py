@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rank_e.backbones.llamagen.tokenizer import to_unit
+from rank_e.io.pixels import from_signed
 from rank_e.io.torchvision_ops import declare_torchvision_ops, import_open_clip
 from rank_e.rewards import preprocessing
 from rank_e.rewards.base import Reward, RewardError
@@ -201,7 +201,7 @@ def test_values_beyond_the_range_score_as_they_would_in_a_file_but_keep_their_gr
 def test_a_finite_gradient_reaches_the_decoders_first_layer(folder: Path, kind: str) -> None:
     tokenizer = tiny_tokenizer()
     tokens = torch.arange(12).view(3, 4)
-    images = to_unit(tokenizer.decode_tokens(tokens))
+    images = from_signed(tokenizer.decode_tokens(tokens))
     first = tokenizer.post_quant_conv.weight
     (gradient,) = torch.autograd.grad(build(folder, kind)(images, PROMPTS).sum(), first)
     assert torch.isfinite(gradient).all() and gradient.abs().max() > 1e-6

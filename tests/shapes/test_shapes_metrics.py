@@ -10,11 +10,12 @@ from torch import Tensor
 
 from rank_e.config import load
 from rank_e.errors import RankEError
-from rank_e.evaluation.base import EvaluationError, as_bytes
+from rank_e.evaluation.base import EvaluationError
 from rank_e.evaluation.frechet import Moments, frechet_distance
 from rank_e.evaluation.reference import Statistics
 from rank_e.evaluation.stream import Stream
 from rank_e.evaluation.suite import Judges, build_judges, summarise
+from rank_e.io.pixels import to_bytes
 from rank_e.rewards.clip import clip_inputs
 from rank_e.rewards.mixture import build_rewards
 from rank_e.shapes import clip, world
@@ -49,7 +50,7 @@ def judge_all(folder: Path, judges: Judges, images: Tensor, prompts: list[str], 
     stream = Stream(folder, "", features=judges.features, scores=judges.scores, every=32)
     for start in range(0, len(images), 32):
         part = slice(start, start + 32)
-        stream.add(as_bytes(images[part]), prompts[part], categories[part])
+        stream.add(to_bytes(images[part]), prompts[part], categories[part])
     stream.finish()
     return stream
 

@@ -188,15 +188,3 @@ def test_a_larger_image_shows_the_same_scene() -> None:
     small, large = render(scene).astype(float), render(scene, 2 * SIZE).astype(float)
     pooled = large.reshape(SIZE, 2, SIZE, 2, 3).mean(axis=(1, 3))
     assert np.abs(pooled - small).mean() < 4
-
-
-def test_accuracy_is_counted_by_category() -> None:
-    correct = torch.tensor([True, False, True, True])
-    categories = ["colors", "colors", "one object", "one object"]
-    assert world.accuracy_by_category(correct, categories) == {
-        "accuracy": 0.75,
-        "accuracy_one_object": 1.0,
-        "accuracy_colors": 0.5,
-    }
-    with pytest.raises(RankEError, match="4 verdicts for 3"):
-        world.accuracy_by_category(correct, categories[:3])

@@ -71,7 +71,7 @@ def test_a_killed_writer_leaves_only_what_the_next_one_removes(tmp_path: Path) -
             out.json("metrics", {})
             os._exit(9)
     os.waitpid(process, 0)
-    assert [path.name for path in tmp_path.iterdir()] == [f"a.tmp-{process}"]
+    assert [path.name for path in tmp_path.iterdir()] == [".a.tmp-new"]
     with pytest.raises(ArtifactError, match="does not exist"):
         read_artifact(tmp_path / "a", "policy")
     write(tmp_path / "a")

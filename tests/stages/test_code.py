@@ -14,7 +14,7 @@ import yaml
 
 from rank_e.config import load
 from rank_e.errors import RankEError
-from stages.code import OUTSIDE, imported_by_name, manifests
+from stages.code import OUTSIDE, code_lists, imported_by_name
 from stages.runtime.imports import Sources
 from stages.runtime.stage import ARGUMENTS
 
@@ -50,16 +50,16 @@ def watch(project: Path, path: str) -> None:
 
 def users(project: Path, path: str) -> set[str]:
     """The stages that a file is part of."""
-    return {name for name, files in manifests(project, load(project / "params.yaml")).items() if path in files}
+    return {name for name, files in code_lists(project, load(project / "params.yaml")).items() if path in files}
 
 
 def test_a_stage_is_all_that_it_imports() -> None:
     params = load()
-    named, found = imported_by_name(params), manifests(ROOT, params)
+    named, found = imported_by_name(params), code_lists(ROOT, params)
     assert found.keys() == ARGUMENTS.keys() - {"code"}
     for name, manifest in found.items():
         finder = ModuleFinder([str(ROOT)])  # Python's own: reads byte code; libraries lie outside its path
-        finder.import_hook(f"stages.{name}")
+        finder.import_hook("stages.report.__main__" if name == "report" else f"stages.{name}")
         for loader, modules in named.items():
             if loader.removesuffix(".py").removesuffix("/__init__").replace("/", ".") in finder.modules:
                 for module in modules:
@@ -71,7 +71,7 @@ def test_a_stage_is_all_that_it_imports() -> None:
 @pytest.mark.parametrize("name", ["decoder", "evaluation"])
 def test_a_stage_imports_nothing_at_run_time_that_was_not_found(name: str) -> None:
     """The stage, its backbone and its plugins in a process of their own: what it has loaded then."""
-    found, named = manifests(ROOT, load())[name], imported_by_name(load())
+    found, named = code_lists(ROOT, load())[name], imported_by_name(load())
     modules = [f"stages.{name}", *(module for loader in named if loader in found for module in named[loader])]
     script = f"import sys, {', '.join(modules)}\nprint(*(getattr(m, '__file__', '') for m in sys.modules.values()))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -83,6 +83,13 @@ def test_a_stage_imports_nothing_at_run_time_that_was_not_found(name: str) -> No
     }
     assert len(own) > 40
     assert own - OUTSIDE <= found.keys()
+
+
+def test_what_reads_params_begins_a_stage_or_resumes_it_is_part_of_every_stage() -> None:
+    found = code_lists(ROOT, load())
+    for path in ("rank_e/config/loading.py", "stages/runtime/process.py", "stages/runtime/state.py"):
+        assert all(path in files for files in found.values()), path
+    assert {"stages/report/__main__.py", "stages/report/page.py"} <= found["report"].keys()
 
 
 def test_every_loader_by_name_is_known() -> None:
@@ -158,10 +165,10 @@ def test_the_stage_writes_the_same_bytes_again_and_needs_no_torch(project: Path)
         done = stage(project, project / "path")
         assert done.returncode == 0, done.stderr
         written.append({path.name: path.read_bytes() for path in folder.iterdir()})
-        (folder / "policy.tmp-json").write_text("cut off")  # as a kill would leave it
+        (folder / ".policy.json.tmp-new").write_text("cut off")  # as a kill would leave it
     assert written[0] == written[1]
     assert written[0].keys() == {f"{name}.json" for name in ARGUMENTS if name != "code"}
-    assert json.loads(written[0]["policy.json"]) == manifests(ROOT, load(project / "params.yaml"))["policy"]
+    assert json.loads(written[0]["policy.json"]) == code_lists(ROOT, load(project / "params.yaml"))["policy"]
     assert (project / ".rank-e/usage/code.json").exists()
 
 

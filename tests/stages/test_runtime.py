@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from rank_e.config import ConfigError, load
 from rank_e.errors import RankEError
+from stages import code
 from stages.runtime import progress
+from stages.runtime import stage as stage_module
 from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.progress import EventLog, clock, track
 from stages.runtime.stage import ARGUMENTS, Hold, artifact_path, make_stage, parse_arguments, record_usage
@@ -167,11 +170,54 @@ def test_state_is_taken_up_only_by_the_same_computation(project: Path) -> None:
     assert list((project / ".rank-e/state").iterdir()) == []
 
 
+@pytest.fixture
+def source(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project with its own code, a user's module among it that the params name as a reward."""
+    for name in ("rank_e", "stages"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (project / "mine.py").write_text("def sharp(folder, device): ...\n")
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["ranking"]["rewards"]["sharp"] = {"kind": "mine:sharp", "weight": 1.0, "normalise": "none"}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.setattr(stage_module, "SOURCE", project)
+    return project
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["as the stage code wrote it", "without its list"])
+@pytest.mark.parametrize(
+    ("name", "path", "kept"),
+    [
+        ("policy", "rank_e/training/policy_update.py", False),
+        ("policy", "stages/runtime/state.py", False),
+        ("policy", "rank_e/training/decoder_update.py", True),
+        ("policy", "stages/evaluation.py", True),
+        ("policy", "rank_e/config/messages.py", True),
+        ("policy", "mine.py", True),
+        ("decoder", "mine.py", False),
+    ],
+)
+def test_state_outlives_an_edit_of_what_is_not_its_stages_code(
+    source: Path, name: str, path: str, kept: bool, listed: bool
+) -> None:
+    if listed:
+        (source / "dvc.yaml").write_text("stages: {code: {deps: [rank_e, stages, mine.py]}}")
+        code.run(make_stage("code", load()))
+        assert ("mine.py" in json.loads((source / f"artifacts/code/{name}.json").read_text())) == (name == "decoder")
+
+    def state() -> StageState:
+        return make_stage(name, load(), arm="coevolved", seed=0, round=1).state()
+
+    state().save({"weight": torch.zeros(1)}, {})
+    assert state().load() is not None
+    (source / path).write_text((source / path).read_text() + "# edited\n")
+    assert (state().load() is not None) == kept
+
+
 def test_state_is_removed_when_the_stage_is_done(project: Path) -> None:
     state = make_stage("policy", load(), arm="frozen", seed=0, round=1).state()
     state.remove()
     state.save({"weight": torch.zeros(1)}, [])
-    (state.path.parent / "state.safetensors.tmp").write_text("cut off")
+    (state.path.parent / ".state.safetensors.tmp-new").write_text("cut off")
     state.remove()
     assert state.load() is None and list((project / ".rank-e/state").iterdir()) == []
 
@@ -221,9 +267,8 @@ def test_a_stage_writes_down_what_it_used(project: Path) -> None:
 def test_a_slow_save_makes_the_next_one_wait_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("stages.runtime.state.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr(
-        "stages.runtime.state.sync", lambda path: clock.__setitem__(0, clock[0] + 1.5)
-    )  # twice: 3 s a save
+    # The file and its folder are waited for: 3 s a save.
+    monkeypatch.setattr("rank_e.io.files._sync", lambda path: clock.__setitem__(0, clock[0] + 1.5))
     state = StageState(tmp_path, "policy", "key")
     clock[0] = 9.0
     assert not state.due()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline.cli import main
-from pipeline.warm import warm_stages
+from stages.runtime.warm import warm_stages
 from tests.helpers.llamagen_files import tiny_tokenizer
 from tests.helpers.official import (
     ROOT,

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.warm import warm_stages
-from stages.runtime.warm import SOCKET
+from stages.runtime.warm import SOCKET, warm_stages
 
 ROOT = Path(__file__).parents[2]
 FAKE = """

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isqrt, log
-from typing import Any, NamedTuple, cast
+from math import isqrt
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -137,13 +137,6 @@ def _drop_usage_history(module: nn.Module, state: dict[str, Any], prefix: str, *
     state.pop(prefix + "codebook_used", None)
 
 
-class CodebookLosses(NamedTuple):
-    """Scalars: `codebook` moves codes to features, `commitment` (beta included) moves features to codes."""
-
-    codebook: Tensor
-    commitment: Tensor
-
-
 class Tokenizer(nn.Module):
     """VQ autoencoder; images float32 [N, 3, S, S] in [-1, 1], tokens int64 [N, grid^2] in raster order."""
 
@@ -189,15 +182,6 @@ class Tokenizer(nn.Module):
         """Images [N, 3, S, S] in [-1, 1] -> (their codes [N, C, grid, grid], tokens int64 [N, L])."""
         return self.nearest(self.features(images))
 
-    def usage_entropy(self, z: Tensor, temperature: float = 0.01) -> Tensor:
-        """Entropy in bits of the mean soft assignment of features z [N, C, h, w] to codes; 0 ... log2(V).
-
-        Differentiable; maximising it (LlamaGen's entropy loss holds its negative) keeps codes from dying.
-        """
-        distance = (z.permute(0, 2, 3, 1).flatten(0, 2)[:, None] - self.codes()).square().sum(-1)
-        usage = (-distance / temperature).softmax(-1).mean(0)
-        return torch.special.entr(usage).sum() / log(2)
-
     def look_up(self, tokens: Tensor) -> Tensor:
         """Tokens int64 [N, L] -> code vectors [N, C, grid, grid]."""
         side = isqrt(tokens.shape[1])
@@ -231,18 +215,3 @@ class Tokenizer(nn.Module):
             )
         for name, weight in own.items():
             weight.copy_(state[name])
-
-
-def codebook_losses(z: Tensor, quantized: Tensor, beta: float = 0.25) -> CodebookLosses:
-    """Mean squared distances of features z and their codes, each with the other side held (VQ-VAE, eq. 3)."""
-    return CodebookLosses(F.mse_loss(quantized, z.detach()), beta * F.mse_loss(z, quantized.detach()))
-
-
-def straight_through(z: Tensor, quantized: Tensor) -> Tensor:
-    """The value of `quantized` with the gradient of z."""
-    return z + (quantized - z).detach()
-
-
-def to_unit(images: Tensor) -> Tensor:
-    """The tokenizer's [-1, 1] to images in [0, 1]; not clamped, so that gradients reach saturated pixels."""
-    return (images + 1) / 2

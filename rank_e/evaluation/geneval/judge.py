@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rank_e.evaluation.base import as_bytes, check_images
+from rank_e.evaluation.base import check_images
 from rank_e.evaluation.geneval import rules
 from rank_e.evaluation.geneval.colors import ColorClassifier
 from rank_e.evaluation.geneval.detector import Detector
 from rank_e.evaluation.geneval.tasks import GenEvalError, Task
+from rank_e.io.pixels import to_bytes
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class GenEval:
         """
         if len(images) != len(items):
             raise GenEvalError(f"geneval: {len(images)} images for {len(items)} prompts; give one for each")
-        levels = [as_bytes(image) for image in images]
+        levels = [to_bytes(image) for image in images]
         check_images("geneval", levels)
         arrays = [image.permute(1, 2, 0).cpu().numpy() for image in levels]
         return [self._one(image, *item) for image, item in zip(arrays, items, strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from rank_e.evaluation.bootstrap import resampling_weights
+from rank_e.evaluation.bootstrap import percentile_interval, resampling_weights
 from rank_e.evaluation.geneval.judge import ImageResult
 from rank_e.evaluation.geneval.tasks import GenEvalError, Task
 from rank_e.seeds import seed_for
@@ -81,14 +81,8 @@ def summarise(
         images=sum(every) / len(every),
         prompts=sum(share > 0 for share in every) / len(every),
         count=len(done),
-        intervals={key: _interval(values, level) for key, values in replicates.items()},
+        intervals={key: percentile_interval(values, level) for key, values in replicates.items()},
     )
-
-
-def _interval(replicates: torch.Tensor, level: float) -> tuple[float, float]:
-    tail = (1 - level) / 2
-    low, high = torch.quantile(replicates, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return low, high
 
 
 def _table(tasks: Sequence[Task], results: Iterable[ImageResult], samples: int) -> dict[tuple[int, int], ImageResult]:

@@ -39,6 +39,8 @@ def write_params(change: Change) -> None:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n")
     (tmp_path / "rank_e").symlink_to(ROOT / "rank_e")
     shutil.copytree(ROOT / "assets/shapes", tmp_path / "assets/shapes")
     monkeypatch.chdir(tmp_path)
@@ -189,12 +191,12 @@ def test_too_little_disk_and_memory_are_said_with_what_is_there(project: Path) -
     params = load()
     rich = Machine(disk=10**9, memory=10**9, device=10**9)
     need = Memory(device=4e8, host=4e8)
-    assert room_problems(params, rich, 10**8, need, lanes=2) == []
+    assert room_problems(params, rich, 10**8, need, jobs=2) == []
     poor = replace(rich, disk=10**7, memory=10**8, device=10**8)
-    disk, host, device = room_problems(params, poor, 10**8, need, lanes=1)
+    disk, host, device = room_problems(params, poor, 10**8, need, jobs=1)
     assert disk.startswith("disk: the run needs 100.0 MB more") or "0.1 GB" in disk
     assert host.startswith("main memory") and device.startswith("memory of cpu")
-    assert any("--lanes 1" in line for line in room_problems(params, poor, 0, need, lanes=2))
+    assert any("--jobs 1" in line for line in room_problems(params, poor, 0, need, jobs=2))
 
 
 def test_a_full_disk_stops_a_run_before_it_begins(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
