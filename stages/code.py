@@ -12,7 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from rank_e.backbones import backbone_path
+from rank_e.backbones import paths_of
 from rank_e.config import Params
 from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of, sync
@@ -57,7 +57,7 @@ def imported_by_name(params: Params) -> dict[str, set[str]]:
     judges = params.evaluation.model_dump()
     rewards = [params.ranking.model_dump()["rewards"], *(arm["ranking"]["rewards"] for arm in arms)]
     return {
-        "rank_e/backbones/__init__.py": {backbone_path(params.backbone.name).partition(":")[0]},
+        "rank_e/backbones/__init__.py": {paths_of(params.backbone.name).backbone.partition(":")[0]},
         "rank_e/rewards/mixture.py": plugins(rewards),
         "rank_e/evaluation/suite.py": plugins([judges["distances"], judges["scores"], judges["benchmarks"]]),
         "rank_e/training/networks.py": plugins([arm["decoder"]["perceptual"] for arm in arms]),

@@ -17,7 +17,7 @@ from pipeline.export import export
 from rank_e.backbones.janus.backbone import JanusBackbone
 from rank_e.backbones.janus.convert import convert_janus
 from rank_e.backbones.janus.tokenizer import theirs
-from rank_e.backbones.llamagen.tokenizer import DECODER_PREFIXES
+from rank_e.backbones.llamagen import DECODER_PREFIXES
 from rank_e.config import Params, load
 from rank_e.io.files import sha256_of
 from rank_e.seeds import generator
@@ -107,10 +107,10 @@ def test_llamagens_files_hold_what_was_trained(project: Path) -> None:
     for name, tensors in expected.items():
         assert_same(torch_file(project / "out" / f"{name}.pt"), tensors)
         assert_same(load_file(project / "out" / f"{name}.safetensors"), tensors)
-    assert origin["base"]["source"].keys() == {"policy/t2i.pt", "tokenizer/vq_ds2_t2i.pt"}
+    assert origin["base"]["origin"].keys() == {"policy/t2i.pt", "tokenizer/vq_ds2_t2i.pt"}
 
     arguments = ["--to", "again", "--image-size", "8", "--heads", "2"]
-    main(["convert", "out/t2i_custom_8.pt", "out/vq_ds2_t2i.pt", *arguments])
+    main(["convert", "llamagen", "out/t2i_custom_8.pt", "out/vq_ds2_t2i.pt", *arguments])
     assert_same(load_file("again/policy.safetensors"), policy | table)
     assert_same(load_file("again/tokenizer.safetensors"), tiny_tokenizer() | decoder)
 
@@ -133,9 +133,9 @@ def test_transformers_loads_what_was_trained(project: Path, dtype: torch.dtype, 
     assert all(not torch.equal(before[name], after[name]) for name in trained)
     alone = {f"model.vqmodel.{name}": tensor for name, tensor in load_file("out/decoder.safetensors").items()}
     assert_same(alone, {name: tensor for name, tensor in trained.items() if name.startswith("model.vqmodel.")})
-    assert origin["base"]["source"].keys() == {path.name for path in hub.glob("model*.safetensors")}
+    assert origin["base"]["origin"].keys() == {path.name for path in hub.glob("model*.safetensors")}
 
-    main(["convert", "out", "--to", "again"])
+    main(["convert", "janus", "out", "--to", "again"])
     again = JanusBackbone(Path("again"), CPU, torch.float32)
     assert_same(again.policy_weights(), {name: tensor.to(dtype).float() for name, tensor in policy.items()})
     assert_same(again.decoder_weights(), {name: tensor.to(dtype).float() for name, tensor in decoder.items()})
