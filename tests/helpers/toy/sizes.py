@@ -74,9 +74,8 @@ class ToyInfo:
         )
 
     def problems(self, folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-        return (
-            [] if (folder / "words.txt").is_file() else [f"backbone.base: {folder / 'words.txt'} is missing; find it"]
-        )
+        words = folder / "words.txt"
+        return [] if words.is_file() else [f"backbone.base: {words} holds no words; find some"]
 
     def export(self, base: Path, to: Path, policy: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> None:
         from tests.helpers.toy.backbone import export_toy
