@@ -1,4 +1,4 @@
-"""Both backbones' networks behind one protocol: they fit it, sample and score alike, and take both updates."""
+"""Every architecture's networks behind one protocol: they fit it, sample and score alike, and take both updates."""
 
 from types import SimpleNamespace
 
@@ -102,16 +102,16 @@ def test_policy_update(world):
 def test_decoder_update(world):
     online, average = world.tokenizer(), world.tokenizer()
     size, codes = online.config.image_size, online.config.codebook_size
-    draw = generator(3, "data")
+    random = generator(3, "data")
     data = RankedImages(
-        torch.randint(codes, (2, 3, online.config.grid**2), generator=draw),
+        torch.randint(codes, (2, 3, online.config.grid**2), generator=random),
         torch.ones(2, 3),
         ["a", "b"],
-        torch.rand(4, 3, size, size, generator=draw),
+        torch.rand(4, 3, size, size, generator=random),
     )
     params = decoder_params(lambda_reward=1.0)
-    judge = PatchGAN(8, 1, norm="group").initialise(generator(3, "judge"))
-    nets = Nets(online, average, judge, lambda x, _: x.mean((1, 2, 3)), lambda a, b: (a - b).square().mean())
+    discriminator = PatchGAN(8, 1, norm="group").initialise(generator(3, "discriminator"))
+    nets = Nets(online, average, discriminator, lambda x, _: x.mean((1, 2, 3)), lambda a, b: (a - b).square().mean())
     update = DecoderUpdate(nets, data, params, seed=7, round_id=1, steps_before=0)
     before = snapshot(online)
     metrics = update.step(0)

@@ -203,14 +203,14 @@ def test_a_manifest_names_where_the_weights_come_from(project: Path) -> None:
     files = origin.pop("files")
     assert files.keys() == {path.name for path in Path("out").iterdir()} - {"manifest.json"}
     assert all(entry["sha256"] == sha256_of(Path("out") / name) for name, entry in files.items())
-    sources = [f"artifacts/coevolved/s7/r2/{kind}" for kind in ("policy", "decoder")]
+    artifacts = [f"artifacts/coevolved/s7/r2/{kind}" for kind in ("policy", "decoder")]
     assert origin == {
         "format": "shapes",
         "arm": "coevolved",
         "seed": 7,
         "round": 2,
         "weights": "online",
-        "artifacts": {path: sha256_of(Path(path) / "manifest.json") for path in sources},
+        "artifacts": {path: sha256_of(Path(path) / "manifest.json") for path in artifacts},
         "base": {
             "folder": "base",
             "sha256": sha256_of("base/base.json"),
@@ -218,7 +218,7 @@ def test_a_manifest_names_where_the_weights_come_from(project: Path) -> None:
             "origin": {},
         },
     }
-    for path in map(Path, sources):
+    for path in map(Path, artifacts):
         expected = {name: tensor.half() for name, tensor in load_file(path / "online.safetensors").items()}
         assert_same(load_file(f"out/{path.name}.safetensors"), expected)
 

@@ -114,7 +114,7 @@ def refused(folder: Path, words: tuple[str, ...], message: str) -> None:
         (
             ("start", *ROUND[:4]),
             {"backbone": {"name": "parti"}},
-            r"backbone\.name: unknown backbone 'parti'; known: janus, llamagen, shapes",
+            r"backbone\.name: unknown backbone 'parti'; give one of janus, llamagen, shapes",
         ),
         (
             ("start", *ROUND[:4]),

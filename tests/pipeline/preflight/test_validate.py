@@ -218,7 +218,7 @@ def test_a_full_disk_stops_a_run_before_it_begins(project: Path, monkeypatch: py
         cli.main(["run", "--no-track"])
 
 
-def test_room_is_judged_before_a_published_base_is_there(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_is_checked_before_a_published_base_is_there(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validate, "this_machine", lambda params: Machine(disk=10**9, memory=10**12, device=0))
     write_params(lambda data: data["backbone"].update(name="llamagen", base="models/llamagen-xl-256"))
     found = problems()
