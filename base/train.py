@@ -16,8 +16,8 @@ from rich.table import Table
 
 from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.errors import RankEError
-from rank_e.io.files import sha256_of
-from rank_e.shapes import clip
+from rank_e.io.manifest import BASE_FILE, save_json, write_manifest
+from rank_e.shapes import FORMAT, clip
 from rank_e.shapes.base import (
     CLIPS,
     BaseParams,
@@ -92,15 +92,15 @@ def pack(params: BaseParams) -> None:
         for name in NETWORKS:
             weights = read_artifact(ROOT / name, name).tensors("weights")
             out.tensors(name, {k: v.half() if v.is_floating_point() else v for k, v in weights.items()})
-        base = {"schema_version": 1, "params": params.model_dump(mode="json"), **sizes}
-        out.json("base", base)
-        metrics = measure(out.file("base.json").parent)
-        out.json("base", {**base, "metrics": metrics})
+        folder = out.file(BASE_FILE).parent
+        base = {"schema_version": 1, "origin": {}, "params": params.model_dump(mode="json"), **sizes}
+        write_manifest(folder, FORMAT, base)  # what measures it reads the folder as any base
+        write_manifest(folder, FORMAT, {**base, "metrics": measure(folder)})
 
 
 def compare() -> bool:
     """Print the retrained base's metrics beside the shipped one's; True if all lie within tolerance."""
-    new, old = (json.loads((folder / "base.json").read_text())["metrics"] for folder in (ROOT / "packed", SHIPPED))
+    new, old = (json.loads((folder / BASE_FILE).read_text())["metrics"] for folder in (ROOT / "packed", SHIPPED))
     table = Table(title="base: retrained beside shipped")
     for column in ("metric", "shipped", "retrained", "tolerance", "agrees"):
         table.add_column(column)
@@ -118,10 +118,7 @@ def adopt() -> None:
     SHIPPED.mkdir(parents=True, exist_ok=True)
     for name in NETWORKS:
         shutil.copyfile(ROOT / "packed" / f"{name}.safetensors", SHIPPED / f"{name}.safetensors")
-    base = json.loads((ROOT / "packed" / "base.json").read_text())
-    base["commit"] = commit
-    base["files"] = {f"{n}.safetensors": sha256_of(SHIPPED / f"{n}.safetensors") for n in NETWORKS}
-    (SHIPPED / "base.json").write_text(json.dumps(base, indent=2, sort_keys=True) + "\n")
+    save_json({**json.loads((ROOT / "packed" / BASE_FILE).read_text()), "commit": commit}, SHIPPED / BASE_FILE)
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from rank_e.backbones import BACKBONES
+from rank_e.backbones.info import backbone_info
 from rank_e.errors import RankEError
 
 PATIENCE = 90.0
@@ -41,14 +43,17 @@ def parser() -> argparse.ArgumentParser:
     profile = add("profile", do_profile, "make profiles/NAME.yaml the params.yaml of the next run")
     profile.add_argument("name")
     convert = add("convert", do_convert, "turn official checkpoints into a base folder of safetensors, once")
-    convert.add_argument(
-        "source", nargs="+", type=Path, help="a Hugging Face Janus folder, or LlamaGen's policy file and VQ file"
-    )
-    convert.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a folder that does not exist yet")
-    convert.add_argument("--text", type=Path, metavar="FOLDER", help="LlamaGen: the local folder of flan-t5-xl")
-    convert.add_argument("--image-size", type=positive, metavar="PIXELS", help="LlamaGen: where no file tells it")
-    convert.add_argument("--heads", type=positive, metavar="N", help="LlamaGen: for a policy of no official size")
-    export = add("export", do_export, "write a trained policy and decoder back in the format of the base's source")
+    backbones = convert.add_subparsers(required=True, metavar="BACKBONE", dest="backbone")
+    for name in sorted(BACKBONES):
+        converter = backbone_info(name).converter
+        if converter is not None:
+            command = backbones.add_parser(
+                name, help=converter.summary, description=converter.summary, allow_abbrev=False
+            )
+            converter.add_arguments(command)
+            command.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a new folder")
+            command.set_defaults(converter=converter)
+    export = add("export", do_export, "write a trained policy and decoder in the layout that the base came from")
     export.add_argument("--arm", required=True)
     export.add_argument("--seed", type=count, metavar="S", help="needed where params.yaml has several")
     export.add_argument("--round", required=True, type=count, metavar="N", help="0: what the arm began with")
@@ -191,23 +196,8 @@ def do_profile(arguments: argparse.Namespace) -> None:
 
 def do_convert(arguments: argparse.Namespace) -> None:
     """Convert, then say what lies there now."""
-    source, options = arguments.source, (arguments.text, arguments.image_size, arguments.heads)
-    if len(source) == 1:
-        if any(option is not None for option in options):
-            raise RankEError("convert: --text, --image-size and --heads are for LlamaGen's two files; leave them out")
-        from rank_e.backbones.janus.convert import convert_janus
-
-        manifest = convert_janus(source[0], arguments.to)
-    elif len(source) == 2:
-        from rank_e.backbones.llamagen.convert import convert
-
-        (policy, tokenizer), (text, image_size, heads) = source, options
-        manifest = convert(policy, tokenizer, arguments.to, image_size, text, heads)
-    else:
-        raise RankEError(
-            f"convert: {len(source)} sources; give one Hugging Face Janus folder, or LlamaGen's policy and VQ files"
-        )
-    print(f"{arguments.to}: {manifest['format']}, from {', '.join(manifest['source'])}")
+    manifest = arguments.converter.convert(arguments, arguments.to)
+    print(f"{arguments.to}: {manifest['format']}, from {', '.join(manifest['origin'])}")
 
 
 def do_export(arguments: argparse.Namespace) -> None:
@@ -215,8 +205,9 @@ def do_export(arguments: argparse.Namespace) -> None:
     from pipeline.export import export, summary
     from rank_e.config import load
 
-    given = arguments
-    print(summary(given.to, export(load(), given.arm, given.seed, given.round, given.weights, given.to)))
+    params, given = load(), arguments
+    manifest = export(params, given.arm, given.seed, given.round, given.weights, given.to)
+    print(summary(given.to, backbone_info(params.backbone.name).exported, manifest))
 
 
 def do_validate(arguments: argparse.Namespace) -> None:

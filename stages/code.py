@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from ruamel.yaml import YAML
 
-from rank_e.backbones import backbone_path
+from rank_e.backbones import paths_of
 from rank_e.config import Params
 from rank_e.config.kinds import Kind
 from rank_e.errors import RankEError
@@ -60,7 +60,7 @@ def imported_by_name(params: Params) -> dict[str, set[str]]:
     lists = [benchmark for benchmark in evaluation.benchmarks.values() if benchmark.kind == "prompts"]
     scores = [*evaluation.scores.values(), *(item for benchmark in lists for item in benchmark.scores.values())]
     return {
-        "rank_e/backbones/__init__.py": {backbone_path(params.backbone.name).partition(":")[0]},
+        "rank_e/backbones/__init__.py": {paths_of(params.backbone.name).backbone.partition(":")[0]},
         "rank_e/rewards/mixture.py": modules(rewards),
         "rank_e/evaluation/suite.py": modules([*evaluation.distances.values(), *scores]),
         "rank_e/training/networks.py": modules(

@@ -11,11 +11,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.preflight.sizes import OFFICIAL, VALUE, Sizes, read_base
+from pipeline.preflight.sizes import published, read_base
+from rank_e.backbones.info import Sizes, backbone_info
 from rank_e.config import ArmParams, Params, load
 from rank_e.config.kinds import Kind
 from rank_e.errors import RankEError
 
+VALUE = {"float32": 4, "bfloat16": 2}  # bytes of a number, by runtime.dtype
 RATE = 1.0e14
 """Assumed useful floating-point operations a second: 10 % of an H100's bfloat16 peak of 989e12."""
 LIBRARIES = {"cpu": 0.5e9, "cuda": 4.0e9}  # bytes of main memory that a process holds beside its tensors
@@ -82,11 +84,6 @@ def disk(sizes: Sizes, params: Params) -> dict[str, int]:
     }
 
 
-def layer_row(sizes: Sizes, value: int) -> float:
-    """Bytes that one layer of LlamaGen's transformer keeps for one row's backward pass, at `value` bytes a number."""
-    return sizes.dim * (20 + 4.3 * value) + 5 * sizes.hidden * value
-
-
 def policy_memory(sizes: Sizes, params: Params, arm: ArmParams) -> float:
     """Peak bytes on the device of the policy stage: weights, optimiser, one microbatch's activations and logits."""
     value, settings = VALUE[params.runtime.dtype], arm.policy
@@ -97,29 +94,12 @@ def policy_memory(sizes: Sizes, params: Params, arm: ArmParams) -> float:
     image = branches * settings.microbatch_size * sizes.length
     texts = branches * min(settings.microbatch_size, params.prompts.per_round) * sizes.text_rows
     kept = value * sizes.dim * (image + texts) * sizes.layers
-    one = layer_row(sizes, value) * max(image, texts)
-    activations = kept + one if settings.checkpointing else layer_row(sizes, value) * (image + texts) * sizes.layers
+    one = sizes.layer_row(value) * max(image, texts)
+    activations = kept + one if settings.checkpointing else sizes.layer_row(value) * (image + texts) * sizes.layers
     logits = 4 * settings.microbatch_size * sizes.length * sizes.vocab * (branches + 4)
     gradients = (value if value == 4 else value + 4) * sizes.policy
     # At the end of the stage everything that moves is copied once more before it is written.
     return fixed + max(gradients + activations + logits, 16 * sizes.policy)
-
-
-def decoder_image(sizes: Sizes) -> int:
-    """Bytes that the decoder keeps for one image's backward pass, float32: inputs of norms, SiLUs, convolutions."""
-    widths = [sizes.channels * m for m in reversed(sizes.multipliers)]
-    places = (sizes.image_size // 2 ** (len(widths) - 1)) ** 2
-    attention = 7
-    total = places * widths[0] * (2 * 6 + attention)
-    width = widths[0]
-    for level, outputs in enumerate(widths):
-        for block in range(sizes.residual_blocks + 1):
-            total += places * (3 * width + 3 * outputs + (attention * outputs if level == 0 else 0))
-            width = outputs if block == 0 else width
-        if level + 1 < len(widths):
-            places *= 4
-            total += places * outputs
-    return 4 * (total + 3 * places * width)
 
 
 def decoder_memory(sizes: Sizes, arm: ArmParams) -> float:
@@ -131,7 +111,7 @@ def decoder_memory(sizes: Sizes, arm: ArmParams) -> float:
     if not settings.train:
         return 0.0
     pixels = sizes.image_size**2
-    each = decoder_image(sizes) + LPIPS_PIXEL * pixels
+    each = sizes.decoder_image() + LPIPS_PIXEL * pixels
     images = (settings.rollouts_per_step + settings.reals_per_step) * each
     rewarded = settings.rollouts_per_step * REWARD_IMAGE if settings.lambda_reward > 0 else 0
     fixed = 8 * sizes.tokenizer + 12 * sizes.decoder + 16 * patchgan(settings.discriminator)
@@ -170,7 +150,7 @@ def operations(sizes: Sizes, params: Params) -> dict[str, float]:
     """Floating-point operations of the policy by stage, of all rounds, arms and seeds: 2 a parameter and token.
 
     Training a rollout: 2 to score it once, 2 for the reference, 6 for the step, 2 more where layers are recomputed.
-    The convolutions, the rewards and the judges are not counted.
+    The convolutions, the rewards and the evaluators are not counted.
     """
     found = {"rollouts": 0.0, "policy": 0.0, "evaluation": 0.0}
     for arm in (params.arm(name) for name in params.arms):
@@ -180,9 +160,9 @@ def operations(sizes: Sizes, params: Params) -> dict[str, float]:
         found["rollouts"] += 2.0 * sizes.policy * tokens
         each = 2 + arm.policy.epochs * (8 + 2 * arm.policy.checkpointing)
         found["policy"] += float(each) * sizes.policy * tokens
-        judged = params.evaluation.prompts * params.evaluation.samples_per_prompt * sizes.length
-        judgements = len(params.seeds) * len(params.evaluated)
-        found["evaluation"] += 2.0 * sizes.policy * judgements * judged * (2 if params.evaluation.guidance != 1 else 1)
+        evaluated = params.evaluation.prompts * params.evaluation.samples_per_prompt * sizes.length
+        times = len(params.seeds) * len(params.evaluated) * (2 if params.evaluation.guidance != 1 else 1)
+        found["evaluation"] += 2.0 * sizes.policy * times * evaluated
     return found
 
 
@@ -211,12 +191,13 @@ def summary(sizes: Sizes, params: Params) -> list[str]:
 
 def sizes_of(params: Params) -> Sizes:
     """The sizes of the base, or those of the published model that its folder's name stands for."""
-    folder = Path(params.backbone.base)
+    name, folder = params.backbone.name, Path(params.backbone.base)
     if folder.exists():
-        return read_base(params.backbone.name, folder)[0]
-    if folder.name not in OFFICIAL:
-        raise RankEError(f"backbone.base: {folder} does not exist; convert a base to it")
-    return OFFICIAL[folder.name]
+        return read_base(name, folder)[0]
+    known = published(name, folder)
+    if known is None:
+        raise RankEError(f"backbone.base: {folder} does not exist; {backbone_info(name).format.fix}")
+    return known
 
 
 def main(paths: list[str]) -> None:

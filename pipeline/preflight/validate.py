@@ -10,8 +10,9 @@ import psutil
 
 from pipeline.graph import load_graph, make_groups
 from pipeline.preflight.estimate import Memory, disk, gigabytes, memory, summary
-from pipeline.preflight.named import WEIGHTS, missing_files, need_file
-from pipeline.preflight.sizes import FORMATS, OFFICIAL, Sizes, read_base, read_manifest
+from pipeline.preflight.named import missing_files
+from pipeline.preflight.sizes import published, read_base
+from rank_e.backbones.info import Sizes
 from rank_e.config import Params, load
 from rank_e.errors import RankEError
 from stages.code import code_lists
@@ -60,51 +61,32 @@ def check(jobs: int) -> list[str]:
         problems.append(
             f"runtime.device = {params.runtime.device}: there is no such device here; use cpu or another machine"
         )
-    sizes = sizes or OFFICIAL.get(Path(params.backbone.base).name)  # room can be judged before a base is converted
     if sizes is not None:
         needed = sum(disk(sizes, params).values())
         problems += room_problems(params, machine, needed - held(), memory(sizes, params), jobs)
     if problems or sizes is None:
-        raise RankEError("\n".join(problems))
+        raise RankEError("\n".join(dict.fromkeys(problems)))
     counts = f"{len(params.arms)} arms, {len(params.seeds)} seeds, {len(params.rounds)} rounds"
     return [f"params.yaml: {counts}, {stages} stages", *summary(sizes, params)]
 
 
 def base_problems(params: Params) -> tuple[Sizes | None, list[str]]:
-    """The base's sizes (None where they cannot be read) and what is wrong with its folder."""
+    """The base's sizes, and what is wrong with its folder.
+
+    Where they cannot be read: those of the published model that its name stands for, else None.
+    """
     name, folder = params.backbone.name, Path(params.backbone.base)
-    if name not in FORMATS:
-        return None, [f"backbone.name = {name}: unknown backbone; give one of {', '.join(FORMATS)}"]
+    known: Sizes | None = None
     try:
-        manifest = read_manifest(name, folder)
+        known = published(name, folder)  # room can be judged before a base is converted
         sizes, found = read_base(name, folder)
     except RankEError as error:
-        return None, [str(error)]
-    for file, entry in manifest["files"].items():
-        size = (folder / file).stat().st_size if (folder / file).is_file() else None
-        wanted = entry["bytes"] if isinstance(entry, dict) else size  # the embedded world's lists hashes alone
-        if size is None or size != wanted:
-            state = "does not exist" if size is None else f"has {size} bytes, base.json says {wanted}"
-            found.append(f"backbone.base: {folder / file} {state}; convert or check out the base again")
-    if name == "llamagen":
-        found += text_problems(folder, manifest["text"]["folder"])
+        return known, [str(error)]
     for arm_name in params.arms:
         top_k = params.arm(arm_name).rollouts.top_k
         if top_k > sizes.vocab:
             found.append(f"arms.{arm_name}: rollouts.top_k = {top_k} exceeds the vocabulary of {sizes.vocab}; lower it")
     return sizes, found
-
-
-def text_problems(folder: Path, named: str | None) -> list[str]:
-    """What a LlamaGen base's text encoder lacks."""
-    if named is None:
-        return [f"backbone.base: {folder} names no text encoder; convert it again with --text FOLDER of flan-t5-xl"]
-    place, where = folder / named, "backbone.base: text encoder"
-    found = list(need_file(where, place / "config.json"))
-    for kind, names in (("weights", WEIGHTS), ("tokenizer", ("tokenizer.json", "spiece.model"))):
-        if not any((place / name).is_file() for name in names):
-            found.append(f"{where}: {place} holds no {kind} ({', '.join(names)}); copy flan-t5-xl there")
-    return found
 
 
 def held() -> int:

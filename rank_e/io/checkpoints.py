@@ -27,8 +27,7 @@ from torch import Tensor
 from rank_e.errors import RankEError
 from rank_e.io.files import plain, replacing, sha256_of
 
-MANIFEST = "base.json"
-STATE_KEYS = ("model", "module", "state_dict")  # LlamaGen with DDP, with DeepSpeed, Lightning
+STATE_KEYS = ("model", "module", "state_dict")  # of plain scripts, DeepSpeed, Lightning
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
@@ -135,6 +134,11 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
+def without(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors but the one called `name`."""
+    return {key: tensor for key, tensor in tensors.items() if key != name}
+
+
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], where: str | Path) -> None:
     """CheckpointError that names every missing, unexpected and mis-shaped key of `tensors`, found in `where`."""
     found = shapes_of(tensors)
@@ -166,8 +170,8 @@ def dtypes_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def source_of(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The manifest's entry of a source file: sha256, bytes, number of keys, dtypes."""
+def origin_of(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A manifest's entry of the file that `tensors` were read from: sha256, bytes, number of keys, dtypes."""
     size = Path(path).stat().st_size
     return {"sha256": sha256_of(path), "bytes": size, "keys": len(tensors), "dtype": dtypes_of(tensors)}
 
@@ -178,13 +182,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def save_torch(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a `.pt` file as LlamaGen does: a dict with the state dict under "model"."""
+    """Write a `.pt` file: a dict with the state dict under "model"."""
     torch.save({"model": plain(tensors)}, path)
-
-
-def save_json(value: Any, path: Path) -> None:
-    """Write JSON with sorted keys."""
-    path.write_text(json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def check_space(target: str | Path, needed: int) -> None:
@@ -220,44 +219,3 @@ def write_folder(target: str | Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
         check_absent(target)  # nobody filled it meanwhile
-
-
-def files_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """sha256 and bytes of every file below a folder, for its manifest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in files}
-
-
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write base.json: `manifest` and under "files" sha256 and bytes of everything that stands in the folder."""
-    save_json({**manifest, "files": files_of(folder)}, folder / MANIFEST)
-
-
-def read_manifest(folder: str | Path, kind: str) -> dict[str, Any]:
-    """base.json of a converted folder of format `kind`, its files present at their full size (not hashed).
-
-    CheckpointError names what is missing, damaged or of another format, and says to convert again.
-    """
-    folder = Path(folder)
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise CheckpointError(f"backbone.base: {path} does not exist; run `rank-e convert ... --to {folder}`")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found, files = manifest["format"], manifest["files"]
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"backbone.base: {path} is not a manifest; run `rank-e convert` again") from None
-    if found != kind:
-        raise CheckpointError(f"backbone.base: {path} is of format {found!r}, not {kind!r}; give such a folder")
-    check_sizes(folder, files, "backbone.base")
-    return manifest
-
-
-def check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]], where: str) -> None:
-    """CheckpointError unless the files of a manifest (name -> {bytes}) are in `folder` at their full size."""
-    for name, entry in files.items():
-        file = folder / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != entry["bytes"]:
-            state = "is missing" if size is None else f"has {size} bytes, not {entry['bytes']}"
-            raise CheckpointError(f"{where}: {file} {state}; run `rank-e convert` again")

@@ -10,6 +10,13 @@ from typing import NamedTuple
 from rank_e.errors import RankEError
 
 LONGEST = 100_000_000  # bytes of a header, as the format allows
+WEIGHT_FILES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+"""What a Hugging Face folder's weights are called; the first that is there is read."""
 
 
 class Entry(NamedTuple):

@@ -1,6 +1,5 @@
 """The embedded world as a backbone: real networks of the real architectures at toy size, from one folder."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +11,16 @@ from torch import Tensor
 from rank_e.backbones.llamagen.policy import Policy, PolicyConfig
 from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.errors import RankEError
+from rank_e.io.manifest import read_manifest
 from rank_e.rewards.clip import ClipModel
-from rank_e.shapes import clip
+from rank_e.shapes import FORMAT, clip
 
 
 def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """NAME.safetensors of a base folder in float32; RankEError if it is not there."""
     path = folder / f"{name}.safetensors"
     if not path.is_file():
-        raise RankEError(f"{path} does not exist; check the folder out again or run `make base`")
+        raise RankEError(f"{path} does not exist; {FORMAT.fix}")
     return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
 
 
@@ -36,18 +36,11 @@ class ShapesBackbone:
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.folder, self.device, self.dtype = folder, device, dtype
-        manifest = folder / "base.json"
-        if not manifest.is_file():
-            raise RankEError(
-                f"backbone.base: {manifest} does not exist; train a base with `make base` or check it out again"
-            )
-        self.manifest = json.loads(manifest.read_text())
+        self.manifest = read_manifest(folder, FORMAT)
 
     @cached_property
     def tokenizer_config(self) -> TokenizerConfig:
-        config = dict(self.manifest["tokenizer"])
-        config["channel_multipliers"] = tuple(config["channel_multipliers"])
-        return TokenizerConfig(**config)
+        return TokenizerConfig(**self.manifest["tokenizer"])
 
     @property
     def image_size(self) -> int:
@@ -60,7 +53,7 @@ class ShapesBackbone:
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        """Features [N, T, C] and mask [N, T]; each distinct prompt is encoded once."""
+        """N prompts -> (features [N, T, C] in `dtype`, mask bool [N, T]), left-padded; each prompt encoded once."""
         places = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
         features, mask = self.text_encoder(list(places))
         rows = torch.tensor([places[prompt] for prompt in prompts], device=features.device)
@@ -71,14 +64,17 @@ class ShapesBackbone:
         return []
 
     def policy_weights(self) -> dict[str, Tensor]:
+        """The base policy's weights, float32, on the CPU."""
         return load_tensors(self.folder, "policy")
 
     def policy(self, weights: Mapping[str, Tensor]) -> Policy:
+        """A policy that holds a copy of `weights` in `dtype` on the device, in eval mode."""
         policy = Policy(PolicyConfig(**self.manifest["policy"]))
         policy.load_state_dict(weights, strict=True)
         return policy.to(self.device, self.dtype).eval()
 
     def decoder_weights(self) -> dict[str, Tensor]:
+        """The base decoder's and post_quant_conv's weights, float32, on the CPU."""
         return self._base_tokenizer().decoder_state()
 
     def _base_tokenizer(self) -> Tokenizer:
@@ -87,6 +83,7 @@ class ShapesBackbone:
         return tokenizer.eval()
 
     def tokenizer(self, decoder: Mapping[str, Tensor]) -> Tokenizer:
+        """The base tokenizer with a copy of `decoder` for its decoder, float32, on the device, in eval mode."""
         tokenizer = self._base_tokenizer()
         tokenizer.load_decoder_state(decoder)
         return tokenizer.to(self.device)

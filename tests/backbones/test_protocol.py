@@ -1,4 +1,4 @@
-"""Both backbones' networks behind one protocol: they fit it, sample and score alike, and take both updates."""
+"""Every architecture's networks behind one protocol: they fit it, sample and score alike, and take both updates."""
 
 from types import SimpleNamespace
 

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from rank_e.backbones.llamagen.backbone import LlamaGenBackbone
-from rank_e.backbones.llamagen.convert import (
-    convert,
-)
+from rank_e.backbones.llamagen.convert import convert_llamagen
 from rank_e.backbones.llamagen.policy import Policy, PolicyConfig, rotary_table
 from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.errors import RankEError
@@ -59,7 +57,7 @@ class Official:
 
     def convert(self, **changes: Any) -> dict[str, Any]:
         values = {"policy": self.policy, "tokenizer": self.tokenizer, "to": self.to, "image_size": 8, "heads": 2}
-        return convert(**(values | changes))
+        return convert_llamagen(**(values | changes))
 
     def backbone(self, dtype: torch.dtype = torch.float32) -> LlamaGenBackbone:
         return LlamaGenBackbone(self.to, CPU, dtype)

@@ -193,7 +193,7 @@ def write_llamagen(folder: Path) -> list[str]:
     torch.save({"model": tiny_tokenizer(TOKENIZER)}, folder / "vq_ds4_t2i.pt")
     text = write_t5(folder / "flan-t5")
     files = [folder / "t2i_tiny.pt", folder / "vq_ds4_t2i.pt"]
-    return [*map(str, files), "--text", str(text), "--image-size", "16", "--heads", "2"]
+    return ["llamagen", *map(str, files), "--text", str(text), "--image-size", "16", "--heads", "2"]
 
 
 def write_llamagen_project(folder: Path) -> list[str]:
@@ -216,7 +216,7 @@ def write_janus_project(folder: Path) -> list[str]:
     write_evaluation_weights(folder / "weights/evaluation")
     (folder / "mine.py").write_text(MINE)
     write_params(folder, JANUS)
-    return [str(tiny_janus.save(folder / "official/janus", shard="60KB"))]
+    return ["janus", str(tiny_janus.save(folder / "official/janus", shard="60KB"))]
 
 
 def copy_code(folder: Path) -> None:

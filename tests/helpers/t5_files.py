@@ -5,9 +5,13 @@ from pathlib import Path
 
 import sentencepiece
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
 
+from rank_e.io.torchvision_ops import declare_torchvision_ops
 from rank_e.seeds import seed_for
+
+declare_torchvision_ops()
+
+from transformers import T5Config, T5ForConditionalGeneration  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -16,15 +16,13 @@ from rank_e.io.checkpoints import (
     check_shapes,
     check_space,
     dtypes_of,
-    read_manifest,
+    origin_of,
     read_tensors,
     save_tensors,
     save_torch,
-    source_of,
     write_folder,
-    write_manifest,
 )
-from rank_e.io.files import plain, sha256_of
+from rank_e.io.files import plain
 from rank_e.seeds import generator
 
 
@@ -186,9 +184,9 @@ def test_values_that_are_not_finite_are_named() -> None:
         check_finite(good | {"p": torch.tensor([1.0, torch.nan]), "q": torch.tensor(torch.inf)}, "f.pt")
 
 
-def test_a_source_is_described(tmp_path: Path) -> None:
+def test_the_origin_of_tensors_is_described(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
-    entry = source_of(tmp_path / "x", state())
+    entry = origin_of(tmp_path / "x", state())
     assert entry == {
         "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
         "bytes": 3,
@@ -228,26 +226,6 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="cannot be made"), write_folder(tmp_path / "file" / "deep" / "base"):
         pytest.fail("the block must not run")
-
-
-def test_a_manifest_knows_its_files(tmp_path: Path) -> None:
-    (tmp_path / "w").write_bytes(b"1234")
-    write_manifest(tmp_path, {"format": "some"})
-    manifest = read_manifest(tmp_path, "some")
-    assert manifest["files"] == {"w": {"sha256": sha256_of(tmp_path / "w"), "bytes": 4}}
-    with pytest.raises(CheckpointError, match="of format 'some', not 'other'"):
-        read_manifest(tmp_path, "other")
-    (tmp_path / "w").write_bytes(b"123")
-    with pytest.raises(CheckpointError, match="w has 3 bytes, not 4"):
-        read_manifest(tmp_path, "some")
-    (tmp_path / "w").unlink()
-    with pytest.raises(CheckpointError, match="w is missing"):
-        read_manifest(tmp_path, "some")
-    (tmp_path / "base.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="not a manifest"):
-        read_manifest(tmp_path, "some")
-    with pytest.raises(CheckpointError, match=r"base\.json does not exist; run `rank-e convert"):
-        read_manifest(tmp_path / "nowhere", "some")
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path) -> None:

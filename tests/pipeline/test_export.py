@@ -17,10 +17,12 @@ from pipeline.export import export
 from rank_e.backbones.janus.backbone import JanusBackbone
 from rank_e.backbones.janus.convert import convert_janus
 from rank_e.backbones.janus.tokenizer import theirs
-from rank_e.backbones.llamagen.tokenizer import DECODER_PREFIXES
+from rank_e.backbones.llamagen import DECODER_PREFIXES
 from rank_e.config import Params, load
 from rank_e.io.files import sha256_of
+from rank_e.io.manifest import files_of, write_manifest
 from rank_e.seeds import generator
+from rank_e.shapes import FORMAT
 from rank_e.shapes.backbone import ShapesBackbone
 from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.stage import artifact_path
@@ -107,10 +109,10 @@ def test_llamagens_files_hold_what_was_trained(project: Path) -> None:
     for name, tensors in expected.items():
         assert_same(torch_file(project / "out" / f"{name}.pt"), tensors)
         assert_same(load_file(project / "out" / f"{name}.safetensors"), tensors)
-    assert origin["base"]["source"].keys() == {"policy/t2i.pt", "tokenizer/vq_ds2_t2i.pt"}
+    assert origin["base"]["origin"].keys() == {"policy/t2i.pt", "tokenizer/vq_ds2_t2i.pt"}
 
     arguments = ["--to", "again", "--image-size", "8", "--heads", "2"]
-    main(["convert", "out/t2i_custom_8.pt", "out/vq_ds2_t2i.pt", *arguments])
+    main(["convert", "llamagen", "out/t2i_custom_8.pt", "out/vq_ds2_t2i.pt", *arguments])
     assert_same(load_file("again/policy.safetensors"), policy | table)
     assert_same(load_file("again/tokenizer.safetensors"), tiny_tokenizer() | decoder)
 
@@ -133,9 +135,9 @@ def test_transformers_loads_what_was_trained(project: Path, dtype: torch.dtype, 
     assert all(not torch.equal(before[name], after[name]) for name in trained)
     alone = {f"model.vqmodel.{name}": tensor for name, tensor in load_file("out/decoder.safetensors").items()}
     assert_same(alone, {name: tensor for name, tensor in trained.items() if name.startswith("model.vqmodel.")})
-    assert origin["base"]["source"].keys() == {path.name for path in hub.glob("model*.safetensors")}
+    assert origin["base"]["origin"].keys() == {path.name for path in hub.glob("model*.safetensors")}
 
-    main(["convert", "out", "--to", "again"])
+    main(["convert", "janus", "out", "--to", "again"])
     again = JanusBackbone(Path("again"), CPU, torch.float32)
     assert_same(again.policy_weights(), {name: tensor.to(dtype).float() for name, tensor in policy.items()})
     assert_same(again.decoder_weights(), {name: tensor.to(dtype).float() for name, tensor in decoder.items()})
@@ -147,6 +149,7 @@ def shapes_base(folder: Path, dtype: torch.dtype) -> Path:
     shutil.copytree(ROOT / "assets/shapes", folder)
     for path in folder.glob("*.safetensors"):
         save_file({name: t.to(dtype) if t.is_floating_point() else t for name, t in load_file(path).items()}, path)
+    write_manifest(folder, FORMAT, json.loads((folder / "base.json").read_text()))
     return folder
 
 
@@ -176,7 +179,8 @@ def test_an_exported_world_is_a_base(project: Path, dtype: torch.dtype, capsys: 
     manifest = json.loads((out / "base.json").read_text())
     assert manifest["policy"] == json.loads((base / "base.json").read_text())["policy"]
     assert "metrics" not in manifest  # they are the old base's
-    assert manifest["files"] == {path.name: sha256_of(path) for path in out.glob("*.safetensors")}
+    assert manifest["files"].keys() == {path.name for path in out.glob("*.safetensors")}
+    assert manifest["files"].items() <= files_of(out).items()
     for name in ("out: coevolved, seed 7, round 2, ema weights", "policy.safetensors: the policy", "backbone.base"):
         assert name in said
 
@@ -199,21 +203,22 @@ def test_a_manifest_names_where_the_weights_come_from(project: Path) -> None:
     files = origin.pop("files")
     assert files.keys() == {path.name for path in Path("out").iterdir()} - {"manifest.json"}
     assert all(entry["sha256"] == sha256_of(Path("out") / name) for name, entry in files.items())
-    sources = [f"artifacts/coevolved/s7/r2/{kind}" for kind in ("policy", "decoder")]
+    artifacts = [f"artifacts/coevolved/s7/r2/{kind}" for kind in ("policy", "decoder")]
     assert origin == {
         "format": "shapes",
         "arm": "coevolved",
         "seed": 7,
         "round": 2,
         "weights": "online",
-        "artifacts": {path: sha256_of(Path(path) / "manifest.json") for path in sources},
+        "artifacts": {path: sha256_of(Path(path) / "manifest.json") for path in artifacts},
         "base": {
             "folder": "base",
             "sha256": sha256_of("base/base.json"),
-            "source": json.loads(Path("base/base.json").read_text())["files"],
+            "files": json.loads(Path("base/base.json").read_text())["files"],
+            "origin": {},
         },
     }
-    for path in map(Path, sources):
+    for path in map(Path, artifacts):
         expected = {name: tensor.half() for name, tensor in load_file(path / "online.safetensors").items()}
         assert_same(load_file(f"out/{path.name}.safetensors"), expected)
 
@@ -265,11 +270,11 @@ def test_a_target_that_exists_is_kept_and_named_before_anything_is_read(project:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("base.json", None, "backbone.base: base/base.json is no base folder's manifest"),
-        ("base.json", "[]", "backbone.base: base/base.json is no base folder's manifest"),
-        ("base.json", '{"format": "other", "files": {}}', "backbone.base: base/base.json is no base folder's manifest"),
-        ("reward.safetensors", None, "backbone.base: base/reward.safetensors does not exist"),
-        ("policy.safetensors", None, "base/policy.safetensors does not exist"),
+        ("base.json", None, "backbone.base: base/base.json does not exist; check it out again"),
+        ("base.json", "[]", "backbone.base: base/base.json is not a base's manifest; check it out again"),
+        ("base.json", '{"format": "other", "files": {}}', "base/base.json is of format 'other', not 'shapes'"),
+        ("reward.safetensors", None, "backbone.base: base/reward.safetensors is missing; check it out again"),
+        ("policy.safetensors", None, "base/policy.safetensors is missing"),
     ],
 )
 def test_a_damaged_base_is_named(project: Path, name: str, content: str | None, message: str) -> None:

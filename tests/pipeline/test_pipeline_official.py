@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rank_e.backbones.janus import TEXT_EMBEDDING
 from rank_e.backbones.janus.backbone import JanusBackbone
-from rank_e.backbones.janus.convert import TEXT_EMBEDDING
 from rank_e.backbones.janus.tokenizer import theirs
 from rank_e.backbones.llamagen.backbone import LlamaGenBackbone
 from rank_e.backbones.protocol import Backbone
@@ -181,12 +181,12 @@ def test_an_exported_llamagen_draws_the_images_that_were_judged(llamagen: Path, 
         files[name] = loaded["model"]
     assert same(files["t2i_custom_16"], load_file(cell(llamagen, "coevolved", "policy") / "ema.safetensors"))
     evolved = load_file(cell(llamagen, "coevolved", "decoder") / "ema.safetensors")
-    source = torch.load(llamagen / "official/vq_ds4_t2i.pt", weights_only=True)["model"]
-    assert same(files["vq_ds4_t2i"], source | evolved)  # encoder, codebook and quant_conv are the official ones
+    converted = torch.load(llamagen / "official/vq_ds4_t2i.pt", weights_only=True)["model"]
+    assert same(files["vq_ds4_t2i"], converted | evolved)  # encoder, codebook and quant_conv are the official ones
 
     files_again = [str(out / "t2i_custom_16.pt"), str(out / "vq_ds4_t2i.pt")]
     options = ["--text", "official/flan-t5", "--image-size", "16", "--heads", "2"]
-    checked(llamagen, "pipeline.cli", "convert", *files_again, *options, "--to", str(again))
+    checked(llamagen, "pipeline.cli", "convert", "llamagen", *files_again, *options, "--to", str(again))
     backbone = LlamaGenBackbone(again, CPU, torch.float32)
     judged = read_artifact(cell(llamagen, "coevolved", "evaluation"), "evaluation")
     tokens = tokens_again(backbone, judged.path, 4)
@@ -216,7 +216,7 @@ def test_janus_runs_in_bfloat16_and_stores_only_what_is_trained(janus: Path) -> 
     stored = load_file(cell(janus, "coevolved", "policy") / "online.safetensors")
     parts = {name.split(".")[0] for name in stored}
     assert parts == {"language_model", "generation_embeddings", "generation_aligner", "generation_head"}
-    assert TEXT_EMBEDDING.removeprefix("model.") not in stored
+    assert TEXT_EMBEDDING not in stored
     step = metrics(cell(janus, "coevolved", "decoder"))
     assert step.keys() >= {"reward", "weight_adaptive", "perceptual", "discriminator"}
     discriminator = load_file(cell(janus, "coevolved", "decoder") / "discriminator.safetensors")

@@ -114,7 +114,7 @@ def refused(folder: Path, words: tuple[str, ...], message: str) -> None:
         (
             ("start", *ROUND[:4]),
             {"backbone": {"name": "parti"}},
-            r"backbone\.name: unknown backbone 'parti'; known: janus, llamagen, shapes",
+            r"backbone\.name: unknown backbone 'parti'; give one of janus, llamagen, shapes",
         ),
         (
             ("start", *ROUND[:4]),
@@ -181,7 +181,7 @@ def test_a_base_that_lost_its_end_is_named_by_every_reader(project: Path) -> Non
     params(project)
     file = project / "base/policy.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
-    message = r"backbone\.base: base/policy\.safetensors has \d+ bytes, not \d+; run `rank-e convert` again"
+    message = r"backbone\.base: base/policy\.safetensors has \d+ bytes, not \d+; run `rank-e convert llamagen`"
     for words in (("start", *ROUND[:4]), ("policy", *ROUND), ("reference",)):
         refused(project, words, message)
 
@@ -207,7 +207,7 @@ def test_another_text_encoder_than_the_converted_one_is_refused(project: Path) -
 def test_convert_refuses_what_does_not_belong_together(
     tmp_path: Path, change: str, arguments: list[str], message: str
 ) -> None:
-    policy, tokenizer, *options = write_llamagen(tmp_path / "official")
+    _, policy, tokenizer, *options = write_llamagen(tmp_path / "official")
     file = Path(policy)
     if change == "swapped":
         policy, tokenizer = tokenizer, policy
@@ -223,7 +223,7 @@ def test_convert_refuses_what_does_not_belong_together(
         write_t5(tmp_path / "official/flan-t5", width=16)
     before = listing(tmp_path)
     with pytest.raises(SystemExit) as error:
-        main(["convert", policy, tokenizer, *options, *arguments, "--to", str(tmp_path / "base")])
+        main(["convert", "llamagen", policy, tokenizer, *options, *arguments, "--to", str(tmp_path / "base")])
     text = str(error.value)
     assert text.startswith("rank-e: ") and "\n" not in text and re.search(message, text), text
     assert listing(tmp_path) == before

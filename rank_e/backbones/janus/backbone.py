@@ -1,4 +1,4 @@
-"""Janus-Pro as a backbone, from the folder that `rank-e convert` wrote (see `rank_e.backbones.janus.convert`)."""
+"""Janus-Pro as a backbone, from a folder that `rank-e convert janus` wrote (see `rank_e.backbones.janus.convert`)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rank_e.backbones.llamagen.tokenizer import DECODER_PREFIXES, Tokenizer, TokenizerConfig
+from rank_e.backbones.janus import FORMAT, TEXT_EMBEDDING
+from rank_e.backbones.llamagen import DECODER_PREFIXES
+from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.errors import RankEError
-from rank_e.io.checkpoints import check_shapes, read_manifest, read_tensors, shapes_of
+from rank_e.io.checkpoints import check_shapes, read_tensors, shapes_of
+from rank_e.io.manifest import read_manifest
 
 if TYPE_CHECKING:
     from rank_e.backbones.janus.policy import JanusPolicy, SpecialTokens
@@ -27,7 +30,7 @@ class JanusBackbone:
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.folder, self.device, self.dtype = Path(folder), torch.device(device), dtype
-        self.manifest: dict[str, Any] = read_manifest(self.folder, "janus")
+        self.manifest: dict[str, Any] = read_manifest(self.folder, FORMAT)
 
     @property
     def image_size(self) -> int:
@@ -100,15 +103,11 @@ class JanusBackbone:
     @cached_property
     def _text_embedding(self) -> Tensor:
         """Frozen, so that all policies of this backbone share one copy."""
-        from rank_e.backbones.janus.policy import TEXT_EMBEDDING
-
         return self._policy_tensors[TEXT_EMBEDDING].to(self.device, self.dtype)
 
     @property
     def trained_policy_keys(self) -> list[str]:
         """Names of what a round trains and stores: all of the policy but the text embedding."""
-        from rank_e.backbones.janus.policy import TEXT_EMBEDDING
-
         return [name for name in self._policy_tensors if name != TEXT_EMBEDDING]
 
     def policy_weights(self) -> dict[str, Tensor]:

@@ -1,12 +1,12 @@
-"""Janus-Pro between a Hugging Face folder (as deepseek-community/Janus-Pro-1B) and the project's own.
+"""Janus-Pro Hugging Face folders (such as deepseek-community/Janus-Pro-1B) as base folders.
 
-The project's folder holds, beside base.json and copies of the configuration and processor files,
+A base folder holds, beside base.json and copies of the configuration and processor files,
 
 * policy.safetensors: language model, generation embedding, aligner and head, without "model." in their names,
 * tokenizer.safetensors: the VQ model, under `rank_e.backbones.llamagen.tokenizer.Tokenizer`'s names,
 * rest.safetensors: what generation never runs (vision encoder, its aligner, text head), kept for export alone.
 
-Every tensor keeps its dtype and its bits; `export_janus` puts them back under the source's names, file by file.
+Every tensor keeps its dtype and its bits; `export_janus` puts them back under the checkpoint's names, file by file.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rank_e.backbones.janus import FORMAT
 from rank_e.backbones.janus.tokenizer import ours, tokenizer_config
 from rank_e.io.checkpoints import (
     CheckpointError,
     check_finite,
     check_shapes,
+    origin_of,
     read_tensors,
     save_tensors,
     shapes_of,
-    source_of,
     write_folder,
-    write_manifest,
 )
+from rank_e.io.headers import WEIGHT_FILES
+from rank_e.io.manifest import read_manifest, write_manifest
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 
 if TYPE_CHECKING:
     from transformers import JanusConfig
 
-FORMAT = "janus"
-WEIGHTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
 NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 PROCESSOR = (
     "generation_config.json",
@@ -49,39 +49,39 @@ PROCESSOR = (
     "chat_template.json",
     "tokenizer.model",
 )
-"""Files that are copied as they are, if the source has them."""
+"""Files that are copied as they are, if the checkpoint has them."""
 MODEL, VQ = "model.", "model.vqmodel."
 PARTS = ("language_model", "generation_embeddings", "generation_aligner", "generation_head")
 POLICY = tuple(f"{MODEL}{part}." for part in PARTS)
-TEXT_EMBEDDING = "model.language_model.embed_tokens.weight"
 DECODER = (f"{VQ}decoder.", f"{VQ}post_quant_conv.")
 TEXT_HEAD = "lm_head.weight"
 
 
-def convert_janus(source: str | Path, target: str | Path) -> dict[str, Any]:
-    """Write the project's folder `target` from the Hugging Face folder `source`; returns its manifest.
+def convert_janus(checkpoint: str | Path, to: str | Path) -> dict[str, Any]:
+    """Write the base folder `to` from the Hugging Face folder `checkpoint`; returns its manifest.
 
     CheckpointError (one line: file or key, and the fix) for a missing or damaged file, keys or shapes that do not
-    fit config.json, another model, values that are not finite; then `target` does not exist.
+    fit config.json, another model, values that are not finite; then `to` does not exist.
     """
-    source = Path(source)
+    checkpoint = Path(checkpoint)
     for name in NEEDED:
-        if not (source / name).is_file():
-            raise CheckpointError(f"{source / name} does not exist; give the folder of a Hugging Face Janus-Pro model")
-    config = read_config(source)
-    special = special_tokens(source)
+        if not (checkpoint / name).is_file():
+            raise CheckpointError(f"{checkpoint / name} does not exist; give a Hugging Face folder of Janus-Pro")
+    config = read_config(checkpoint)
+    special = special_tokens(checkpoint)
     vocabulary = config.text_config.vocab_size  # type: ignore[union-attr]
     if any(not 0 <= token < vocabulary for token in special.values()):
-        raise CheckpointError(f"{source}: token ids {special} exceed the vocabulary of {vocabulary}; download it again")
-    files = {path: read_tensors(path) for path in weight_files(source)}
+        wrong = f"token ids {special} exceed the vocabulary of {vocabulary}"
+        raise CheckpointError(f"{checkpoint}: {wrong}; download it again")
+    files = {path: read_tensors(path) for path in weight_files(checkpoint)}
     tensors = {name: tensor for part in files.values() for name, tensor in part.items()}
-    check_shapes(tensors, expected_shapes(config, TEXT_HEAD in tensors), source)
-    check_finite(tensors, source)
+    check_shapes(tensors, expected_shapes(config, TEXT_HEAD in tensors), checkpoint)
+    check_finite(tensors, checkpoint)
     names = [[*part] for part in files.values()]
-    with write_folder(target) as folder:
+    with write_folder(to) as folder:
         for name in (*NEEDED, *PROCESSOR):
-            if (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
+            if (checkpoint / name).is_file():
+                shutil.copyfile(checkpoint / name, folder / name)
         policy = {name.removeprefix(MODEL): tensors[name] for name in tensors if name.startswith(POLICY)}
         vq = {ours(name.removeprefix(VQ)): tensors[name] for name in tensors if name.startswith(VQ)}
         rest = {name: tensors[name] for name in tensors if not name.startswith((*POLICY, VQ))}
@@ -92,7 +92,6 @@ def convert_janus(source: str | Path, target: str | Path) -> dict[str, Any]:
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
         vq_settings = settings["vq_config"]
         manifest = {
-            "format": FORMAT,
             "policy": {
                 "length": vq_settings["num_patches"] ** 2,
                 "vocab_size": vq_settings["num_embeddings"],
@@ -100,11 +99,11 @@ def convert_janus(source: str | Path, target: str | Path) -> dict[str, Any]:
             },
             "tokenizer": asdict(tokenizer_config(vq_settings)),
             "text": {**special, "vocab_size": vocabulary, "max_positions": text["max_position_embeddings"]},
-            "source": {path.name: source_of(path, part) for path, part in files.items()},
+            "origin": {path.name: origin_of(path, part) for path, part in files.items()},
             "shards": names,
         }
-        write_manifest(folder, manifest)
-    return manifest
+        write_manifest(folder, FORMAT, manifest)
+    return read_manifest(to, FORMAT)
 
 
 def read_config(folder: Path) -> JanusConfig:
@@ -157,11 +156,11 @@ def expected_shapes(config: JanusConfig, text_head: bool) -> dict[str, tuple[int
     return shapes
 
 
-def weight_files(source: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The checkpoint's file, or the shards that its index names."""
-    found = next((source / name for name in WEIGHTS if (source / name).is_file()), None)
+    found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if found is None:
-        raise CheckpointError(f"{source} holds none of {', '.join(WEIGHTS)}; download the model's weights")
+        raise CheckpointError(f"{folder} holds none of {', '.join(WEIGHT_FILES)}; download the model's weights")
     if not found.name.endswith(".index.json"):
         return [found]
     try:
@@ -170,7 +169,7 @@ def weight_files(source: Path) -> list[Path]:
         raise CheckpointError(f"{found} has no `weight_map`; download it again") from None
     if any(Path(name).name != name for name in shards):
         raise CheckpointError(f"{found} names a shard that is not beside it; download it again")
-    return [source / name for name in sorted(shards)]
+    return [folder / name for name in sorted(shards)]
 
 
 def special_tokens(folder: Path) -> dict[str, int]:

@@ -37,9 +37,6 @@ from transformers.models.llama.modeling_llama import (  # noqa: E402
     LlamaRotaryEmbedding,
 )
 
-TEXT_EMBEDDING = "language_model.embed_tokens.weight"
-"""The frozen text embedding's name beside the policy's own weights."""
-
 
 @dataclass(frozen=True)
 class SpecialTokens:

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rank_e.backbones.llamagen.convert import FORMAT, ROTARY, USAGE, without
+from rank_e.backbones.llamagen import DECODER_PREFIXES, FORMAT, ROTARY
 from rank_e.backbones.llamagen.policy import Policy, PolicyConfig
 from rank_e.backbones.llamagen.text import T5TextEncoder
-from rank_e.backbones.llamagen.tokenizer import DECODER_PREFIXES, Tokenizer, TokenizerConfig
+from rank_e.backbones.llamagen.tokenizer import USAGE, Tokenizer, TokenizerConfig
 from rank_e.errors import RankEError
-from rank_e.io.checkpoints import check_shapes, check_sizes, read_manifest, read_tensors, shapes_of
+from rank_e.io.checkpoints import check_shapes, read_tensors, shapes_of, without
+from rank_e.io.manifest import check_sizes, read_manifest
 
 
 class LlamaGenBackbone:
-    """The generator alone, loaded from what `rank_e.backbones.llamagen.convert.convert` wrote; each part on first use.
+    """The generator alone, loaded from a folder that `rank-e convert llamagen` wrote; each network on first use.
 
     Policy and text encoder compute in `dtype`, the tokenizer always in float32, as in LlamaGen's own sampling:
     nearest codes do not survive bfloat16. text_folder: the local flan-t5-xl, in place of the one in base.json.
@@ -52,9 +53,7 @@ class LlamaGenBackbone:
 
     @cached_property
     def text_encoder(self) -> T5TextEncoder:
-        """flan-t5's encoder; RankEError when no folder is named, it is not the one that was converted, or its features
-        do not fit the policy.
-        """
+        """flan-t5's encoder; RankEError for no folder, another than was converted, or features of another width."""
         named = self._text_folder or self.manifest["text"]["folder"]
         if named is None:
             raise RankEError(
@@ -62,9 +61,9 @@ class LlamaGenBackbone:
             )
         folder = Path(self._text_folder) if self._text_folder else self.folder / named
         if not self._text_folder:  # it lies outside the base folder: nothing else would notice another one there
-            source = self.manifest["source"].items()
-            files = {name.removeprefix("text/"): entry for name, entry in source if name.startswith("text/")}
-            check_sizes(folder, files, "backbone.text")
+            origin = self.manifest["origin"].items()
+            files = {name.removeprefix("text/"): entry for name, entry in origin if name.startswith("text/")}
+            check_sizes(folder, files, "backbone.text", FORMAT.fix)
         encoder = T5TextEncoder(folder, self.device, self.dtype, tokens=self.policy_config.cls_token_num)
         if encoder.width != self.policy_config.caption_dim:
             raise RankEError(

@@ -1,9 +1,9 @@
-"""LlamaGen's official text-to-image checkpoints to the project's folder, and back.
+"""LlamaGen's official text-to-image checkpoints as a base folder.
 
 Sizes are read off the shapes. Neither the policy's nor the tokenizer's shapes depend on the image's size (rotary
 positions are computed), so that size comes from the caller, from the file's name (`t2i_XL_stage1_256.pt`) or from
-a stored rotary table, and all that speak must agree. Tensors keep their bits: `export` of what `convert` wrote
-gives back every key of the official files, the buffers that nothing here reads included.
+a stored rotary table, and all that speak must agree. Tensors keep their bits, the buffers that nothing here reads
+included: `export_llamagen` gives back every key of the official files.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rank_e.backbones.llamagen import FORMAT, ROTARY
 from rank_e.backbones.llamagen.policy import LLAMAGEN, Policy, PolicyConfig, rotary_table
-from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
+from rank_e.backbones.llamagen.tokenizer import USAGE, Tokenizer, TokenizerConfig
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import (
     CheckpointError,
@@ -28,25 +29,22 @@ from rank_e.io.checkpoints import (
     check_finite,
     check_shapes,
     check_space,
-    read_manifest,
+    origin_of,
     read_tensors,
     save_tensors,
     shapes_of,
-    source_of,
+    without,
     write_folder,
-    write_manifest,
 )
 from rank_e.io.files import sha256_of
+from rank_e.io.manifest import read_manifest, write_manifest
 
-FORMAT = "llamagen-t2i"
-ROTARY = "freqs_cis"  # a policy's rotary table, which some files carry; LlamaGen's loader passes over it
-USAGE = "quantize.codebook_used"  # a training statistic of the tokenizer, which LlamaGen's strict loader wants
 MULTIPLE = 256  # of the width of SwiGLU layers in every official size
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What a policy's shapes tell: `name` is B, L, XL, ... or "custom"."""
+class PolicyShape:
+    """What a policy's tensors tell, all of its config but block_size: `name` is B, L, XL, ... or "custom"."""
 
     name: str
     dim: int
@@ -64,11 +62,11 @@ class Sizes:
         return PolicyConfig(block_size=block_size, **values)
 
 
-def policy_sizes(tensors: Mapping[str, Tensor], where: str | Path, heads: int | None = None) -> Sizes:
-    """The sizes of a t2i policy from its tensors (meta ones will do), the number of heads from the size's name.
+def policy_shape(tensors: Mapping[str, Tensor], where: str | Path, heads: int | None = None) -> PolicyShape:
+    """The shape of a t2i policy from its tensors (meta ones will do), the number of heads from the size's name.
 
     A size that LlamaGen does not name needs `heads`, unless a rotary table tells. CheckpointError when `where` is
-    something else, or two sources of the number of heads disagree.
+    something else, or the number of heads is told in two ways.
     """
     if "cls_embedding.embedding_table.weight" in tensors:
         raise CheckpointError(f"{where} is a class-conditional (c2i) policy; give a text-to-image (t2i) one")
@@ -83,6 +81,8 @@ def policy_sizes(tensors: Mapping[str, Tensor], where: str | Path, heads: int | 
     if ROTARY in tensors:
         known.add(dim // (2 * tensors[ROTARY].shape[1]))
     if heads is not None:
+        if heads < 1:
+            raise CheckpointError(f"{where}: {heads} heads; give 1 or more")
         known.add(heads)
     if not known:
         sizes = ", ".join(f"{name} ({s['n_layer']} x {s['dim']})" for name, s in LLAMAGEN.items())
@@ -92,7 +92,7 @@ def policy_sizes(tensors: Mapping[str, Tensor], where: str | Path, heads: int | 
     ruled = -(-int(8 * dim / 3) // MULTIPLE) * MULTIPLE
     multiple_of = MULTIPLE if hidden == ruled else int(hidden)
     name = named[0] if named else "custom"
-    return Sizes(name, dim, n_layer, known.pop(), vocab_size, rows, caption_dim, multiple_of)
+    return PolicyShape(name, dim, n_layer, known.pop(), vocab_size, rows, caption_dim, multiple_of)
 
 
 def tokenizer_config(tensors: Mapping[str, Tensor], where: str | Path, image_size: int) -> TokenizerConfig:
@@ -172,12 +172,7 @@ def check_tokenizer(tensors: Mapping[str, Tensor], config: TokenizerConfig, wher
     check_shapes(without(tensors, USAGE), shapes_of(tokenizer.state_dict()), where)
 
 
-def without(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors but the one called `name`."""
-    return {key: tensor for key, tensor in tensors.items() if key != name}
-
-
-def convert(
+def convert_llamagen(
     policy: str | Path,
     tokenizer: str | Path,
     to: str | Path,
@@ -194,11 +189,11 @@ def convert(
     policy, tokenizer, to = Path(policy), Path(tokenizer), Path(to)
     check_absent(to)
     weights, vq = read_tensors(policy), read_tensors(tokenizer)
-    sizes = policy_sizes(weights, policy, heads)
+    shape = policy_shape(weights, policy, heads)
     levels = _count(vq, r"encoder\.conv_blocks\.(\d+)\.")
     side = image_side(policy, weights, 2 ** max(levels - 1, 0), image_size)
     vq_config = tokenizer_config(vq, tokenizer, side)
-    config = sizes.config(vq_config.grid**2)
+    config = shape.config(vq_config.grid**2)
     check_policy(weights, config, policy)
     check_tokenizer(vq, vq_config, tokenizer)
     if config.vocab_size != vq_config.codebook_size:
@@ -208,31 +203,30 @@ def convert(
         )
     check_finite(weights, policy)
     check_finite(vq, tokenizer)
-    source = {
-        f"policy/{policy.name}": source_of(policy, weights),
-        f"tokenizer/{tokenizer.name}": source_of(tokenizer, vq),
+    origin = {
+        f"policy/{policy.name}": origin_of(policy, weights),
+        f"tokenizer/{tokenizer.name}": origin_of(tokenizer, vq),
     }
     text_entry: dict[str, Any] = {"encoder": "t5", "tokens": config.cls_token_num, "folder": None}
     if text is not None:
-        source |= _text_source(Path(text), config.caption_dim)
+        origin |= _text_origin(Path(text), config.caption_dim)
         text_entry["folder"] = relpath(abspath(text), abspath(to))
     manifest = {
-        "format": FORMAT,
-        "name": sizes.name,
+        "name": shape.name,
         "policy": asdict(config),
         "tokenizer": asdict(vq_config),
         "text": text_entry,
-        "source": source,
+        "origin": origin,
     }
     check_space(to, sum(tensor.nbytes for tensor in (*weights.values(), *vq.values())))
     with write_folder(to) as folder:
         save_tensors(weights, folder / "policy.safetensors")
         save_tensors(vq, folder / "tokenizer.safetensors")
-        write_manifest(folder, manifest)
+        write_manifest(folder, FORMAT, manifest)
     return read_manifest(to, FORMAT)
 
 
-def _text_source(folder: Path, width: int) -> dict[str, Any]:
+def _text_origin(folder: Path, width: int) -> dict[str, Any]:
     """Manifest entries of a T5 folder's files, after a strict check of its weights against its config."""
     from rank_e.backbones.llamagen.text import read_t5_encoder, t5_config, t5_weights_file
 
@@ -247,5 +241,5 @@ def _text_source(folder: Path, width: int) -> dict[str, Any]:
     entries: dict[str, Any] = {
         f"text/{path.name}": {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in files
     }
-    entries[f"text/{weights.name}"] = source_of(weights, encoder)
+    entries[f"text/{weights.name}"] = origin_of(weights, encoder)
     return entries

@@ -1,4 +1,4 @@
-"""Trained weights as LlamaGen's own files, over a folder that `convert` wrote."""
+"""Trained weights as LlamaGen's own files, over a folder that `rank-e convert llamagen` wrote."""
 
 from __future__ import annotations
 
@@ -8,25 +8,23 @@ from typing import Any
 
 from torch import Tensor
 
-from rank_e.backbones.llamagen.convert import FORMAT, ROTARY, without
-from rank_e.backbones.llamagen.tokenizer import DECODER_PREFIXES
+from rank_e.backbones.llamagen import DECODER_PREFIXES, FORMAT, ROTARY
 from rank_e.io.checkpoints import (
     check_absent,
     check_finite,
     check_shapes,
     check_space,
-    files_of,
-    read_manifest,
     read_tensors,
-    save_json,
     save_tensors,
     save_torch,
     shapes_of,
+    without,
     write_folder,
 )
+from rank_e.io.manifest import files_of, read_manifest, save_json
 
 
-def export(
+def export_llamagen(
     base: str | Path,
     to: str | Path,
     policy: Mapping[str, Tensor] | None = None,
@@ -65,6 +63,6 @@ def export(
         for name, tensors in files.items():
             save_torch(tensors, folder / f"{name}.pt")
             save_tensors(tensors, folder / f"{name}.safetensors")
-        written = {"format": f"{FORMAT}-export", "source": manifest["source"], "files": files_of(folder)}
+        written = {"format": f"{FORMAT.name}-export", "origin": manifest["origin"], "files": files_of(folder)}
         save_json(written, folder / "export.json")
     return written

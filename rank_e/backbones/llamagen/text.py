@@ -19,18 +19,13 @@ from urllib.parse import unquote_plus
 import torch
 from torch import Tensor
 
+from rank_e.backbones.llamagen import TEXT_TOKENIZER_FILES
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import CheckpointError, check_shapes, read_tensors, shapes_of
+from rank_e.io.headers import WEIGHT_FILES
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 
 TOKENS = 120
-WEIGHT_FILES = (  # the first that is there is read
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-)
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
 Rules = tuple[tuple[re.Pattern[str], str], ...]
 
@@ -139,8 +134,9 @@ class T5TextEncoder:
         folder = Path(folder)
         self.tokens = tokens
         self.config = t5_config(folder)
-        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-            raise RankEError(f"text encoder: {folder} holds no {' or '.join(TOKENIZER_FILES)}; copy it from flan-t5-xl")
+        if not any((folder / name).is_file() for name in TEXT_TOKENIZER_FILES):
+            names = " or ".join(TEXT_TOKENIZER_FILES)
+            raise RankEError(f"text encoder: {folder} holds no {names}; copy it from flan-t5-xl")
         try:
             self.tokenizer: Any = _transformers().AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, truncation_side="right"

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rank_e.backbones.llamagen import DECODER_PREFIXES
 from rank_e.backbones.llamagen.convolutions import (
     Downsample,
     Level,
@@ -26,7 +27,7 @@ from rank_e.backbones.llamagen.convolutions import (
 )
 from rank_e.errors import RankEError
 
-DECODER_PREFIXES = ("decoder.", "post_quant_conv.")
+USAGE = "quantize.codebook_used"  # a training statistic, which LlamaGen's own strict loader wants
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,8 @@ def test_only_what_is_trained_is_stored_and_policies_share_the_text_embedding(ba
 def test_full_size_names_are_the_official_ones():
     from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig
 
-    from rank_e.backbones.janus.policy import TEXT_EMBEDDING, SpecialTokens
+    from rank_e.backbones.janus import TEXT_EMBEDDING
+    from rank_e.backbones.janus.policy import SpecialTokens
     from rank_e.backbones.janus.tokenizer import ours, theirs, tokenizer_config
     from rank_e.backbones.llamagen.tokenizer import Tokenizer
 

@@ -79,8 +79,8 @@ def test_the_manifest_says_what_it_came_from(hub, tmp_path):
     manifest = convert_janus(hub, tmp_path / "base")
     written = json.loads((tmp_path / "base" / "base.json").read_text())
     count = len(load_file(hub / "model.safetensors"))
-    assert written["source"]["model.safetensors"]["keys"] == manifest["source"]["model.safetensors"]["keys"] == count
-    assert written["source"]["model.safetensors"]["dtype"] == {"float32": count}
+    assert written["origin"]["model.safetensors"]["keys"] == manifest["origin"]["model.safetensors"]["keys"] == count
+    assert written["origin"]["model.safetensors"]["dtype"] == {"float32": count}
     assert written["text"] == {"bos": 0, "boi": 4, "pad": 2, "vocab_size": 262, "max_positions": 256}
     assert (written["policy"]["length"], written["policy"]["vocab_size"]) == (16, 64)
     parts = [load_file(tmp_path / "base" / f"{stem}.safetensors") for stem in ("policy", "tokenizer", "rest")]

@@ -9,15 +9,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rank_e.backbones.llamagen import DECODER_PREFIXES
 from rank_e.backbones.llamagen.convert import (
     check_policy,
     check_tokenizer,
-    policy_sizes,
+    policy_shape,
     tokenizer_config,
 )
-from rank_e.backbones.llamagen.export import export
+from rank_e.backbones.llamagen.export import export_llamagen
 from rank_e.backbones.llamagen.policy import LLAMAGEN, Policy, PolicyConfig
-from rank_e.backbones.llamagen.tokenizer import DECODER_PREFIXES, Tokenizer, TokenizerConfig
+from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import read_tensors
 from rank_e.io.files import sha256_of
@@ -42,7 +43,7 @@ def test_official_xl_and_vq16_fit_key_by_key(image_size: int, places: int) -> No
     config = tokenizer_config(vq, "vq", image_size)
     assert config == TokenizerConfig(image_size, 128, (1, 1, 2, 2, 4), 2, 256, 16384, 8) and config.grid**2 == places
     check_tokenizer(vq, config, "vq")
-    sizes = policy_sizes(policy, "t2i")
+    sizes = policy_shape(policy, "t2i")
     assert (sizes.name, sizes.n_head, sizes.config(places)) == (
         "XL",
         20,
@@ -62,10 +63,10 @@ def test_every_official_size_is_recognised(name: str) -> None:
     config = PolicyConfig(**LLAMAGEN[name], vocab_size=16384, block_size=256, cls_token_num=120, caption_dim=2048)
     with torch.device("meta"):
         weights = Policy(config).state_dict()
-    sizes = policy_sizes(weights, "t2i")
+    sizes = policy_shape(weights, "t2i")
     assert sizes.name == name and sizes.config(256) == config
     with pytest.raises(RankEError, match=r"number of heads \[\d+, 7\] disagree|number of heads \[7, \d+\] disagree"):
-        policy_sizes(weights, "t2i", heads=7)
+        policy_shape(weights, "t2i", heads=7)
 
 
 @pytest.mark.parametrize("multipliers", [(1, 1, 2, 2, 4), (1, 2, 2, 4)])
@@ -80,14 +81,14 @@ def test_vq16_and_vq8_are_recognised(multipliers: tuple[int, ...]) -> None:
 def test_a_manifest_tells_where_everything_came_from(official: Official) -> None:
     manifest = official.convert()
     assert manifest["format"] == "llamagen-t2i" and manifest["name"] == "custom"
-    source = manifest["source"]["policy/t2i_tiny.pt"]
-    assert source == {
+    entry = manifest["origin"]["policy/t2i_tiny.pt"]
+    assert entry == {
         "sha256": sha256_of(official.policy),
         "bytes": official.policy.stat().st_size,
         "keys": len(tiny_policy()),
         "dtype": {"float32": len(tiny_policy())},
     }
-    assert manifest["source"]["tokenizer/vq_ds2_t2i.pt"]["keys"] == len(tiny_tokenizer())
+    assert manifest["origin"]["tokenizer/vq_ds2_t2i.pt"]["keys"] == len(tiny_tokenizer())
     assert sorted(path.name for path in official.to.iterdir()) == [
         "base.json",
         "policy.safetensors",
@@ -117,7 +118,7 @@ def test_convert_and_export_give_back_every_bit(official: Official, dtype: torch
         weights["freqs_cis"] = rotary(POLICY)
     official.convert(policy=official.write("t2i.pt", weights))
     out = official.folder / "out"
-    written = export(official.to, out)
+    written = export_llamagen(official.to, out)
     assert sorted(path.name for path in out.iterdir()) == sorted([*written["files"], "export.json"])
     decoder = {name: tensor for name, tensor in tiny_tokenizer().items() if name.startswith(DECODER_PREFIXES)}
     for name, expected in {"t2i_custom_8": weights, "vq_ds2_t2i": tiny_tokenizer(), "decoder": decoder}.items():
@@ -138,19 +139,19 @@ def test_trained_weights_are_exported_over_the_base(official: Official) -> None:
     decoder = {name: tensor - 1 for name, tensor in backbone.decoder_weights().items()}
     assert sorted(policy) == sorted(backbone.trained_policy_keys) == sorted(tiny_policy())
     out = official.folder / "out"
-    export(official.to, out, policy, decoder)
+    export_llamagen(official.to, out, policy, decoder)
     assert_same(read_tensors(out / "t2i_custom_8.pt"), policy | {"freqs_cis": rotary(POLICY)})
     assert_same(read_tensors(out / "vq_ds2_t2i.pt"), tiny_tokenizer() | decoder)
     assert_same(read_tensors(out / "decoder.safetensors"), decoder)
     with pytest.raises(RankEError, match="the policy to export does not fit"):
-        export(official.to, official.folder / "bad", policy | {"x": torch.zeros(1)}, decoder)
+        export_llamagen(official.to, official.folder / "bad", policy | {"x": torch.zeros(1)}, decoder)
     with pytest.raises(RankEError, match="the decoder to export does not fit"):
-        export(official.to, official.folder / "bad", policy, tiny_tokenizer())
+        export_llamagen(official.to, official.folder / "bad", policy, tiny_tokenizer())
     spoilt = policy | {"norm.weight": policy["norm.weight"] * torch.nan}
     with pytest.raises(RankEError, match=r"the policy to export holds values that are not finite in norm\.weight"):
-        export(official.to, official.folder / "bad", spoilt)
+        export_llamagen(official.to, official.folder / "bad", spoilt)
     with pytest.raises(RankEError, match="out exists already"):
-        export(official.to, out)
+        export_llamagen(official.to, out)
     assert not (official.folder / "bad").exists()
 
 

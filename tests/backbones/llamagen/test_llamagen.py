@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from rank_e.backbones.llamagen import DECODER_PREFIXES
 from rank_e.backbones.llamagen.backbone import LlamaGenBackbone
 from rank_e.backbones.llamagen.policy import PolicyConfig
-from rank_e.backbones.llamagen.tokenizer import DECODER_PREFIXES
 from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of
 from rank_e.seeds import generator
@@ -70,8 +70,8 @@ def test_a_backbone_encodes_samples_and_decodes(official: Official) -> None:
     text = write_t5(official.folder / "t5")
     manifest = official.convert(text=text)
     assert manifest["text"] == {"encoder": "t5", "tokens": 120, "folder": "../t5"}
-    assert manifest["source"]["text/spiece.model"]["sha256"] == sha256_of(text / "spiece.model")
-    assert manifest["source"]["text/model.safetensors"]["dtype"] == {"float32": 22}
+    assert manifest["origin"]["text/spiece.model"]["sha256"] == sha256_of(text / "spiece.model")
+    assert manifest["origin"]["text/model.safetensors"]["dtype"] == {"float32": 22}
     backbone = official.backbone()
     prompts = ["a red cube", "a dog and a cat", "a red cube"]
     features, mask = backbone.encode_text(prompts)
@@ -141,5 +141,5 @@ def test_a_backbone_names_what_it_lacks(official: Official) -> None:
     official.refuses("text features are 16 wide, the policy reads 32", to=official.folder / "other", text=wide)
     whole = (official.to / "policy.safetensors").read_bytes()
     (official.to / "policy.safetensors").write_bytes(whole[:-8])
-    with pytest.raises(RankEError, match=r"policy\.safetensors has \d+ bytes, not \d+; run `rank-e convert` again"):
+    with pytest.raises(RankEError, match=r"policy\.safetensors has \d+ bytes, not \d+; run `rank-e convert llamagen`"):
         official.backbone()

@@ -10,10 +10,15 @@ import torch
 from torch import Tensor
 
 from pipeline.preflight import estimate
-from pipeline.preflight.sizes import OFFICIAL, Sizes, read_base
+from pipeline.preflight.sizes import published, read_base
+from rank_e.backbones.info import Sizes
+from rank_e.backbones.janus import TEXT_EMBEDDING
 from rank_e.backbones.janus import convert as janus
+from rank_e.backbones.janus.sizes import JanusInfo
+from rank_e.backbones.llamagen import DECODER_PREFIXES
 from rank_e.backbones.llamagen.policy import LLAMAGEN, Policy, PolicyConfig
-from rank_e.backbones.llamagen.tokenizer import DECODER_PREFIXES, Tokenizer, TokenizerConfig
+from rank_e.backbones.llamagen.sizes import LlamaGenInfo
+from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.backbones.llamagen.transformer import Block
 from rank_e.config import Params, load
 from rank_e.seeds import generator
@@ -22,6 +27,7 @@ from stages import decoder, policy, prompts, ranking, rollouts, sft, start
 from stages.runtime.stage import Stage
 
 ROOT = Path(__file__).parents[3]
+LLAMAGEN_XL = LlamaGenInfo.published["llamagen-xl-256"]
 
 
 class Kept:
@@ -107,7 +113,7 @@ def test_the_discriminators_parameters_are_counted(world: tuple[Sizes, Params], 
 
 def test_published_sizes_are_those_of_the_networks() -> None:
     for name, side in (("llamagen-xl-256", 256), ("llamagen-xl-512", 512)):
-        sizes = OFFICIAL[name]
+        sizes = LlamaGenInfo.published[name]
         text = {"cls_token_num": sizes.text_rows, "caption_dim": sizes.text_width}
         with torch.device("meta"):
             config = PolicyConfig(**LLAMAGEN["XL"], vocab_size=sizes.vocab, block_size=sizes.length, **text)
@@ -123,7 +129,7 @@ def test_published_sizes_are_those_of_the_networks() -> None:
 def test_published_sizes_of_janus_are_those_of_transformers_model() -> None:
     from transformers import JanusConfig, LlamaConfig
 
-    sizes = OFFICIAL["janus-pro-1b"]
+    sizes = JanusInfo.published["janus-pro-1b"]
     text = {"vocab_size": 102400, "hidden_size": sizes.dim, "intermediate_size": sizes.hidden}
     heads = {"num_attention_heads": 16, "num_key_value_heads": 16, "num_hidden_layers": sizes.layers}
     config = JanusConfig(
@@ -132,7 +138,7 @@ def test_published_sizes_of_janus_are_those_of_transformers_model() -> None:
         vq_config={"num_patches": 24},
     )
     shapes = {name: prod(shape) for name, shape in janus.expected_shapes(config, True).items()}
-    frozen = shapes.pop(janus.TEXT_EMBEDDING)
+    frozen = shapes.pop(janus.MODEL + TEXT_EMBEDDING)
     parts = (janus.POLICY, janus.VQ, janus.DECODER)
     counted = [sum(n for name, n in shapes.items() if name.startswith(part)) for part in parts]
     assert [*counted, frozen] == [sizes.policy, sizes.tokenizer, sizes.decoder, sizes.frozen]
@@ -146,8 +152,7 @@ def test_a_layer_keeps_about_what_is_estimated(world: tuple[Sizes, Params], dtyp
     turn = torch.ones(length, 2 * heads, dim // heads // 2, dtype=torch.complex64)
     with Kept(block) as kept:
         block.image(x, torch.zeros(rows, dim, dtype=dtype), turn, torch.zeros(rows, 1, length, length + 1, dtype=dtype))
-    sizes = OFFICIAL["llamagen-xl-256"]
-    row = estimate.layer_row(replace(sizes, dim=dim, hidden=hidden), dtype.itemsize)
+    row = replace(LLAMAGEN_XL, dim=dim, hidden=hidden).layer_row(dtype.itemsize)
     assert row * rows * length == pytest.approx(kept.bytes, rel=0.1)
 
 
@@ -157,13 +162,12 @@ def test_a_decoded_image_keeps_about_what_is_estimated(side: int, multipliers: t
     vq = Tokenizer(config).initialise(generator(0, "estimate"))
     with Kept(vq) as kept:
         vq.decode_tokens(torch.zeros(2, config.grid**2, dtype=torch.int64))
-    known = OFFICIAL["llamagen-xl-256"]
-    sizes = replace(known, image_size=side, channels=32, multipliers=multipliers, residual_blocks=2)
-    assert 2 * estimate.decoder_image(sizes) == pytest.approx(kept.bytes, rel=0.1)
+    sizes = replace(LLAMAGEN_XL, image_size=side, channels=32, multipliers=multipliers, residual_blocks=2)
+    assert 2 * sizes.decoder_image() == pytest.approx(kept.bytes, rel=0.1)
 
 
 def test_memory_follows_what_fills_it() -> None:
-    params, sizes = load(ROOT / "profiles/llamagen-xl-clip.yaml"), OFFICIAL["llamagen-xl-256"]
+    params, sizes = load(ROOT / "profiles/llamagen-xl-clip.yaml"), LLAMAGEN_XL
     arm = params.arm("coevolved")
     half = arm.model_copy(update={"policy": arm.policy.model_copy(update={"microbatch_size": 32})})
     plain = arm.model_copy(update={"policy": arm.policy.model_copy(update={"checkpointing": False})})
@@ -175,7 +179,7 @@ def test_memory_follows_what_fills_it() -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*-*.yaml")))
 def test_a_published_profile_fits_one_80_gb_card(name: str) -> None:
     params = load(ROOT / f"profiles/{name}.yaml")
-    need = estimate.memory(OFFICIAL[Path(params.backbone.base).name], params)
+    need = estimate.memory(published(params.backbone.name, Path(params.backbone.base)), params)
     assert need.device * 1.1 < 79.1 * 2**30 and need.host < 128e9
 
 

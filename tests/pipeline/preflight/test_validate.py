@@ -140,26 +140,33 @@ def test_every_problem_is_listed_at_once(project: Path) -> None:
     assert len(found) == len(set(found)) == 19 + 3  # hpsv2's other three styles
 
 
-def test_a_base_that_contradicts_itself_or_its_name_is_named(project: Path) -> None:
-    folder = project / "models/llamagen-xl-256"
-    shutil.copytree(project / "assets/shapes", folder)
+def test_a_base_that_contradicts_itself_is_named(project: Path) -> None:
+    folder = project / "assets/shapes"
     manifest = json.loads((folder / "base.json").read_text())
     manifest["policy"]["vocab_size"] += 1
     manifest["tokenizer"]["image_size"] *= 2
     (folder / "base.json").write_text(json.dumps(manifest))
     (folder / "text.safetensors").unlink()
-    write_params(lambda data: data["backbone"].update(base="models/llamagen-xl-256"))
     found = "\n".join(problems())
     for part in (
         "96 pixels give",
         "is not the tokenizer's codebook",
         "tok_embeddings.weight has",
-        "96 pixels, llamagen-xl-256 has 256",
-        "text.safetensors does not exist",
+        "assets/shapes/text.safetensors is missing; check it out again or run `make base`",
     ):
         assert part in found
     (folder / "policy.safetensors").write_bytes((folder / "policy.safetensors").read_bytes()[:-8])
     assert any("policy.safetensors has" in line for line in problems())
+
+
+def test_a_base_that_is_not_what_its_name_says_is_named(project: Path) -> None:
+    official = Official(project)
+    official.convert(text=write_t5(project / "t5"), to=project / "models/llamagen-xl-256")
+    write_params(lambda data: data["backbone"].update(name="llamagen", base="models/llamagen-xl-256"))
+    where, fix = "backbone.base: models/llamagen-xl-256: ", "; convert the published model to models/llamagen-xl-256, "
+    sizes = ("8 pixels, llamagen-xl-256 has 256", "16 tokens", "2 layers", "32 wide")
+    assert len(found := problems()) == len(sizes)
+    assert all(line.startswith(where + size) and fix in line for line, size in zip(found, sizes, strict=True))
 
 
 def test_converted_bases_fit(tmp_path: Path) -> None:
@@ -167,10 +174,10 @@ def test_converted_bases_fit(tmp_path: Path) -> None:
     official.convert(text=write_t5(tmp_path / "t5"))
     sizes, found = read_base("llamagen", official.to)
     assert found == [] and sizes.length == 16 and sizes.image_size == 8
-    cli.main(["convert", str(tiny_janus.save(tmp_path / "hub")), "--to", str(tmp_path / "janus")])
+    cli.main(["convert", "janus", str(tiny_janus.save(tmp_path / "hub")), "--to", str(tmp_path / "janus")])
     sizes, found = read_base("janus", tmp_path / "janus")
-    assert found == [] and sizes.text_width == 0 and sizes.frozen == tiny_janus.VOCABULARY * 32
-    with pytest.raises(RankEError, match=r"format 'janus', backbone llamagen reads 'llamagen-t2i'"):
+    assert found == [] and sizes.text_bytes(2) == 9 * sizes.text_rows and sizes.frozen == tiny_janus.VOCABULARY * 32
+    with pytest.raises(RankEError, match=r"format 'janus', not 'llamagen-t2i'; run `rank-e convert llamagen`"):
         read_base("llamagen", tmp_path / "janus")
 
 
@@ -179,6 +186,13 @@ def test_a_llamagen_base_without_its_text_encoder_is_named(project: Path) -> Non
     official.convert()
     write_params(lambda data: data["backbone"].update(name="llamagen", base=str(official.to)))
     assert any("names no text encoder" in line for line in problems())
+    shutil.rmtree(official.to)
+    official.convert(text=write_t5(project / "t5"))
+    cli.main(["validate"])
+    for name in ("config.json", "model.safetensors", "spiece.model"):
+        (project / "t5" / name).unlink()
+    lacks = [line.partition(" holds no ")[2].partition(" ")[0] for line in problems()]
+    assert lacks == ["config", "weights", "tokenizer"]
 
 
 def test_a_gpu_that_is_not_there_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +220,7 @@ def test_a_full_disk_stops_a_run_before_it_begins(project: Path, monkeypatch: py
         cli.main(["run", "--no-track"])
 
 
-def test_room_is_judged_before_a_published_base_is_there(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_is_checked_before_a_published_base_is_there(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validate, "this_machine", lambda params: Machine(disk=10**9, memory=10**12, device=0))
     write_params(lambda data: data["backbone"].update(name="llamagen", base="models/llamagen-xl-256"))
     found = problems()

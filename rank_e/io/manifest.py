@@ -1,0 +1,84 @@
+"""base.json, the manifest of a base folder: what it is of, what it was made from, and every file that belongs to it.
+
+Keys of every format: `format`; `policy` and `tokenizer`, the networks' sizes; `files`, {name: {sha256, bytes}} of all
+that stands beside it; `origin`, such entries of the files that it was converted from, by name (none for a base that was
+trained here). Further keys are the format's own. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rank_e.errors import RankEError
+from rank_e.io.files import sha256_of
+
+BASE_FILE = "base.json"
+KEYS = ("files", "origin", "policy", "tokenizer")  # beside the format
+
+
+class Format(NamedTuple):
+    """What base.json says under `format`, and what a user does when a folder of it is missing, damaged or outdated."""
+
+    name: str
+    fix: str
+
+
+def save_json(value: Any, path: Path) -> None:
+    """Write JSON with sorted keys."""
+    path.write_text(json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def files_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """sha256 and bytes of every file below a folder, for its manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in files}
+
+
+def write_manifest(folder: Path, form: Format, manifest: Mapping[str, Any]) -> None:
+    """Write base.json: `manifest`, its format, and sha256 and bytes of everything else that stands in the folder."""
+    files = {name: entry for name, entry in files_of(folder).items() if name != BASE_FILE}
+    save_json({**manifest, "format": form.name, "files": files}, folder / BASE_FILE)
+
+
+def parse_manifest(folder: str | Path, expected: Format) -> dict[str, Any]:
+    """base.json of a folder; RankEError where it is missing, damaged, of another format or of an older version."""
+    path = Path(folder) / BASE_FILE
+    if not path.is_file():
+        raise RankEError(f"backbone.base: {path} does not exist; {expected.fix}")
+    try:
+        manifest: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        found = manifest["format"]
+    except (ValueError, KeyError, TypeError):
+        raise RankEError(f"backbone.base: {path} is not a base's manifest; {expected.fix}") from None
+    if found != expected.name:
+        raise RankEError(f"backbone.base: {path} is of format {found!r}, not {expected.name!r}; {expected.fix}")
+    absent = [key for key in KEYS if key not in manifest]
+    if absent:
+        raise RankEError(f"backbone.base: {path} lacks {', '.join(absent)}: an older version wrote it; {expected.fix}")
+    return manifest
+
+
+def read_manifest(folder: str | Path, expected: Format) -> dict[str, Any]:
+    """The same, of a folder whose files are there at their full size (not hashed); RankEError names one that is not."""
+    manifest = parse_manifest(folder, expected)
+    check_sizes(Path(folder), manifest["files"], "backbone.base", expected.fix)
+    return manifest
+
+
+def size_problems(folder: Path, files: Mapping[str, Mapping[str, Any]], where: str, fix: str) -> Iterator[str]:
+    """A line for each of a manifest's files (name -> {bytes}) that is not in `folder` at its full size."""
+    for name, entry in files.items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry["bytes"]:
+            state = "is missing" if size is None else f"has {size} bytes, not {entry['bytes']}"
+            yield f"{where}: {file} {state}; {fix}"
+
+
+def check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]], where: str, fix: str) -> None:
+    """RankEError with the first of `size_problems`."""
+    for problem in size_problems(folder, files, where, fix):
+        raise RankEError(problem)
