@@ -1,6 +1,6 @@
 """Feature networks whose Frechet distances are reported, each with its published protocol.
 
-Every image, real or drawn, is first brought to the evaluation size (`square_lanczos`, 256 px by default), then to
+Every image, real or generated, is first brought to the evaluation size (`square_lanczos`, 256 px by default), then to
 the network's own input.
 """
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rank_e.evaluation.base import Images, check_images, check_values
-from rank_e.evaluation.networks import Features, load_clip, load_dinov2, load_inception
+from rank_e.evaluation.metric import Metric
+from rank_e.evaluation.networks import Features, load_clip_evaluator, load_dinov2, load_inception
 from rank_e.evaluation.resize import clean_fid, clip_bicubic, square_lanczos, squash_bicubic
 from rank_e.rewards.clip import input_size
 from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, normalise
@@ -21,6 +22,9 @@ from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, normalise
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DINOV2_SIZE = 224
 IMAGE_SIZE = 256
+FID = Metric("FID", "lower", "Fréchet distance to real images in Inception's features", decimals=2)
+FD_DINOV2 = Metric("FD-DINOv2", "lower", "Fréchet distance to real images in DINOv2's features", decimals=1)
+FD_CLIP = Metric("FD-CLIP", "lower", "Fréchet distance to real images in CLIP's features")
 
 
 class NetworkFeatures:
@@ -31,8 +35,9 @@ class NetworkFeatures:
         network: Features,
         prepare: Callable[[Tensor], Tensor],
         *,
+        metric: Metric,
         protocol: str,
-        source: str,
+        sha256: str,
         device: torch.device,
         image_size: int = IMAGE_SIZE,
         statistics: tuple[Sequence[float], Sequence[float]] | None = None,
@@ -40,7 +45,7 @@ class NetworkFeatures:
         self.network, self.prepare, self.device = network, prepare, device
         self.image_size, self.statistics = image_size, statistics
         self.protocol = f"{protocol}; centre square, Lanczos to {image_size} px"
-        self.source = source
+        self.metric, self.sha256 = metric, sha256
 
     @torch.no_grad()
     def __call__(self, images: Images) -> Tensor:
@@ -57,9 +62,11 @@ def inception_features(
     file: str | Path, device: torch.device, image_size: int = IMAGE_SIZE, where: str = "inception"
 ) -> NetworkFeatures:
     """FID's features: clean-fid's "clean" mode on the Inception of a local file, D = 2048."""
-    network, source = load_inception(file, device, where)
+    network, sha256 = load_inception(file, device, where)
     protocol = "Inception v3 (2015-12-05), clean-fid clean 299 px"
-    return NetworkFeatures(network, clean_fid, protocol=protocol, source=source, device=device, image_size=image_size)
+    return NetworkFeatures(
+        network, clean_fid, metric=FID, protocol=protocol, sha256=sha256, device=device, image_size=image_size
+    )
 
 
 def dinov2_features(
@@ -70,12 +77,13 @@ def dinov2_features(
     transformers interpolates position embeddings trained at 518 px; torch.hub's code adds an offset of 0.1 first,
     so distances agree with dgm-eval's closely, not to the last digit.
     """
-    network, source = load_dinov2(folder, device, where)
+    network, sha256 = load_dinov2(folder, device, where)
     return NetworkFeatures(
         network,
         lambda image: squash_bicubic(image, DINOV2_SIZE),
+        metric=FD_DINOV2,
         protocol=f"DINOv2 class token, bicubic {DINOV2_SIZE} px",
-        source=source,
+        sha256=sha256,
         device=device,
         image_size=image_size,
         statistics=(IMAGENET_MEAN, IMAGENET_STD),
@@ -90,13 +98,14 @@ def clip_features(
     where: str = "clip_features",
 ) -> NetworkFeatures:
     """FD-CLIP as clean-fid's `clip_vit_b_32`: image embeddings after the projection, not normalised (D = 512)."""
-    network, _, source = load_clip(file, model, device, where)
+    network, _, sha256 = load_clip_evaluator(file, model, device, where)
     size = input_size(network)
     return NetworkFeatures(
         network.encode_image,
         lambda image: clip_bicubic(image, size),
+        metric=FD_CLIP,
         protocol=f"CLIP {model} image embedding, bicubic {size} px",
-        source=source,
+        sha256=sha256,
         device=device,
         image_size=image_size,
         statistics=(OPENAI_MEAN, OPENAI_STD),

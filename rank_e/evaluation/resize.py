@@ -63,3 +63,8 @@ def squash_bicubic(image: Tensor, size: int) -> Tensor:
     [0, 1].
     """
     return _bytes(_pil(image).resize((size, size), Image.Resampling.BICUBIC)).float() / 255
+
+
+def squares(images: list[Tensor], size: int) -> Tensor:
+    """Real images (uint8 [3, H, W]) as a generator of `size` pixels would draw them: uint8 [N, 3, size, size]."""
+    return torch.stack([square_lanczos(image, size) for image in images])

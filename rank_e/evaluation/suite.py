@@ -1,8 +1,8 @@
-"""Judges by name from params, and everything a stream has gathered as one flat dict of metrics."""
+"""A suite of metrics by name from params: networks whose features give distances, and scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,8 @@ import torch
 
 from rank_e.evaluation.base import EvaluationError, FeatureNetwork, Scorer
 from rank_e.evaluation.features import clip_features, dinov2_features, inception_features
-from rank_e.evaluation.intervals import SHARDS, frechet_estimate, mean_estimates
-from rank_e.evaluation.reference import Statistics
+from rank_e.evaluation.metric import Metric
 from rank_e.evaluation.scores import clip_score
-from rank_e.evaluation.stream import Stream
 from rank_e.io.plugins import call_factory, is_path
 from rank_e.rewards.open_clip_models import model_within
 
@@ -29,17 +27,34 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Judges:
-    """Feature networks (for Frechet distances) and scorers by name, as a `Stream` takes them."""
+class Suite:
+    """Feature networks (for Frechet distances) and scorers by the name of their metric.
+
+    EvaluationError for one that does not say what it measures, by which protocol, with which weights.
+    """
 
     features: dict[str, FeatureNetwork]
     scores: dict[str, Scorer]
 
+    def __post_init__(self) -> None:
+        for name, item in (*self.features.items(), *self.scores.items()):
+            known = {"metric": Metric, "protocol": str, "sha256": str}
+            if wrong := [key for key, kind in known.items() if not isinstance(getattr(item, key, None), kind)]:
+                raise EvaluationError(
+                    f"metric {name}: what its factory in evaluation gives has no {wrong[0]}; give it the attributes "
+                    "metric (a rank_e.evaluation.metric.Metric), protocol and sha256 (both text)"
+                )
+
+    def described(self) -> list[dict[str, Any]]:
+        """What each metric says of itself, in order, as JSON holds it."""
+        features = [item.metric.described(name, "distance") for name, item in self.features.items()]
+        return features + [item.metric.described(name, "score") for name, item in self.scores.items()]
+
 
 def build_judges(
     distances: Settings, scores: Settings, folder: str | Path, device: torch.device, where: str = "evaluation"
-) -> Judges:
-    """Judges of `{NAME: {kind, file: PATH in folder, ...}}`, by name.
+) -> Suite:
+    """Suite of `{NAME: {kind, file: PATH in folder, ...}}`, by name.
 
     Kinds of distances: inception, dinov2 (`file` is a folder), clip_features; of scores: clip_score. Further keys:
     image_size (256), and model for the CLIP kinds (ViT-B-32-quickgelu, or a JSON file in `folder`).
@@ -47,7 +62,7 @@ def build_judges(
     `Scorer`. EvaluationError (or CheckpointError, of a file's contents) names the judge and the key.
     """
     place = Path(folder)
-    return Judges(
+    return Suite(
         {n: _build(FEATURES, f"{where}.distances.{n}", options, place, device) for n, options in distances.items()},
         {n: _build(SCORES, f"{where}.scores.{n}", options, place, device) for n, options in scores.items()},
     )
@@ -78,38 +93,3 @@ def _build(
             raise EvaluationError(f"{where}.model: is {rest['model']!r}; give an open_clip name or a JSON file")
         rest["model"] = model_within(folder, rest["model"])
     return known[kind](folder / file, device, where=f"{where}.file", **rest)
-
-
-def summarise(
-    stream: Stream,
-    references: Mapping[str, Statistics],
-    *,
-    seed: int,
-    resamples: int,
-    columns: Collection[str] = (),
-    device: torch.device | None = None,
-) -> dict[str, float]:
-    """Every metric of a finished stream, with `<key>_low` and `<key>_high` (95 %) if `resamples` > 0.
-
-    Features give the Frechet distance to `references` (which must hold each, of the same protocol and weights).
-    Scores and further `columns` give `<name>`, their mean, and `<name>/<category>` where categories were named.
-    Compare Frechet distances at equal numbers of images only.
-    """
-    metrics: dict[str, float] = {}
-    shards = min(SHARDS, stream.done // 2)
-    for name, network in stream.features.items():
-        if name not in references:
-            raise EvaluationError(f"{name}: no reference statistics; compute them from real images first")
-        found = references[name].provenance
-        if (found.protocol, found.source) != (network.protocol, network.source):
-            raise EvaluationError(
-                f"{name}: the reference is of {found.protocol!r} or of other weights; compute it again"
-            )
-        estimate = frechet_estimate(
-            stream, name, references[name].moments, seed=seed, resamples=resamples, shards=shards, device=device
-        )
-        metrics |= estimate.entries(name)
-    for name in (*stream.scores, *columns):
-        for category, estimate in mean_estimates(stream, name, seed=seed, resamples=resamples).items():
-            metrics |= estimate.entries(f"{name}/{category}" if category else name)
-    return metrics
