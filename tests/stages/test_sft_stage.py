@@ -242,7 +242,7 @@ def test_without_training_the_baselines_evaluation_is_handed_on(monkeypatch: pyt
     assert handed.manifest["files"] == given.manifest["files"]  # the shapes too
 
 
-def test_a_trained_start_is_judged_as_the_baseline_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trained_start_is_evaluated_as_the_baseline_is(monkeypatch: pytest.MonkeyPatch) -> None:
     sft.run(cell())
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(sft_evaluation, "evaluate", lambda *arguments: calls.append(arguments))
@@ -253,8 +253,8 @@ def test_a_trained_start_is_judged_as_the_baseline_is(monkeypatch: pytest.Monkey
     )
     stage = cell("sft_evaluation")
     sft_evaluation.run(stage)
-    ((judged, weights, decoder, inputs, target),) = calls
-    assert judged is stage and target == Path("artifacts/sft/s0/evaluation")
+    ((given, weights, decoder, inputs, target),) = calls
+    assert given is stage and target == Path("artifacts/sft/s0/evaluation")
     assert equal(weights, policy().tensors("ema")) and equal(decoder, backbone_of(stage).decoder_weights())
     assert {name: str(item.path) for name, item in inputs.items()} == {
         "reference": "artifacts/reference",
