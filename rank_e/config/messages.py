@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import ErrorDetails
 
+from rank_e.config.kinds import OWN
+
 
 def line(model: type[BaseModel], problem: ErrorDetails, prefix: tuple[str, ...]) -> str:
     """One problem of pydantic's as `key = value: must be ...`."""
@@ -31,8 +33,8 @@ def _node(model: type[BaseModel], location: list[int | str]) -> tuple[dict[str, 
     definitions = schema.get("$defs", {})
     node, shown = schema, []
     for part in location:
-        if "discriminator" in node:
-            node = _resolve({"$ref": node["discriminator"]["mapping"][part]}, definitions)
+        if "oneOf" in node:
+            node = _kinds(node, definitions)[str(part)]
             continue
         shown.append(part)
         if isinstance(part, int):
@@ -50,10 +52,18 @@ def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
     """What a node refers to; of a value or null, the value, marked as such."""
     if "$ref" in node:
         return _resolve(definitions[node["$ref"].removeprefix("#/$defs/")], definitions)
+    if "oneOf" in node:
+        return {**node, "kinds": list(_kinds(node, definitions))}
     if "anyOf" in node:
         value = next(choice for choice in node["anyOf"] if choice.get("type") != "null")
         return {**_resolve(value, definitions), "nullable": True}
     return node
+
+
+def _kinds(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a section of several kinds may be, by kind; the user's own stands under OWN."""
+    choices = [_resolve(choice, definitions) for choice in node["oneOf"]]
+    return {choice["properties"]["kind"].get("const", OWN): choice for choice in choices}
 
 
 def _allowed(node: dict[str, Any], names: bool = False) -> str:
@@ -62,9 +72,8 @@ def _allowed(node: dict[str, Any], names: bool = False) -> str:
         return "a name of lower-case letters, digits and _, starting with a letter"
     if node.get("nullable"):
         return f"{_allowed({**node, 'nullable': False})}, or null"
-    if "discriminator" in node:
-        kinds = " or ".join(node["discriminator"]["mapping"])
-        return f"a mapping with {node['discriminator']['propertyName']}: {kinds}"
+    if "oneOf" in node:
+        return f"a mapping with kind: {' or '.join(node['kinds'])}"
     if "const" in node:
         return json.dumps(node["const"])
     if "enum" in node:

@@ -20,15 +20,17 @@ from rank_e.evaluation.networks import existing_file
 from rank_e.evaluation.reference import Statistics
 from rank_e.evaluation.scores import RewardScore
 from rank_e.evaluation.stream import ImageStream, Values
-from rank_e.evaluation.suite import Suite, build_judges
+from rank_e.evaluation.suite import Suite, build_suite
 from rank_e.evaluation.summary import Nested, nested, summarise
 from rank_e.io.files import sha256_of
+from rank_e.rewards.hpsv2 import hpsv2_reward
 from rank_e.rewards.mixture import build_rewards
 from rank_e.rewards.open_clip_models import model_within
 from rank_e.seeds import seed_for
 
 if TYPE_CHECKING:
     from rank_e.config.evaluation import GenEvalBenchmark, HPSv2Benchmark, PromptsBenchmark
+    from rank_e.config.kinds import RewardKind
     from rank_e.evaluation.geneval.evaluator import GenEval
     from rank_e.evaluation.geneval.tasks import Task
 
@@ -127,26 +129,19 @@ def held_out_set(params: Params, dataset: Source, device: torch.device) -> Promp
     check_names(section)
     seed = seed_for(section.seed, "evaluation", "prompts")
     pairs = dataset.prompts(section.prompts, seed) * section.samples_per_prompt
-    suite = build_judges(
-        {name: options.model_dump() for name, options in section.distances.items()},
-        {name: options.model_dump() for name, options in section.scores.items()},
-        Path(params.weights.evaluation),
-        device,
-    )
-    rewards = {name: options.model_dump() for name, options in params.ranking.rewards.items()}
-    reward = reward_score(rewards, Path(params.weights.training), device, digest(rewards), REWARD)
+    suite = build_suite(section.distances, section.scores, Path(params.weights.evaluation), device)
+    reward = reward_score(params.ranking.rewards, Path(params.weights.training), device)
     suite = replace(suite, scores={**suite.scores, "reward": reward})
     prompts, categories = [prompt for prompt, _ in pairs], [category for _, category in pairs]
     return PromptSet(HELD_OUT, prompts, categories, suite, suite.described())
 
 
-def reward_score(
-    rewards: Mapping[str, Mapping[str, Any]], folder: Path, device: torch.device, sha256: str, metric: Metric
-) -> RewardScore:
+def reward_score(rewards: Mapping[str, RewardKind], folder: Path, device: torch.device) -> RewardScore:
     """The rewards' weighted sum as a metric: raw scores, since running statistics differ from arm to arm."""
-    raw = {name: {**section, "normalise": "none"} for name, section in rewards.items()}
-    names = " + ".join(f"{section['weight']:g} {name}" for name, section in raw.items())
-    return RewardScore(build_rewards(raw, folder, device), metric=metric, name=names, sha256=sha256, device=device)
+    raw = {name: section.model_copy(update={"normalise": "none"}) for name, section in rewards.items()}
+    names = " + ".join(f"{section.weight:g} {name}" for name, section in raw.items())
+    key = digest({name: section.model_dump() for name, section in rewards.items()})
+    return RewardScore(build_rewards(raw, folder, device), metric=REWARD, name=names, sha256=key, device=device)
 
 
 def open_benchmark(
@@ -166,8 +161,8 @@ def open_benchmark(
 def _prompt_list(name: str, section: PromptsBenchmark, folder: Path, device: torch.device) -> PromptSet:
     rows = open_prompts(folder / section.file, section.column, section.category)
     rows = rows[: section.prompts or None] * section.samples_per_prompt
-    options = {f"{name}_{score}": plugin.model_dump() for score, plugin in section.scores.items()}
-    suite = build_judges({}, options, folder, device, where=f"evaluation.benchmarks.{name}")
+    scores = {f"{name}_{score}": options for score, options in section.scores.items()}
+    suite = build_suite({}, scores, folder, device, where=f"evaluation.benchmarks.{name}")
     described = []
     for key, score in suite.scores.items():
         metric, meaning = score.metric, f"{score.metric.meaning}; on the prompts of {name}"
@@ -178,10 +173,9 @@ def _prompt_list(name: str, section: PromptsBenchmark, folder: Path, device: tor
 
 def _hpsv2(name: str, section: HPSv2Benchmark, folder: Path, device: torch.device) -> PromptSet:
     rows = read_benchmark(folder / section.prompts, section.per_style or None)
-    options = {"hps": {"kind": "hpsv2", "weight": 1.0, "normalise": "none"}}
-    options["hps"] |= {"file": section.file, "model": section.model}
-    file = existing_file(f"evaluation.benchmarks.{name}.file", folder / section.file)
-    suite = Suite({}, {name: reward_score(options, folder, device, sha256_of(file), HPSV2)})
+    sha256 = sha256_of(existing_file(folder / section.file))
+    reward = hpsv2_reward(folder, device, file=section.file, model=section.model)
+    suite = Suite({}, {name: RewardScore(reward, metric=HPSV2, name="1 hps", sha256=sha256, device=device)})
     described = [HPSV2.described(name, "benchmark")]
     return PromptSet(name, [prompt for _, prompt in rows], [style for style, _ in rows], suite, described)
 

@@ -86,7 +86,7 @@ def test_problems_of_a_section_of_several_kinds_are_named_as_the_file_has_them()
     lines = [line for line in found if "arms." not in line]
     assert any(
         line.startswith("params.yaml: data.training = ")
-        and line.endswith("with kind: coco or folder or shapes or webdataset")
+        and line.endswith("with kind: shapes or webdataset or folder or coco")
         for line in lines
     )
     assert any(line.startswith("params.yaml: data.held_out = ") for line in lines)

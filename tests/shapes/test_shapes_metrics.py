@@ -12,9 +12,10 @@ from rank_e.config import load
 from rank_e.errors import RankEError
 from rank_e.evaluation.base import EvaluationError, as_bytes
 from rank_e.evaluation.frechet import Moments, frechet_distance
+from rank_e.evaluation.metric import Metric
 from rank_e.evaluation.reference import Statistics
 from rank_e.evaluation.stream import ImageStream
-from rank_e.evaluation.suite import Suite, build_judges
+from rank_e.evaluation.suite import Suite, build_suite
 from rank_e.evaluation.summary import summarise
 from rank_e.rewards.clip import clip_inputs
 from rank_e.rewards.mixture import build_rewards
@@ -23,6 +24,7 @@ from rank_e.shapes.backbone import load_clip
 from rank_e.shapes.dataset import ShapesSource
 from rank_e.shapes.metrics import CachedEvaluator
 from rank_e.training.networks import build_perceptual
+from tests.helpers.sections import scores
 
 ASSETS, CPU = Path("assets/shapes"), torch.device("cpu")
 DISTANCES = ("fd", "fd_mid", "fd_patch")
@@ -35,7 +37,7 @@ def sections(named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def suite() -> Suite:
-    return build_judges(sections(PARAMS.evaluation.distances), sections(PARAMS.evaluation.scores), ASSETS, CPU)
+    return build_suite(PARAMS.evaluation.distances, PARAMS.evaluation.scores, ASSETS, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,7 @@ def test_originals_repeat_the_prompts_in_other_scenes() -> None:
 
 def test_the_reward_prefers_the_right_image_and_pulls_on_pixels(real: tuple[Tensor, list[str], list[str]]) -> None:
     images, prompts, _ = real
-    mixture = build_rewards(sections(PARAMS.ranking.rewards), ASSETS, CPU)
+    mixture = build_rewards(PARAMS.ranking.rewards, ASSETS, CPU)
     asked = images[:16].clone().requires_grad_()
     right, wrong = mixture(asked, prompts[:16]), mixture(asked, prompts[16:32])
     assert right.mean() > wrong.mean() + 5
@@ -130,21 +132,40 @@ def test_the_perceptual_loss_is_zero_for_equal_images_alone(real: tuple[Tensor, 
     assert loss(real[0][:4], real[0][4:8]).item() > 0.01
 
 
+def undescribed(folder: Path, device: torch.device) -> Any:
+    """A user's scorer that does not say what it measures."""
+    return lambda images, prompts: torch.zeros(len(prompts))
+
+
+def unhashed(folder: Path, device: torch.device) -> Any:
+    """A user's scorer that does not name its weights."""
+    scorer = undescribed(folder, device)
+    scorer.metric, scorer.protocol = Metric("Zero", "higher", "nothing"), "zero"
+    return scorer
+
+
 @pytest.mark.parametrize(
     ("kind", "problem"),
     [
         ("rank_e.shapes.metrics:nothing", "cannot be imported"),
-        ("rank_e.nowhere:judge", "cannot be imported"),
+        ("rank_e.nowhere:metric", "cannot be imported"),
         ("rank_e.shapes.metrics:Tensor", "failed with TypeError"),
         ("builtins:repr", "failed with TypeError"),
-        ("sharpness", "unknown judge 'sharpness'"),
+        (
+            "tests.shapes.test_shapes_metrics:undescribed",
+            "undescribed gives has no metric; give it the attribute metric",
+        ),
+        (
+            "tests.shapes.test_shapes_metrics:unhashed",
+            "unhashed gives has no sha256; give it the attribute sha256, a str",
+        ),
     ],
 )
 def test_a_metric_that_cannot_be_built_is_named(kind: str, problem: str) -> None:
     with pytest.raises(EvaluationError, match=rf"evaluation\.scores\.own.*{problem}"):
-        build_judges({}, {"own": {"kind": kind}}, ASSETS, CPU)
+        build_suite({}, scores({"own": {"kind": kind}}), ASSETS, CPU)
 
 
 def test_a_base_without_its_networks_is_named(tmp_path: Path) -> None:
     with pytest.raises(RankEError, match=r"reward\.safetensors does not exist"):
-        build_rewards(sections(PARAMS.ranking.rewards), tmp_path, CPU)
+        build_rewards(PARAMS.ranking.rewards, tmp_path, CPU)
