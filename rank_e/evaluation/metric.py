@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from rank_e.config import EvaluationParams
 from rank_e.errors import RankEError
 
 Direction = Literal["higher", "lower", "nearer"]
@@ -44,18 +43,3 @@ TOKEN_ENTROPY = Metric(
 )
 ALWAYS = ("reward", "token_kl", "token_entropy")
 """Keys of what every evaluation measures, whatever the params name."""
-RESERVED = (*ALWAYS, "images", "original")
-
-
-def check_names(params: EvaluationParams) -> None:
-    """RankEError in one line where two metrics, or a metric and another entry of metrics.json, have one name."""
-    taken = dict.fromkeys(RESERVED, "metrics.json")
-    named = [(f"distances.{name}", name) for name in params.distances]
-    named += [(f"scores.{name}", name) for name in params.scores]
-    for name, benchmark in params.benchmarks.items():
-        keys = [f"{name}_{score}" for score in benchmark.scores] if benchmark.kind == "prompts" else [name]
-        named += [(f"benchmarks.{name}", key) for key in keys]
-    for place, key in named:
-        if key in taken:
-            raise RankEError(f"evaluation.{place}: the name {key} is taken by {taken[key]}; choose another")
-        taken[key] = f"evaluation.{place}"

@@ -15,7 +15,7 @@ from rank_e.data.source import Source
 from rank_e.evaluation.base import Images, digest
 from rank_e.evaluation.estimates import Estimate
 from rank_e.evaluation.hpsv2 import read_benchmark
-from rank_e.evaluation.metric import REWARD, Metric, check_names
+from rank_e.evaluation.metric import REWARD, Metric
 from rank_e.evaluation.networks import existing_file
 from rank_e.evaluation.reference import Statistics
 from rank_e.evaluation.scores import RewardScore
@@ -123,10 +123,9 @@ class GenEvalSet(PromptSet):
 def held_out_set(params: Params, dataset: Source, device: torch.device) -> PromptSet:
     """The held-out dataset's prompts, the whole list samples_per_prompt times, with the evaluation's metrics.
 
-    The rewards' weighted sum is one more score, "reward". RankEError for two metrics of one name.
+    The rewards' weighted sum is one more score, "reward".
     """
     section = params.evaluation
-    check_names(section)
     seed = seed_for(section.seed, "evaluation", "prompts")
     pairs = dataset.prompts(section.prompts, seed) * section.samples_per_prompt
     suite = build_suite(section.distances, section.scores, Path(params.weights.evaluation), device)
