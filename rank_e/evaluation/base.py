@@ -1,8 +1,8 @@
 """What evaluates images: a call from images (and prompts) to one value or one feature row an image.
 
-It sees what a published evaluation would read back from image files: bytes. It says what it measures (`Metric`), and
-names its protocol (sizes, resizing, network) and the sha256 of its weights, so that a number is never compared with one
-made otherwise.
+It sees what a published evaluation would read back from image files: bytes. It says what it measures (`Metric`), by
+which protocol (sizes, resizing, network) and with which weights (their sha256), so that a number is never compared with
+one that was made in another way.
 """
 
 from __future__ import annotations

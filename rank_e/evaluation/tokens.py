@@ -32,8 +32,7 @@ def token_kl(p: Tensor, q: Tensor, smoothing: float = SMOOTHING) -> float:
     """D_KL(p || q) in nats of two count histograms [V], p the policy's and q the real images', >= 0.
 
     Both get `smoothing` pseudo-counts a code, then are normalised. The plug-in estimate is biased up by about
-    (used codes - 1) / 2 (1 / N_p + 1 / N_q) nats: compare at equal numbers of tokens. Raises RankEError if sizes
-    differ.
+    (used codes - 1) / 2 (1 / N_p + 1 / N_q) nats: compare at equal numbers of tokens. RankEError if sizes differ.
     """
     if p.shape != q.shape or p.ndim != 1:
         raise RankEError(f"token_kl: histograms {list(p.shape)} and {list(q.shape)}; use one tokenizer for both")

@@ -1,5 +1,4 @@
-"""Drawings as SVG text: small functions over numbers, no library, so that the page stands alone and stays the
-same.
+"""Drawings as SVG text: small functions over numbers, no library, so that the page stands alone and stays the same.
 
 Every drawing takes the colours of its series from `colour`, draws each seed thinly and the mean strongly,
 and scales with the page. Coordinates are in the drawing's own units, about one CSS pixel on a phone.
@@ -25,8 +24,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """One polyline: the series' name (for its colour), its points, and whether it is the mean or a single
-    seed."""
+    """One polyline: the series' name (for its colour), its points, and whether it is the mean or a single seed."""
 
     name: str
     points: Sequence[Point]
@@ -95,8 +93,7 @@ def dot(x: float, y: float, radius: float, fill: str, title: str, opacity: float
 
 
 def svg(width: float, height: float, label: str, parts: Sequence[str]) -> str:
-    """The drawing with a viewBox, so that the page decides its size; `label` is read to those who cannot see
-    it."""
+    """The drawing with a viewBox, so that the page decides its size; `label` is read to those who cannot see it."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
         f'aria-label="{html.escape(label, quote=True)}" font-family="system-ui, sans-serif">'
@@ -289,8 +286,8 @@ def category_chart(
             rule((left, y), (width - right, y)),
             text(left - 10, y + 4, name if len(name) <= 19 else name[:18] + "…", size=12, fill=INK, anchor="end"),
         ]
-        for lane, (who, values) in enumerate(series.items()):
-            offset = y + (lane - (len(series) - 1) / 2) * 9
+        for place, (who, values) in enumerate(series.items()):
+            offset = y + (place - (len(series) - 1) / 2) * 9
             for value in values if len(values) > 1 else ():
                 parts.append(dot(to_x(value), offset, 2.4, colour(who), f"{who}, {name}: {words(value)}", 0.45))
             if values:

@@ -38,9 +38,7 @@ class ImageResult:
 
     @classmethod
     def from_row(cls, row: Mapping[str, object]) -> ImageResult:
-        """The result that `row` wrote. Raises GenEvalError naming a column that is missing, unknown or of another
-        type.
-        """
+        """The result that `row` wrote. GenEvalError names a column that is missing, unknown or of another type."""
         kinds = {"index": int, "sample": int, "tag": str, "prompt": str, "correct": bool, "reason": str, "objects": str}
         wrong = set(row) ^ set(kinds) or {k for k, kind in kinds.items() if type(row[k]) is not kind}
         if wrong:
