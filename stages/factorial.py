@@ -4,24 +4,27 @@ Read along a row: the tokens are the same, so every difference is the decoder's 
 control that a better decoder must beat: the original decoder's images, brightness and contrast matched to real ones.
 """
 
-import torch
-from torch import Tensor
+from typing import Any
 
-from rank_e.evaluation.affine import AffineControl
+import torch
+
+from rank_e.evaluation.affine import AffineHalves
+from rank_e.evaluation.evaluator import decode
+from rank_e.evaluation.prompt_sets import held_out_set
+from rank_e.evaluation.reference import load_references
 from rank_e.seeds import seed_for
+from stages.evaluation import evaluator_of
 from stages.runtime.artifacts import ArtifactWriter, read_artifact
 from stages.runtime.backbone import backbone_of
-from stages.runtime.judging import decode, decoded, held_out_set, judged, metrics_of, references_of
 from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, main
 
 
 def run(stage: Stage) -> None:
-    """metrics.json: {"policy arm/decoder arm, original or affine": {metric: value}}."""
+    """metrics.json: {policy arm: {decoder arm, "original" or "affine": {metric: {"value": ...}}}}."""
     params, backbone = stage.params, backbone_of(stage)
     inputs = {"reference": read_artifact(stage.path("reference"), "reference")}
-    base = backbone.decoder_weights()
-    decoders = {"original": base}
+    decoders = {"original": backbone.decoder_weights()}
     for arm in params.factorial.arms:
         for kind in ("evaluation", "decoder"):
             path = stage.path(kind, arm=arm, round=params.factorial.round)
@@ -29,49 +32,34 @@ def run(stage: Stage) -> None:
         if params.arm(arm).decoder.train:  # a frozen arm's decoder is the original one
             decoders[arm] = inputs[f"{arm} decoder"].tensors("ema")
     paths = {name: artifact.path for name, artifact in inputs.items()}
-    state, part = stage.state(*paths.values()), held_out_set(stage, backbone.image_size)
-    references = references_of(inputs["reference"], part)
-    prompts = part.prompts[: params.evaluation.real_images]
-    real = source_of(stage, "held_out", backbone.image_size).real_images(
-        prompts, seed_for(stage.seed, "factorial", "reals")
-    )
+    state, dataset = stage.state(*paths.values()), source_of(stage, "held_out", backbone.image_size)
+    held_out = held_out_set(params, dataset, stage.device)
+    evaluator = evaluator_of(stage, held_out, load_references(inputs["reference"].path, held_out.suite.features))
+    prompts = held_out.prompts[: params.evaluation.real_images]
+    real = dataset.real_images(prompts, seed_for(stage.seed, "factorial", "reals"))
     tokenizers = {name: backbone.tokenizer(weights) for name, weights in decoders.items()}
-    original, batch = tokenizers["original"], params.evaluation.batch_size
-    names = (*part.judges.features, *part.judges.scores)
-    cells: dict[str, dict[str, float]] = {}
+    original, names = tokenizers["original"], (*held_out.suite.features, *held_out.suite.scores)
+
+    def values(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
+        return {name: {"value": metrics[name]["value"]} for name in names}
+
+    table: dict[str, dict[str, Any]] = {}
     for arm in params.factorial.arms:
-        evaluation = inputs[f"{arm} evaluation"]
-        tokens, known = evaluation.tensors("tokens")["tokens"], evaluation.json("metrics")
-        # The arm's own evaluation has judged its tokens through the original decoder and through its own.
-        cells[f"{arm}/original"] = {name: known[f"{name}@original"] for name in names}
-        if arm in tokenizers:
-            cells[f"{arm}/{arm}"] = {name: known[name] for name in names}
-        fitted = torch.cat([decode(original, rows).cpu() for rows in tokens[: len(real)].split(batch)])
-        others = [name for name in tokenizers if name not in ("original", arm)]
-        draws = {name: decoded(part, tokens, tokenizers[name]) for name in others}
-        draws["affine"] = decoded(part, tokens, original, AffineHalves(fitted, real[: len(fitted)]))
-        for name, draw in draws.items():
-            stream = judged(stage, state, part, f"{arm}-{name}", draw, len(tokens))
-            metrics = metrics_of(stage, part, stream, references, intervals=False)
-            cells[f"{arm}/{name}"] = {key: value for key, value in metrics.items() if "/" not in key}
+        tokens = inputs[f"{arm} evaluation"].tensors("tokens")["tokens"]
+        # The arm's own evaluation has its tokens through the original decoder and through its own.
+        known = inputs[f"{arm} evaluation"].json("metrics")
+        row = {"original": values(known["original"])} | ({arm: values(known)} if arm in tokenizers else {})
+        batches = tokens[: len(real)].split(params.evaluation.batch_size)
+        fitted = torch.cat([decode(original, batch).cpu() for batch in batches])
+        for name in [*(name for name in tokenizers if name not in row), "affine"]:
+            correct = AffineHalves(fitted, real[: len(fitted)]) if name == "affine" else None
+            folder = state.folder / f"{held_out.name}-{arm}-{name}"
+            tokenizer = tokenizers.get(name, original)
+            row[name] = values(evaluator.evaluate(tokenizer, tokens, folder, correct=correct, intervals=False))
+        table[arm] = row
     with ArtifactWriter(stage.path("factorial"), "factorial", seed=stage.seed, inputs=paths) as out:
-        out.json("metrics", cells)
+        out.json("metrics", table)
     state.remove()
-
-
-class AffineHalves:
-    """The affine control fitted twice, on every second image, so that no image is corrected by its own fit."""
-
-    def __init__(self, images: Tensor, real: Tensor) -> None:
-        """The first images of the stream and as many real ones, float32 [N, 3, S, S] in [0, 1]."""
-        self.controls = [AffineControl.fit(images[half::2], real[half::2]) for half in (1, 0)]
-
-    def __call__(self, images: Tensor, start: int) -> Tensor:
-        """The stream's images from number `start` on, matched to real ones."""
-        corrected = torch.empty_like(images)
-        for place in (0, 1):
-            corrected[place::2] = self.controls[(start + place) % 2](images[place::2])
-        return corrected
 
 
 if __name__ == "__main__":

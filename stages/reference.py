@@ -5,23 +5,25 @@ of Frechet distance.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from rank_e.data.source import Originals, Source
+from rank_e.evaluation.base import digest
+from rank_e.evaluation.prompt_sets import held_out_set
 from rank_e.evaluation.reference import Statistics
-from rank_e.evaluation.sets import PromptSet
-from rank_e.evaluation.stream import Batch, Stream, judge
-from rank_e.evaluation.suite import Judges
+from rank_e.evaluation.resize import squares
+from rank_e.evaluation.stream import ImageBatch, ImageStream, evaluate_stream
 from rank_e.evaluation.tokens import token_histogram
 from rank_e.io.files import replacing
 from rank_e.io.pixels import from_bytes, from_signed, to_bytes, to_signed
 from rank_e.seeds import seed_for
+from stages.evaluation import evaluator_of
 from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.backbone import backbone_of
-from stages.runtime.judging import digest, held_out_set, judged, metrics_of, squares
 from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, main
 
@@ -30,46 +32,50 @@ from stages.runtime.stage import Stage, main
 def run(stage: Stage) -> None:
     """One file of moments a distance, tokens.safetensors (the real histogram), metrics.json, images, prompts.parquet.
 
-    metrics: real_... and reconstruction_..., what a perfect generator and a perfect policy would score at
-    evaluation.real_images images.
+    metrics: {"real": {metric: ...}, "reconstruction": {...}}, what a perfect generator and a perfect policy would score
+    at evaluation.real_images images.
     """
-    params, backbone = stage.params.evaluation, backbone_of(stage)
-    state, part = stage.state(), held_out_set(stage, backbone.image_size)
-    originals = Images(source_of(stage, "held_out", backbone.image_size), state.folder / "skipped.json")
+    params, backbone, state = stage.params.evaluation, backbone_of(stage), stage.state()
+    dataset = source_of(stage, "held_out", backbone.image_size)
+    held_out = held_out_set(stage.params, dataset, stage.device)
+    originals = RealImages(dataset, state.folder / "skipped.json")
     seed = seed_for(params.seed, "reference")
     tokenizer = backbone.tokenizer(backbone.decoder_weights())
     size, device = tokenizer.config.image_size, stage.device
 
-    def unit(images: torch.Tensor) -> torch.Tensor:
+    def signed(images: torch.Tensor) -> torch.Tensor:
         return to_signed(from_bytes(images.to(device)))
 
-    def real(start: int, stop: int) -> Batch:
-        images, captions = originals(start, stop, part.prompts, seed)
-        tokens = tokenizer.encode(unit(squares(images, size)))[1].cpu()
-        return Batch(images, captions, totals={"tokens": token_histogram(tokens, tokenizer.config.codebook_size)})
+    def real(start: int, stop: int) -> ImageBatch:
+        images, captions = originals(start, stop, held_out.prompts, seed)
+        tokens = tokenizer.encode(signed(squares(images, size)))[1].cpu()
+        return ImageBatch(images, captions, totals={"tokens": token_histogram(tokens, tokenizer.config.codebook_size)})
 
-    stream = Stream(state.folder / "real", key="", features=part.judges.features, every=params.batch_size)
-    judge(stream, real, params.reference_images, params.batch_size, lambda s: stage.progress(s, "real images"))
+    features = held_out.suite.features
+    stream = ImageStream(state.folder / "real", key="", features=features, every=params.batch_size)
+    evaluate_stream(
+        stream, real, params.reference_images, params.batch_size, lambda s: stage.progress(s, "real images")
+    )
     data = digest([stage.params.data.held_out.model_dump(), seed, params.reference_images])
-    references = {name: Statistics.of(stream, name, data) for name in part.judges.features}
+    references = {name: Statistics.of(stream, name, data) for name in features}
 
     def fresh(start: int, stop: int) -> tuple[torch.Tensor, list[str]]:
         first = params.reference_images
-        images, captions = originals(first + start, first + stop, part.prompts, seed)
+        images, captions = originals(first + start, first + stop, held_out.prompts, seed)
         return squares(images, size), captions
 
     def reconstructed(start: int, stop: int) -> tuple[torch.Tensor, list[str]]:
         images, captions = fresh(start, stop)
-        return to_bytes(from_signed(tokenizer.decode(tokenizer.encode(unit(images))[0])).clamp(0, 1).cpu()), captions
+        return to_bytes(from_signed(tokenizer.decode(tokenizer.encode(signed(images))[0])).clamp(0, 1).cpu()), captions
 
     shown = min(params.images, params.real_images)
-    metrics: dict[str, float] = {}
     _, captions = fresh(0, shown)
     # Real images come with captions of their own, so the evaluation's categories are not theirs.
-    plain = PromptSet(part.name, [], [""] * params.real_images, Judges(part.judges.features, part.judges.scores))
-    for name, draw in (("real", fresh), ("reconstruction", reconstructed)):
-        row = judged(stage, state, plain, name, draw, params.real_images)
-        metrics |= {f"{name}_{key}": value for key, value in metrics_of(stage, plain, row, references).items()}
+    evaluator = evaluator_of(stage, replace(held_out, prompts=[], categories=[""] * params.real_images), references)
+    metrics = {
+        name: evaluator.evaluate_images(images_of, params.real_images, state.folder / f"{held_out.name}-{name}")
+        for name, images_of in (("real", fresh), ("reconstruction", reconstructed))
+    }
     with ArtifactWriter(stage.path("reference"), "reference", seed=params.seed, inputs={}) as out:
         for name, statistics in references.items():
             statistics.save(out.file(f"{name}.safetensors"))
@@ -81,21 +87,22 @@ def run(stage: Stage) -> None:
     state.remove()
 
 
-class Images:
-    """A source's real images, and an account of those that were skipped which outlives a killed stage.
+class RealImages:
+    """A dataset's real images, and an account of those that were skipped which outlives a killed stage.
 
-    What a draw skips is written down before its images are used, so that no image counts whose draw was not noted.
+    What is skipped is written down before the images of its batch are used, so that no image counts whose replacement
+    was not noted.
     """
 
-    def __init__(self, source: Source, path: Path) -> None:
-        self.source, self.path = source, path
+    def __init__(self, dataset: Source, path: Path) -> None:
+        self.dataset, self.path = dataset, path
         self.skipped: list[dict[str, str]] = json.loads(path.read_text()) if path.is_file() else []
 
     def __call__(self, start: int, stop: int, prompts: list[str], seed: int) -> Originals:
         """`Source.originals`."""
-        found = self.source.originals(start, stop, prompts, seed)
+        found = self.dataset.originals(start, stop, prompts, seed)
         known = {row["name"] for row in self.skipped}
-        if fresh := [row for row in self.source.skipped() if row["name"] not in known]:
+        if fresh := [row for row in self.dataset.skipped() if row["name"] not in known]:
             self.skipped = sorted([*self.skipped, *fresh], key=lambda row: row["name"])
             with replacing(self.path) as file:
                 file.write_text(json.dumps(self.skipped))

@@ -1,4 +1,4 @@
-"""Stage sft_evaluation: the arms' common start, the SFT policy with the base decoder, judged before any round.
+"""Stage sft_evaluation: the arms' common start, the SFT policy with the base decoder, before any round.
 
 With `sft.train: false` the start is the base, and the baseline's evaluation is handed on.
 """

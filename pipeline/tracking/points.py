@@ -13,8 +13,6 @@ from mlflow.entities import Metric
 EPOCH = 1_700_000_000_000
 """Timestamp in ms of step 0. Fixed: MLflow keeps a point once for each key, step, value and timestamp."""
 
-
-ORIGINAL = "@original"
 FORBIDDEN = re.compile(r"[^\w\-.: ]")
 LONGEST = 250
 """Characters of a metric's name in MLflow."""
@@ -29,13 +27,23 @@ def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
-def points(prefix: str, metrics: dict[str, float], step: int) -> list[Metric]:
-    """Scalars as points at `step`; what is named `fd@original` becomes `original/fd`."""
-    found = []
-    for name, value in metrics.items():
-        key = f"original/{name.removesuffix(ORIGINAL)}" if name.endswith(ORIGINAL) else name
-        found.append(Metric(allowed(prefix + key), float(value), EPOCH + step, step))
-    return found
+def points(prefix: str, metrics: dict[str, Any], step: int) -> list[Metric]:
+    """Numbers and nested metrics as points at `step`: `fd`, `fd_low`, `accuracy/colors`, `original/fd`."""
+    return [Metric(allowed(prefix + key), float(value), EPOCH + step, step) for key, value in _numbers(metrics)]
+
+
+def _numbers(metrics: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Each number with its name: of a metric's value its own, of an interval's ends `_low` and `_high`."""
+    for name, entry in metrics.items():
+        key = f"{prefix}{name}"
+        if not isinstance(entry, dict):
+            yield key, entry
+        elif "value" in entry:
+            yield key, entry["value"]
+            yield from ((f"{key}_{bound}", entry[bound]) for bound in ("low", "high") if bound in entry)
+            yield from _numbers(entry.get("categories", {}), f"{key}/")
+        else:  # the same tokens through the original decoder
+            yield from _numbers(entry, f"{key}/")
 
 
 def allowed(name: str) -> str:

@@ -30,8 +30,7 @@ CURVES = ("policy", "decoder")
 
 @dataclass
 class Tally:
-    """What one pass did, by name of the run: created, replaced, extended by stages or live points, left
-    alone."""
+    """What one pass did, by name of the run: created, replaced, extended by stages or live points, left alone."""
 
     created: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)

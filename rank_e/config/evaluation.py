@@ -1,5 +1,6 @@
 """The sections `evaluation` and `factorial` of `params.yaml`, and the benchmarks."""
 
+from collections import Counter
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -43,13 +44,15 @@ class GenEvalBenchmark(Section):
     model: Text
 
 
+RESERVED_METRICS = ("images", "original", "affine", "reward", "token_kl", "token_entropy", "value", "low", "high")
+"""Names that mean something else in an evaluation's or the factorial's metrics."""
 Benchmark = Annotated[PromptsBenchmark | HPSv2Benchmark | GenEvalBenchmark, Field(discriminator="kind")]
 
 
 class EvaluationParams(Section):
     """What is measured, on held-out prompts: Frechet distances to real images, scores, benchmarks, tokens.
 
-    reference_images make the real statistics; real_images others are judged as the rows "real" and
+    reference_images make the real statistics; real_images others are evaluated as the rows "real" and
     "reconstruction"; bootstrap resamples make the intervals (0: none).
     """
 
@@ -75,3 +78,17 @@ class FactorialParams(Section):
 
     arms: Annotated[list[ArmName], Field(min_length=2, max_length=2)]
     round: Count
+
+
+def taken_names(params: EvaluationParams) -> list[str]:
+    """A line for each metric whose name is another one's, an interval's end of one, or has another meaning."""
+    named = [(f"distances.{name}", name) for name in params.distances]
+    named += [(f"scores.{name}", name) for name in params.scores]
+    for name, benchmark in params.benchmarks.items():
+        keys = [f"{name}_{score}" for score in benchmark.scores] if benchmark.kind == "prompts" else [name]
+        named += [(f"benchmarks.{name}", key) for key in keys]
+    counts = Counter(key for _, key in named)
+    taken = {*RESERVED_METRICS, *(f"{key}_{end}" for key in counts for end in ("low", "high"))}
+    taken |= {key for key, count in counts.items() if count > 1}
+    allowed = f"allowed: any name but the other metrics' and {', '.join(RESERVED_METRICS)}"
+    return [f"evaluation.{place}: the name {key} is taken, {allowed}" for place, key in named if key in taken]

@@ -1,11 +1,14 @@
-"""What a judge is: a call from images (and prompts) to one value or one feature row an image.
+"""What evaluates images: a call from images (and prompts) to one value or one feature row an image.
 
-Judges see what a published evaluation would read back from image files: bytes. Each names its protocol (sizes,
-resizing, network) and the sha256 of its weights, so that a number is never compared with one made otherwise.
+It sees what a published evaluation would read back from image files: bytes. It says what it measures (`Metric`), by
+which protocol (sizes, resizing, network) and with which weights (their sha256), so that a number is never compared with
+one that was made in another way.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,20 +16,22 @@ import torch
 from torch import Tensor
 
 from rank_e.errors import RankEError
+from rank_e.evaluation.metric import Metric
 
 Images = Sequence[Tensor] | Tensor
 """N images uint8 [3, H, W]: a list (sizes may differ) or one tensor [N, 3, H, W]."""
 
 
 class EvaluationError(RankEError):
-    """A judge cannot be loaded, was given the wrong images, or was asked to compare across protocols."""
+    """An evaluator cannot be loaded, was given the wrong images, or was asked to compare across protocols."""
 
 
 class FeatureNetwork(Protocol):
-    """Images (`Images`) -> features float32 [N, D] on the CPU."""
+    """Images (`Images`) -> features float32 [N, D], or [N, P, D] of P places, on the CPU, for a Frechet distance."""
 
+    metric: Metric
     protocol: str
-    source: str
+    sha256: str
 
     def __call__(self, images: Images) -> Tensor: ...
 
@@ -34,10 +39,16 @@ class FeatureNetwork(Protocol):
 class Scorer(Protocol):
     """Images (`Images`) and their N prompts -> one score an image, float32 [N] on the CPU."""
 
+    metric: Metric
     protocol: str
-    source: str
+    sha256: str
 
     def __call__(self, images: Images, prompts: Sequence[str]) -> Tensor: ...
+
+
+def digest(value: object) -> str:
+    """A short hash of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_images(name: str, images: Images) -> None:

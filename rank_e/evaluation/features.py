@@ -1,6 +1,6 @@
 """Feature networks whose Frechet distances are reported, each with its published protocol.
 
-Every image, real or drawn, is first brought to the evaluation size (`square_lanczos`, 256 px by default), then to
+Every image, real or generated, is first brought to the evaluation size (`square_lanczos`, 256 px by default), then to
 the network's own input.
 """
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rank_e.evaluation.base import Images, check_images, check_values
-from rank_e.evaluation.networks import Features, load_clip, load_dinov2, load_inception
+from rank_e.evaluation.metric import Metric
+from rank_e.evaluation.networks import Features, load_clip_evaluator, load_dinov2, load_inception
 from rank_e.evaluation.resize import clean_fid, clip_bicubic, square_lanczos, squash_bicubic
 from rank_e.rewards.clip import input_size
 from rank_e.rewards.open_clip_models import model_within
@@ -22,6 +23,9 @@ from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, normalise
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DINOV2_SIZE = 224
 IMAGE_SIZE = 256
+FID = Metric("FID", "lower", "Fréchet distance to real images in Inception's features", decimals=2)
+FD_DINOV2 = Metric("FD-DINOv2", "lower", "Fréchet distance to real images in DINOv2's features", decimals=1)
+FD_CLIP = Metric("FD-CLIP", "lower", "Fréchet distance to real images in CLIP's features")
 
 
 class NetworkFeatures:
@@ -32,8 +36,9 @@ class NetworkFeatures:
         network: Features,
         prepare: Callable[[Tensor], Tensor],
         *,
+        metric: Metric,
         protocol: str,
-        source: str,
+        sha256: str,
         device: torch.device,
         image_size: int = IMAGE_SIZE,
         statistics: tuple[Sequence[float], Sequence[float]] | None = None,
@@ -41,7 +46,7 @@ class NetworkFeatures:
         self.network, self.prepare, self.device = network, prepare, device
         self.image_size, self.statistics = image_size, statistics
         self.protocol = f"{protocol}; centre square, Lanczos to {image_size} px"
-        self.source = source
+        self.metric, self.sha256 = metric, sha256
 
     @torch.no_grad()
     def __call__(self, images: Images) -> Tensor:
@@ -56,9 +61,11 @@ class NetworkFeatures:
 
 def inception_features(folder: Path, device: torch.device, *, file: str, image_size: int) -> NetworkFeatures:
     """FID's features: clean-fid's "clean" mode on the Inception of a local file, D = 2048."""
-    network, source = load_inception(folder / file, device)
+    network, sha256 = load_inception(folder / file, device)
     protocol = "Inception v3 (2015-12-05), clean-fid clean 299 px"
-    return NetworkFeatures(network, clean_fid, protocol=protocol, source=source, device=device, image_size=image_size)
+    return NetworkFeatures(
+        network, clean_fid, metric=FID, protocol=protocol, sha256=sha256, device=device, image_size=image_size
+    )
 
 
 def dinov2_features(folder: Path, device: torch.device, *, file: str, image_size: int) -> NetworkFeatures:
@@ -67,12 +74,13 @@ def dinov2_features(folder: Path, device: torch.device, *, file: str, image_size
     transformers interpolates position embeddings trained at 518 px; torch.hub's code adds an offset of 0.1 first,
     so distances agree with dgm-eval's closely, not to the last digit.
     """
-    network, source = load_dinov2(folder / file, device)
+    network, sha256 = load_dinov2(folder / file, device)
     return NetworkFeatures(
         network,
         lambda image: squash_bicubic(image, DINOV2_SIZE),
+        metric=FD_DINOV2,
         protocol=f"DINOv2 class token, bicubic {DINOV2_SIZE} px",
-        source=source,
+        sha256=sha256,
         device=device,
         image_size=image_size,
         statistics=(IMAGENET_MEAN, IMAGENET_STD),
@@ -81,13 +89,14 @@ def dinov2_features(folder: Path, device: torch.device, *, file: str, image_size
 
 def clip_features(folder: Path, device: torch.device, *, file: str, model: str, image_size: int) -> NetworkFeatures:
     """FD-CLIP as clean-fid's `clip_vit_b_32`: image embeddings after the projection, not normalised (D = 512)."""
-    network, _, source = load_clip(folder / file, model_within(folder, model), device)
+    network, _, sha256 = load_clip_evaluator(folder / file, model_within(folder, model), device)
     size = input_size(network)
     return NetworkFeatures(
         network.encode_image,
         lambda image: clip_bicubic(image, size),
+        metric=FD_CLIP,
         protocol=f"CLIP {model} image embedding, bicubic {size} px",
-        source=source,
+        sha256=sha256,
         device=device,
         image_size=image_size,
         statistics=(OPENAI_MEAN, OPENAI_STD),

@@ -20,9 +20,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor) -> Moments:
-        """Moments of `features` [N, D]. Raises RankEError for fewer than two rows or for values that are
-        not finite.
-        """
+        """Moments of `features` [N, D]. Raises RankEError for fewer than two rows or for values that are not finite."""
         if features.ndim != 2 or len(features) < 2:
             raise RankEError(f"moments: features {list(features.shape)}; give [N >= 2, D]")
         rows = features.double()
@@ -32,21 +30,9 @@ class Moments:
         centred = rows - mean
         return cls(mean, centred.T @ centred / (len(rows) - 1), len(rows))
 
-    def merge(self, other: Moments) -> Moments:
-        """Moments of both row sets together, as if fitted at once (Chan et al., 1979): fit a stream part
-        by part.
-        """
-        n = self.n + other.n
-        gap = other.mean - self.mean
-        scatter = self.cov * (self.n - 1) + other.cov * (other.n - 1)
-        scatter = scatter + torch.outer(gap, gap) * (self.n * other.n / n)
-        return Moments(self.mean + gap * (other.n / n), scatter / (n - 1), n)
-
 
 def matrix_root(matrix: Tensor) -> Tensor:
-    """The symmetric square root of a positive semi-definite [D, D]; eigenvalues below zero are rounding,
-    so zero.
-    """
+    """The symmetric square root of a positive semi-definite [D, D]; eigenvalues below zero are rounding, so zero."""
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
@@ -55,8 +41,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^1/2), in squared feature units, >= 0 up to rounding.
 
     tr (A B)^1/2 is the sum of the root eigenvalues of the symmetric A^1/2 B A^1/2, which has A B's spectrum:
-    no general matrix root, no imaginary parts, rank-deficient covariances welcome. Raises RankEError if sizes
-    differ.
+    no general matrix root, no imaginary parts, rank-deficient covariances welcome. Raises RankEError if sizes differ.
     """
     if a.mean.shape != b.mean.shape:
         raise RankEError(f"frechet_distance: {len(a.mean)} against {len(b.mean)} features; use one feature network")

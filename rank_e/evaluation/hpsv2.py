@@ -1,7 +1,7 @@
-"""HPSv2's benchmark prompts (Wu et al., 2023): four styles of 800, judged by the mean reward of each and their average.
+"""HPSv2's benchmark prompts (Wu et al., 2023): four styles of 800; the metric is each style's mean reward, and all's.
 
-Give the prompts with their style as category to a `Stream` whose score is the HPSv2.1 reward (`RewardScore`), then
-`mean_estimates` is the benchmark. The authors print the spread over ten tenths instead of an interval.
+With the style as category and the HPSv2.1 reward as score (`RewardScore`), `mean_estimates` is the benchmark. The
+authors print the spread over ten tenths instead of an interval.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Judges' networks from local files: strict, in float32, in eval mode, without gradients; nothing is downloaded."""
+"""Evaluators from local files: strict, in float32, in eval mode, without gradients; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from rank_e.io.files import sha256_of
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 from rank_e.rewards.base import RewardError
 from rank_e.rewards.clip import ClipModel, Tokenize
-from rank_e.rewards.open_clip_models import load_clip as clip_of_file
-from rank_e.rewards.open_clip_models import model_config
+from rank_e.rewards.open_clip_models import load_clip, model_config
 from rank_e.rewards.weights import is_torchscript, read_torchscript
 
 Features = Callable[[Tensor], Tensor]
 DINOV2_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
-def need_file(path: str | Path) -> Path:
+def existing_file(path: str | Path) -> Path:
     """`path`, or EvaluationError if no such file exists."""
     path = Path(path)
     if not path.is_file():
@@ -60,7 +59,7 @@ def load_inception(file: str | Path, device: torch.device) -> tuple[Features, st
     which clean-fid uses, or the state dict `pt_inception-2015-12-05-6726825d.pth` of pytorch-fid. Both are given
     (x - 128) / 128, as clean-fid's "clean" mode does.
     """
-    path = need_file(file)
+    path = existing_file(file)
     if is_torchscript(path):
         try:
             archive: Any = read_torchscript(path)
@@ -92,7 +91,7 @@ def load_dinov2(folder: str | Path, device: torch.device) -> tuple[Features, str
     from transformers import Dinov2Config, Dinov2Model
 
     folder = Path(folder)
-    need_file(folder / "config.json")
+    existing_file(folder / "config.json")
     path = next((folder / name for name in DINOV2_FILES if (folder / name).is_file()), None)
     if path is None:
         raise EvaluationError(f"{folder} holds none of {', '.join(DINOV2_FILES)}; put the weights there")
@@ -122,17 +121,17 @@ def load_dinov2(folder: str | Path, device: torch.device) -> tuple[Features, str
     return features, sha256_of(path)
 
 
-def load_clip(file: str | Path, name: str, device: torch.device) -> tuple[ClipModel, Tokenize, str]:
+def load_clip_evaluator(file: str | Path, name: str, device: torch.device) -> tuple[ClipModel, Tokenize, str]:
     """(model, tokenizer, sha256) of the open_clip architecture `name` (or a JSON file) with a local file's weights.
 
     `file` is a checkpoint of open_clip's (safetensors, .bin, .pt) or OpenAI's own archive such as `ViT-B-32.pt`.
     OpenAI trained with QuickGELU, which no weight shows: its archive is refused for an architecture without.
     """
-    path = need_file(file)
+    path = existing_file(file)
     try:
         if is_torchscript(path) and not model_config(name).get("quick_gelu", False):
             raise EvaluationError(f"{path} is OpenAI's and wants QuickGELU; name the model {name}-quickgelu")
-        model, tokenize = clip_of_file(name, path, device)
+        model, tokenize = load_clip(name, path, device)
     except RewardError as error:  # the loader is the rewards' own
         raise EvaluationError(str(error)) from None
     return model, tokenize, sha256_of(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rank_e.evaluation.base import EvaluationError, FeatureNetwork
+from rank_e.evaluation.estimates import ShardSums
 from rank_e.evaluation.frechet import Moments
-from rank_e.evaluation.intervals import ShardSums
-from rank_e.evaluation.stream import Stream
+from rank_e.evaluation.stream import ImageStream
 from rank_e.io.files import replacing
 
 _HEADER = "reference"
@@ -21,10 +22,10 @@ _HEADER = "reference"
 
 @dataclass(frozen=True)
 class Provenance:
-    """protocol and source (sha256 of the weights) of the network, data (a hash of the real images), their count."""
+    """protocol and sha256 (of the weights) of the network, data (a hash of the real images), and their count."""
 
     protocol: str
-    source: str
+    sha256: str
     data: str
     count: int
 
@@ -37,17 +38,18 @@ class Statistics:
     provenance: Provenance
 
     @classmethod
-    def of(cls, stream: Stream, name: str, data: str) -> Statistics:
+    def of(cls, stream: ImageStream, name: str, data: str) -> Statistics:
         """From a stream over the real images; `data` is a hash that stands for them (and for their order)."""
         network = stream.features[name]
         moments = ShardSums.of(stream, name, shards=1).moments()
-        return cls(moments, Provenance(network.protocol, network.source, data, moments.n))
+        return cls(moments, Provenance(network.protocol, network.sha256, data, moments.n))
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all; provenance stands in its header."""
         tensors = {"mean": self.moments.mean.contiguous(), "cov": self.moments.cov.contiguous()}
+        metadata = {_HEADER: json.dumps(asdict(self.provenance), sort_keys=True)}
         with replacing(Path(path)) as file:
-            save_file(tensors, file, metadata={_HEADER: json.dumps(asdict(self.provenance), sort_keys=True)})
+            save_file(tensors, file, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path, network: FeatureNetwork | None = None) -> Statistics:
@@ -65,8 +67,13 @@ class Statistics:
         if network is not None:
             for what, found, wanted in (
                 ("protocol", provenance.protocol, network.protocol),
-                ("weights", provenance.source, network.source),
+                ("weights", provenance.sha256, network.sha256),
             ):
                 if found != wanted:
-                    raise EvaluationError(f"{path} has {what} {found!r}, the judge {wanted!r}; compute it again")
+                    raise EvaluationError(f"{path} has {what} {found!r}, the evaluator {wanted!r}; compute it again")
         return cls(Moments(tensors["mean"], tensors["cov"], provenance.count), provenance)
+
+
+def load_references(folder: Path, distances: Mapping[str, FeatureNetwork]) -> dict[str, Statistics]:
+    """Each distance's statistics NAME.safetensors; EvaluationError where they are of another network or protocol."""
+    return {name: Statistics.load(folder / f"{name}.safetensors", network) for name, network in distances.items()}

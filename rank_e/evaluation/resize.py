@@ -38,9 +38,7 @@ def square_lanczos(image: Tensor, size: int = 256) -> Tensor:
 
 
 def clean_fid(image: Tensor) -> Tensor:
-    """clean-fid's "clean" mode: every channel bicubic in float, not rounded afterwards; float32 [3, 299, 299] in
-    [0, 255].
-    """
+    """clean-fid's "clean" mode: each channel bicubic in float, not rounded after; float32 [3, 299, 299] in [0, 255]."""
     target = (INCEPTION_SIZE, INCEPTION_SIZE)
     channels = [
         np.asarray(Image.fromarray(channel.float().cpu().numpy()).resize(target, Image.Resampling.BICUBIC))
@@ -61,7 +59,10 @@ def clip_bicubic(image: Tensor, size: int) -> Tensor:
 
 
 def squash_bicubic(image: Tensor, size: int) -> Tensor:
-    """dgm-eval's preprocessing for DINOv2: bicubic to size x size, whatever the shape; float32 [3, size, size] in
-    [0, 1].
-    """
+    """dgm-eval's preprocessing for DINOv2: bicubic, whatever the shape, to float32 [3, size, size] in [0, 1]."""
     return from_bytes(_bytes(_pil(image).resize((size, size), Image.Resampling.BICUBIC)))
+
+
+def squares(images: list[Tensor], size: int) -> Tensor:
+    """Real images (uint8 [3, H, W]) at the size of a generator's: uint8 [N, 3, size, size], by `square_lanczos`."""
+    return torch.stack([square_lanczos(image, size) for image in images])

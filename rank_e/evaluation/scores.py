@@ -1,4 +1,4 @@
-"""Judges with one score an image: the CLIP score, and any reward as a judge (HPSv2's benchmark)."""
+"""Metrics with one score an image: the CLIP score, and any reward as a metric (HPSv2's benchmark)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from rank_e.evaluation.base import EvaluationError, Images, check_images, check_values
 from rank_e.evaluation.features import IMAGE_SIZE
-from rank_e.evaluation.networks import load_clip
+from rank_e.evaluation.metric import Metric
+from rank_e.evaluation.networks import load_clip_evaluator
 from rank_e.evaluation.resize import clip_bicubic, square_lanczos
 from rank_e.io.pixels import from_bytes
 from rank_e.rewards.base import Reward
@@ -36,16 +37,18 @@ class ClipScore:
     Images: centre square, Lanczos to `image_size`, then CLIP's bicubic. Prompts over the context are truncated.
     """
 
+    metric = Metric("CLIP score", "higher", "agreement of image and prompt, 100 cos", decimals=2)
+
     def __init__(
         self,
         model: ClipModel,
         tokenize: Tokenize,
         *,
         name: str,
-        source: str,
+        sha256: str,
         image_size: int = IMAGE_SIZE,
     ) -> None:
-        self.model, self.tokenize, self.image_size, self.source = model, tokenize, image_size, source
+        self.model, self.tokenize, self.image_size, self.sha256 = model, tokenize, image_size, sha256
         self.input_size = input_size(model)
         self.protocol = (
             f"CLIP score {name}, prefix {PREFIX.strip()!r}, bicubic {self.input_size} px; "
@@ -65,15 +68,18 @@ class ClipScore:
 
 def clip_score(folder: Path, device: torch.device, *, file: str, model: str, image_size: int) -> ClipScore:
     """The CLIP score by the open_clip `model` with the weights of `file`."""
-    network, tokenize, source = load_clip(folder / file, model_within(folder, model), device)
-    return ClipScore(network, tokenize, name=model, source=source, image_size=image_size)
+    network, tokenize, sha256 = load_clip_evaluator(folder / file, model_within(folder, model), device)
+    return ClipScore(network, tokenize, name=model, sha256=sha256, image_size=image_size)
 
 
 class RewardScore:
-    """A reward as a judge, in the reward's own units; images of one size at a time are given to it as they are."""
+    """A reward as a metric, in the reward's own units; images of one size at a time are given to it as they are.
 
-    def __init__(self, reward: Reward, *, name: str, source: str, device: torch.device) -> None:
-        self.reward, self.device, self.source = reward, device, source
+    `sha256`: of what decides its values (weights, or the settings that name them).
+    """
+
+    def __init__(self, reward: Reward, *, metric: Metric, name: str, sha256: str, device: torch.device) -> None:
+        self.reward, self.metric, self.device, self.sha256 = reward, metric, device, sha256
         self.protocol = f"reward {name}"
 
     @torch.no_grad()

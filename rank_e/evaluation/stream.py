@@ -1,6 +1,6 @@
-"""Judging a stream of images: memory stays the same however many there are, and a killed run goes on.
+"""Evaluating a stream of images: memory stays the same however many there are, and a killed run goes on.
 
-Images are judged batch by batch and forgotten. What remains is written every `every` images as one folder
+Images are evaluated batch by batch and forgotten. What remains is written every `every` images as one folder
 (`part-<first image>`), whole or not at all: scores in parquet, feature rows and totals in safetensors. Rows are
 kept on disk rather than moments because they are smaller (8 KB an image for D = 2048, where one covariance is
 34 MB) and because a run that was killed then ends with the very rows of one that was not.
@@ -26,8 +26,8 @@ FIXED = ("index", "category")
 Values = Mapping[str, Sequence[float] | Sequence[str]]
 
 
-class Batch(NamedTuple):
-    """Images and their prompts; what `Stream.add` takes besides."""
+class ImageBatch(NamedTuple):
+    """Images and their prompts, and what else `ImageStream.add` takes."""
 
     images: Images
     prompts: Sequence[str]
@@ -36,11 +36,11 @@ class Batch(NamedTuple):
     totals: Mapping[str, Tensor] | None = None
 
 
-class Stream:
-    """An accumulator of judgements in `folder`, which it creates or takes up where it was left.
+class ImageStream:
+    """Scores and features of images in `folder`, which it creates or takes up where it was left.
 
     `key` stands for everything else that decides the values (weights, prompts, seed): a folder of another key, other
-    judges or other protocols is refused. `features` and `scores` map a name to its judge.
+    networks or other protocols is refused. `features` and `scores` map a metric's name to what computes it.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Stream:
         self.folder, self.every = Path(folder), every
         self.features, self.scores = dict(features or {}), dict(scores or {})
         if wrong := [name for name in (*self.features, *self.scores) if name in FIXED or "/" in name]:
-            raise EvaluationError(f"stream: {wrong[0]!r} is not a name for a judge; choose another")
+            raise EvaluationError(f"stream: {wrong[0]!r} is not a name for a metric; choose another")
         self._open(key)
         self.parts, self.done = self._whole_parts()
         self._clear()
@@ -69,20 +69,19 @@ class Stream:
         self._totals: dict[str, Tensor] = {}
 
     def _open(self, key: str) -> None:
-        judges = {
-            kind: {name: {"protocol": judge.protocol, "source": judge.source} for name, judge in group.items()}
-            for kind, group in (("features", self.features), ("scores", self.scores))
-        }
-        header = {"key": key, **judges}
+        groups: dict[str, Mapping[str, FeatureNetwork | Scorer]] = {"features": self.features, "scores": self.scores}
+        header: dict[str, Any] = {"key": key}
+        for kind, group in groups.items():
+            header[kind] = {name: {"protocol": item.protocol, "sha256": item.sha256} for name, item in group.items()}
         path = self.folder / HEADER
         if path.is_file():
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
-                raise EvaluationError(f"{path} is not JSON; remove {self.folder} to judge afresh") from None
+                raise EvaluationError(f"{path} is not JSON; remove {self.folder} to begin anew") from None
             if found != header:
                 other = ", ".join(sorted(name for name in header if found.get(name) != header[name]))
-                raise EvaluationError(f"{self.folder} was judged with another {other}; remove it to judge afresh")
+                raise EvaluationError(f"{self.folder} was evaluated with another {other}; remove it to begin anew")
             return
         with replacing(path) as file:
             file.write_text(json.dumps(header, sort_keys=True, indent=2) + "\n", encoding="utf-8")
@@ -94,7 +93,7 @@ class Stream:
         parts, done = sorted(self.folder.glob("part-*")), 0
         for part in parts:
             if part.name != _name(done) or not (part / TENSORS).is_file() or not (part / ROWS).is_file():
-                raise EvaluationError(f"{part} is incomplete or follows a gap; remove {self.folder} to judge afresh")
+                raise EvaluationError(f"{part} is incomplete or follows a gap; remove {self.folder} to begin anew")
             done += parquet.read_metadata(part / ROWS).num_rows
         return parts, done
 
@@ -107,10 +106,10 @@ class Stream:
         values: Values | None = None,
         totals: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Judge the next images (N of uint8 [3, H, W]) of N prompts, whose first is image `done`.
+        """Evaluate the next images (N of uint8 [3, H, W]) of N prompts, whose first is image `done`.
 
         `values` are further columns of N entries that the caller has computed, `totals` tensors that are summed over
-        all batches (such as token histograms). Nothing is kept when a judge refuses.
+        all batches (such as token histograms). Nothing is kept when a network refuses.
         """
         count = len(images)
         categories = [""] * count if categories is None else list(categories)
@@ -138,7 +137,7 @@ class Stream:
             self._write()
 
     def finish(self) -> None:
-        """Write what has been judged since the last part; call it after the last image."""
+        """Write what has been evaluated since the last part; call it after the last image."""
         if self._pending:
             self._write()
 
@@ -171,7 +170,7 @@ class Stream:
         from pyarrow import parquet
 
         if not self.parts:
-            raise EvaluationError(f"{self.folder} holds no images; judge some first")
+            raise EvaluationError(f"{self.folder} holds no images; evaluate some first")
         if missing := [name for name in names if name not in self.columns()]:
             raise EvaluationError(
                 f"{self.folder} has no column {', '.join(missing)}; it has {', '.join(self.columns())}"
@@ -185,7 +184,7 @@ class Stream:
     def feature_rows(self, name: str) -> Iterator[tuple[int, Tensor]]:
         """Part by part (index of the first image, features float32 [n, D])."""
         if not self.parts:
-            raise EvaluationError(f"{self.folder} holds no images; judge some first")
+            raise EvaluationError(f"{self.folder} holds no images; evaluate some first")
         start = 0
         for part in self.parts:
             rows = _tensor(part, f"features/{name}")
@@ -195,7 +194,7 @@ class Stream:
     def total(self, name: str) -> Tensor:
         """The sum over all batches of what `add` got as `totals[name]`."""
         if not self.parts:
-            raise EvaluationError(f"{self.folder} holds no images; judge some first")
+            raise EvaluationError(f"{self.folder} holds no images; evaluate some first")
         total = _tensor(self.parts[0], f"totals/{name}")
         for part in self.parts[1:]:
             total = total + _tensor(part, f"totals/{name}")
@@ -215,25 +214,25 @@ def _tensor(part: Path, name: str) -> Tensor:
         return file.get_tensor(name)
 
 
-def judge(
-    stream: Stream,
-    draw: Callable[[int, int], Batch],
+def evaluate_stream(
+    stream: ImageStream,
+    batch_of: Callable[[int, int], ImageBatch],
     total: int,
     batch_size: int,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> None:
-    """Judge images 0 to `total`, from wherever the stream stands.
+    """Evaluate images 0 to `total`, from wherever the stream stands.
 
-    `draw(start, stop)` gives the batch of that range; it must depend on the range alone. Parts
-    end with a batch, so that a run that was killed goes on with the same batches.
+    `batch_of(start, stop)` gives the batch of that range; it must depend on the range alone. Parts end with a batch, so
+    that a run that was killed goes on with the same batches.
     """
     if stream.done > total:
-        raise EvaluationError(f"{stream.folder} holds {stream.done} images of {total}; remove it to judge afresh")
+        raise EvaluationError(f"{stream.folder} holds {stream.done} images of {total}; remove it to begin anew")
     if stream.done % batch_size and stream.done != total:
         raise EvaluationError(
-            f"{stream.folder} was judged in other batches than {batch_size}; remove it to judge afresh"
+            f"{stream.folder} was evaluated in other batches than {batch_size}; remove it to begin anew"
         )
     for start in progress(range(stream.done, total, batch_size)):
-        batch = draw(start, min(start + batch_size, total))
+        batch = batch_of(start, min(start + batch_size, total))
         stream.add(batch.images, batch.prompts, batch.categories, values=batch.values, totals=batch.totals)
     stream.finish()

@@ -1,7 +1,7 @@
 """The embedded world's base, from nothing: three CLIPs, a tokenizer, a policy, and what they measure together.
 
 Each function is one training stage: parameters and earlier networks in, weights out. Text encoder, reward and
-evaluator differ in seed, size and images, so that what is rewarded is not what judges.
+evaluator differ in seed, size and images, so that what is rewarded is not what evaluates.
 """
 
 from pathlib import Path
@@ -81,7 +81,7 @@ def train_base_clip(name: str, params: TrainingParams, log: Log) -> nn.Module:
     """Contrastive training of the CLIP called `name` ("text", "reward" or "evaluator").
 
     Text encoder and evaluator also see held-out compositions, as their published counterparts know all words'
-    combinations: the one must encode them, the other must judge them. Reward and policy never do.
+    combinations: the one must encode them, the other must recognise them. Reward and policy never do.
     """
     if name != "reward":
         unseen = params.images * 2 // 9

@@ -1,6 +1,7 @@
 """The embedded world's three CLIPs: real open_clip models at toy size, over the world's closed vocabulary.
- TEXT lends its text tower to the policy; REWARD ranks rollouts; EVALUATOR judges and took no part in
-training. They differ in size, seed and images.
+
+TEXT lends its text tower to the policy; REWARD ranks rollouts; EVALUATOR evaluates and took no part in training. They
+differ in size, seed and images.
 """
 
 from collections.abc import Callable

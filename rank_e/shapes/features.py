@@ -36,13 +36,12 @@ class EvaluatorFeatures(NamedTuple):
 def evaluator_features(model: ClipModel, images: Tensor, batch_size: int = 128) -> EvaluatorFeatures:
     """Penultimate and mid-level features and the image embedding (float32) of images in [0, 1].
 
-    Any open_clip visual tower: penultimate is the last stage (block) averaged over the image, before the
-    projection into the text's space; mid-level is the middle stage's `spatial_statistics`, which sees texture
-    and edges.
+    Any open_clip visual tower: penultimate is the last stage (block) averaged over the image, before the projection
+    into the text's space; mid-level is the middle stage's `spatial_statistics`, which sees texture and edges.
     """
     last, middle, embedding = [], [], []
-    for part in images.split(batch_size):
-        stages = model.visual.forward_intermediates(clip_inputs(model, part))
+    for batch in images.split(batch_size):
+        stages = model.visual.forward_intermediates(clip_inputs(model, batch))
         maps = stages["image_intermediates"]
         last.append(SCALE * maps[-1].mean((2, 3)))
         middle.append(SCALE * spatial_statistics(maps[len(maps) // 2]))
@@ -55,9 +54,9 @@ def evaluator_features(model: ClipModel, images: Tensor, batch_size: int = 128) 
 class PatchNet(nn.Module):
     """A fixed random convolution network over single patches: local texture, blind to layout and to meaning.
 
-    Patches [M, 3, 16, 16] in [0, 1] -> features [M, 64]. He-initialised from a fixed seed and never trained.
-    Each patch's mean colour is removed first: it varies most between real images, so its sampling noise
-    would drown texture, and the evaluator's features see colour well.
+    Patches [M, 3, 16, 16] in [0, 1] -> features [M, 64]. He-initialised from a fixed seed and never trained. Each
+    patch's mean colour is removed first: it varies most between real images, so its sampling noise would drown
+    texture, and the evaluator's features see colour well.
     """
 
     dim = 64
@@ -65,10 +64,10 @@ class PatchNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (3, 16, 32, self.dim)
-        draw = generator(_RULER_SEED, "patch network")
+        random = generator(_RULER_SEED, "patch network")
         for layer, (inputs, outputs) in enumerate(pairwise(widths)):
             scale = (2 / (9 * inputs)) ** 0.5
-            self.register_buffer(f"weight{layer}", torch.randn(outputs, inputs, 3, 3, generator=draw) * scale)
+            self.register_buffer(f"weight{layer}", torch.randn(outputs, inputs, 3, 3, generator=random) * scale)
 
     def forward(self, patches: Tensor) -> Tensor:
         x = (patches - patches.mean((2, 3), keepdim=True)) / 0.25
@@ -80,8 +79,8 @@ class PatchNet(nn.Module):
 def patches_of(images: Tensor) -> Tensor:
     """Images [N, 3, H, W] in patches side by side: [N, P, 3, 16, 16], row by row; a remainder is left out.
 
-    Places drawn at random would move the distance of 512 images by as much as an arm does, and draws for a batch
-    would make it depend on the batch. Raises RankEError for images smaller than a patch.
+    Random places would move the distance of 512 images by as much as an arm does, and places chosen for a batch would
+    make it depend on the batch. Raises RankEError for images smaller than a patch.
     """
     height, width = images.shape[2:]
     if min(height, width) < PATCH:
@@ -94,5 +93,5 @@ def patches_of(images: Tensor) -> Tensor:
 def patch_features(images: Tensor, batch_size: int = 128) -> Tensor:
     """PatchNet features of `patches_of`, float32 [N, P, 64], on the CPU."""
     net = PatchNet()
-    parts = [patches_of(part) for part in images.cpu().split(batch_size)]
-    return torch.cat([net(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts])
+    batches = [patches_of(batch) for batch in images.cpu().split(batch_size)]
+    return torch.cat([net(patches.flatten(0, 1)).unflatten(0, patches.shape[:2]) for patches in batches])

@@ -1,7 +1,7 @@
-"""The embedded world's judges, as the factories that `params.yaml` names.
+"""The embedded world's metrics, as the factories that `params.yaml` names.
 
 They are given like anyone's own: `kind: "package.module:factory"`, called with the weights' folder, the device and
-the entry's further keys. The evaluator that judges is another CLIP than the one that rewards.
+the entry's further keys. The CLIP that evaluates is another one than that which rewards.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rank_e.evaluation.base import Images, check_values
+from rank_e.evaluation.metric import Metric
 from rank_e.io.files import sha256_of
 from rank_e.io.pixels import from_bytes
 from rank_e.rewards.clip import ClipModel, ClipReward
@@ -20,8 +21,8 @@ from rank_e.shapes.backbone import load_clip
 from rank_e.shapes.features import EvaluatorFeatures, evaluator_features, patch_features
 
 
-class Evaluator:
-    """The frozen evaluator; images that several judges see one after another pass through it once.
+class CachedEvaluator:
+    """The frozen evaluator; images that several metrics see one after another pass through it once.
 
     The last images are kept and compared value by value, so that others never get their features.
     """
@@ -38,12 +39,12 @@ class Evaluator:
 
 
 @lru_cache(maxsize=1)
-def _evaluator(folder: Path, device: torch.device) -> Evaluator:
-    return Evaluator(load_clip(folder, "evaluator", clip.EVALUATOR, device))
+def _evaluator(folder: Path, device: torch.device) -> CachedEvaluator:
+    return CachedEvaluator(load_clip(folder, "evaluator", clip.EVALUATOR, device))
 
 
 @lru_cache(maxsize=1)
-def _source(folder: Path) -> str:
+def _evaluator_sha256(folder: Path) -> str:
     return sha256_of(folder / "evaluator.safetensors")
 
 
@@ -54,8 +55,16 @@ def _unit(images: Images, device: torch.device) -> Tensor:
 class ShapesFeatures:
     """A feature network: images -> float32 [N, D], or [N, P, D] for P places of each."""
 
-    def __init__(self, network: Callable[[Tensor], Tensor], device: torch.device, *, protocol: str, source: str):
-        self.network, self.device, self.protocol, self.source = network, device, protocol, source
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        device: torch.device,
+        metric: Metric,
+        *,
+        protocol: str,
+        sha256: str,
+    ):
+        self.network, self.device, self.metric, self.protocol, self.sha256 = network, device, metric, protocol, sha256
 
     def __call__(self, images: Images) -> Tensor:
         return check_values(self.protocol, self.network(_unit(images, self.device)).cpu())
@@ -65,9 +74,15 @@ class ShapesScore:
     """A scorer: images and prompts -> float32 [N]."""
 
     def __init__(
-        self, score: Callable[[Tensor, list[str]], Tensor], device: torch.device, *, protocol: str, source: str
+        self,
+        score: Callable[[Tensor, list[str]], Tensor],
+        device: torch.device,
+        metric: Metric,
+        *,
+        protocol: str,
+        sha256: str,
     ):
-        self.score, self.device, self.protocol, self.source = score, device, protocol, source
+        self.score, self.device, self.metric, self.protocol, self.sha256 = score, device, metric, protocol, sha256
 
     @torch.no_grad()
     def __call__(self, images: Images, prompts: Sequence[str]) -> Tensor:
@@ -76,34 +91,37 @@ class ShapesScore:
 
 def last_features(folder: Path, device: torch.device) -> ShapesFeatures:
     """What the evaluator sees last, averaged over the image."""
-    evaluator = _evaluator(folder, device)
-    return ShapesFeatures(
-        lambda x: evaluator(x).last, device, protocol="shapes evaluator, last", source=_source(folder)
-    )
+    evaluator, sha256 = _evaluator(folder, device), _evaluator_sha256(folder)
+    metric = Metric("FD", "lower", "Fréchet distance to real images, the evaluator's last features", decimals=2)
+    return ShapesFeatures(lambda x: evaluator(x).last, device, metric, protocol="shapes evaluator, last", sha256=sha256)
 
 
 def middle_features(folder: Path, device: torch.device) -> ShapesFeatures:
     """What the evaluator sees half-way: texture and edges."""
-    evaluator = _evaluator(folder, device)
+    evaluator, sha256 = _evaluator(folder, device), _evaluator_sha256(folder)
+    metric = Metric("Mid-level FD", "lower", "Fréchet distance of the evaluator's middle features", decimals=2)
     return ShapesFeatures(
-        lambda x: evaluator(x).middle, device, protocol="shapes evaluator, middle", source=_source(folder)
+        lambda x: evaluator(x).middle, device, metric, protocol="shapes evaluator, middle", sha256=sha256
     )
 
 
 def patch_places(folder: Path, device: torch.device) -> ShapesFeatures:
     """Patches all over the image seen by a fixed random network: texture without meaning."""
-    return ShapesFeatures(patch_features, device, protocol="patches, fixed random network", source="none")
+    metric = Metric("Patch FD", "lower", "Fréchet distance of patches: texture and edges", decimals=2)
+    return ShapesFeatures(patch_features, device, metric, protocol="patches, fixed random network", sha256="none")
 
 
 def clip_score(folder: Path, device: torch.device) -> ShapesScore:
     """100 cos(image, prompt) by the evaluator, which no update ever saw."""
-    evaluator = _evaluator(folder, device)
+    evaluator, sha256 = _evaluator(folder, device), _evaluator_sha256(folder)
     reward = ClipReward(evaluator.model, clip.tokenize, name="clip score")
 
     def score(images: Tensor, prompts: list[str]) -> Tensor:
         return reward.compare(evaluator(images).embedding, prompts)
 
-    return ShapesScore(score, device, protocol="shapes evaluator, 100 cos", source=_source(folder))
+    meaning = "agreement of image and prompt, 100 cos, by a network that no update ever saw"
+    metric = Metric("CLIP score", "higher", meaning, decimals=2)
+    return ShapesScore(score, device, metric, protocol="shapes evaluator, 100 cos", sha256=sha256)
 
 
 def checker(folder: Path, device: torch.device) -> ShapesScore:
@@ -113,4 +131,6 @@ def checker(folder: Path, device: torch.device) -> ShapesScore:
         named = [world.Prompt.from_text(index, text) for index, text in enumerate(prompts)]
         return world.check_images(images, named)
 
-    return ShapesScore(check, torch.device("cpu"), protocol="exact checker", source="none")
+    meaning = "share of images in which the exact checker finds what the prompt says"
+    metric = Metric("Accuracy", "higher", meaning, unit="%", decimals=1)
+    return ShapesScore(check, torch.device("cpu"), metric, protocol="exact checker", sha256="none")

@@ -1,18 +1,18 @@
 """The numbers of a finished (or running) pipeline, read from its artifacts and compared in pairs.
 
-All arms share prompts, seeds and the base, so two arms are compared seed by seed: the difference of each
-pair, their mean, and a 95 % interval of Student's t over the seeds. Nothing here selects, drops or weights
-a seed.
+All arms share prompts, seeds and the base, so two arms are compared seed by seed: the difference of each pair, their
+mean, and a 95 % interval of Student's t over the seeds. Nothing here selects, drops or weights a seed.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rank_e.config import Params
+from rank_e.evaluation.student import mean_interval
+from stages.report.metrics import Column, columns_of
 from stages.runtime.artifacts import read_artifact
-from stages.report.metrics import Metric, catalogue
 from stages.runtime.stage import artifact_path
 
 BASE, SFT = "base", "sft"
@@ -20,15 +20,16 @@ BASE, SFT = "base", "sft"
 
 Cell = tuple[str, int, int]
 """(arm, seed, round)"""
+Nested = dict[str, dict[str, Any]]
+"""Metric -> its "value" and, where there are, "low", "high" and the same by name of category in "categories"."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired differences of one metric: one value per seed, their mean and the 95 % t-interval (None under 2
-    seeds)."""
+    """Paired differences of one metric: one value per seed, their mean and the 95 % t-interval (None under 2 seeds)."""
 
     name: str
-    metric: Metric
+    metric: Column
     values: dict[int, float]
     mean: float
     low: float | None
@@ -58,18 +59,18 @@ class Results:
     """
 
     backbone: str
-    metrics: tuple[Metric, ...]
+    metrics: tuple[Column, ...]
     arms: list[str]
     seeds: list[int]
     rounds: list[int]
     pair: tuple[str, str] | None
     supervised: bool
-    reference: dict[str, float] = field(default_factory=dict)
-    base: dict[str, float] = field(default_factory=dict)
-    sft: dict[int, dict[str, float]] = field(default_factory=dict)
-    cells: dict[Cell, dict[str, float]] = field(default_factory=dict)
+    reference: dict[str, Nested] = field(default_factory=dict)
+    base: Nested = field(default_factory=dict)
+    sft: dict[int, Nested] = field(default_factory=dict)
+    cells: dict[Cell, Nested] = field(default_factory=dict)
     training: dict[Cell, dict[str, float]] = field(default_factory=dict)
-    factorial: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
+    factorial: dict[int, dict[str, dict[str, Nested]]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -87,35 +88,39 @@ class Results:
         """What every arm's round 0 is."""
         return self.before[-1]
 
-    def value(self, name: str, seed: int, round_id: int, key: str) -> float | None:
-        """One metric of an arm in a round, where round 0 is its start; or of "base" or "sft", in whatever round."""
+    def value(self, name: str, seed: int, round_id: int, key: str, category: str = "") -> float | None:
+        """One metric (of a category) of an arm in a round, round 0 being its start; or of "base" or "sft"."""
         name = name if round_id or name in self.before else self.start
         if name in self.before:
-            source = self.base if name == BASE else self.sft.get(seed, {})
+            found = self.base if name == BASE else self.sft.get(seed, {})
         else:
-            source = self.cells.get((name, seed, round_id), {})
-        return source.get(key)
+            found = self.cells.get((name, seed, round_id), {})
+        return value_of(found, key, category)
 
-    def by_seed(self, name: str, round_id: int, key: str) -> dict[int, float]:
+    def by_seed(self, name: str, round_id: int, key: str, category: str = "") -> dict[int, float]:
         """One metric of an arm in a round (or of "base" or "sft"), for each seed that has it."""
-        found = {seed: self.value(name, seed, round_id, key) for seed in self.seeds}
+        found = {seed: self.value(name, seed, round_id, key, category) for seed in self.seeds}
         return {seed: value for seed, value in found.items() if value is not None}
 
-    def first(self, *groups: str) -> Metric | None:
+    def first(self, *groups: str) -> Column | None:
         """The first metric of these groups, in the order of the params."""
         return next((metric for metric in self.metrics if metric.group in groups), None)
 
     def categories(self, key: str) -> list[str]:
         """Names of the prompt categories for which the evaluation reports the metric `key`."""
-        found = {name.removeprefix(f"{key}/") for name in self.base if name.startswith(f"{key}/")}
-        extra = {f"{name}{end}" for name in found for end in ("_low", "_high", "@original")}
-        return sorted(found - extra)
+        return sorted(self.base.get(key, {}).get("categories", {}))
 
     @property
-    def by_category(self) -> tuple[Metric, list[str]] | None:
+    def by_category(self) -> tuple[Column, list[str]] | None:
         """The metric to show by category, a share before a score before a benchmark, and its categories."""
         order = sorted(self.metrics, key=lambda metric: (not metric.percent, metric.group != "score"))
         return next(((metric, found) for metric in order if (found := self.categories(metric.key))), None)
+
+
+def value_of(metrics: Nested, key: str, category: str = "") -> float | None:
+    """The value of a metric, or of one of its categories; None where it is not there."""
+    entry = metrics.get(key, {})
+    return (entry.get("categories", {}).get(category, {}) if category else entry).get("value")
 
 
 def mean(values: Mapping[int, float] | Sequence[float]) -> float | None:
@@ -124,23 +129,13 @@ def mean(values: Mapping[int, float] | Sequence[float]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def difference(name: str, metric: Metric, first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
-    """`first - second` paired by seed: mean and two-sided 95 % Student interval with n - 1 degrees of
-    freedom.
+def difference(name: str, metric: Column, first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
+    """`first - second` paired by seed: mean and two-sided 95 % Student interval.
 
     Seeds that only one side has are no pair and are left out; None without any pair.
     """
     values = {seed: first[seed] - second[seed] for seed in first if seed in second}
-    if not values:
-        return None
-    count, centre = len(values), sum(values.values()) / len(values)
-    if count < 2:
-        return Difference(name, metric, values, centre, None, None)
-    from scipy.stats import t  # slow to import, and only needed here
-
-    variance = sum((value - centre) ** 2 for value in values.values()) / (count - 1)
-    half = float(t.ppf(0.975, count - 1)) * math.sqrt(variance / count)
-    return Difference(name, metric, values, centre, centre - half, centre + half)
+    return Difference(name, metric, values, *mean_interval(values.values())) if values else None
 
 
 def between(results: Results, first: str, second: str, round_id: int) -> list[Difference]:
@@ -159,8 +154,7 @@ def against_start(results: Results) -> list[tuple[str, str]]:
 
 
 def of_decoder(results: Results, policy: str, decoder: str) -> list[Difference]:
-    """What `decoder` does to the same tokens of `policy`: its row of the factorial minus the original
-    decoder's."""
+    """What `decoder` does to the same tokens of `policy`: its row of the factorial minus the original decoder's."""
     found = []
     for metric in factorial_metrics(results):
         sides = [factorial_values(results, policy, name, metric.key) for name in (decoder, "original")]
@@ -175,22 +169,23 @@ def drawn_by(decoder: str) -> str:
 
 def factorial_rows(results: Results) -> list[tuple[str, str]]:
     """The (policy, decoder) pairs of the factorial: arms in the order of params, each with the original decoder
-    and its affine control first."""
-    pairs = {tuple(name.split("/", 1)) for rows in results.factorial.values() for name in rows}
+    and its affine control first.
+    """
     order = ["original", "affine", *results.arms]
+    pairs = {(policy, decoder) for table in results.factorial.values() for policy in table for decoder in table[policy]}
     return [(policy, decoder) for policy in results.arms for decoder in order if (policy, decoder) in pairs]
 
 
-def factorial_metrics(results: Results) -> list[Metric]:
+def factorial_metrics(results: Results) -> list[Column]:
     """The metrics that the factorial has."""
-    keys = {key for rows in results.factorial.values() for row in rows.values() for key in row}
-    return [metric for metric in results.metrics if metric.key in keys]
+    cells = [cell for table in results.factorial.values() for row in table.values() for cell in row.values()]
+    return [metric for metric in results.metrics if any(metric.key in cell for cell in cells)]
 
 
 def factorial_values(results: Results, policy: str, decoder: str, key: str) -> dict[int, float]:
     """One metric of one row of the factorial, for each seed that has it."""
-    rows = {seed: found.get(f"{policy}/{decoder}", {}) for seed, found in results.factorial.items()}
-    return {seed: row[key] for seed, row in rows.items() if key in row}
+    cells = {seed: table.get(policy, {}).get(decoder, {}) for seed, table in results.factorial.items()}
+    return {seed: cell[key]["value"] for seed, cell in cells.items() if key in cell}
 
 
 def load_results(params: Params, project: Path, partial: bool = False) -> Results:
@@ -204,17 +199,19 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
     pair = (compared[1], compared[0]) if len(compared) > 1 else None
     rounds = [item.id for item in params.rounds]
     arms, seeds, supervised = list(params.arms), list(params.seeds), params.sft.train
-    results = Results(params.backbone.name, catalogue(params), arms, seeds, rounds, pair, supervised)
+    results = Results(params.backbone.name, (), arms, seeds, rounds, pair, supervised)
 
-    def metrics(path: Path, kind: str) -> dict:
+    def metrics(path: Path, kind: str) -> dict[str, Any]:
         if partial and not (project / path).exists():
             results.missing.append(str(path))
             return {}
-        return read_artifact(project / path, kind).json("metrics")
+        artifact = read_artifact(project / path, kind)
+        if kind == "evaluation" and not results.metrics:  # all evaluations of a run have the same
+            results.metrics = columns_of(artifact.json("descriptions"))
+        return artifact.json("metrics")
 
     results.reference = metrics(artifact_path("reference"), "reference")
     results.base = metrics(artifact_path("baseline"), "evaluation")
-    results.metrics = tuple(metric.scaled_like(results.base.get(metric.key)) for metric in results.metrics)
     for seed in results.seeds if supervised else ():
         found = metrics(artifact_path("sft_evaluation", seed=seed), "evaluation")
         if found:
@@ -227,7 +224,8 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
             if found:
                 target[cell] = found
     for seed in results.seeds:
-        rows = metrics(artifact_path("factorial", seed=seed), "factorial")
-        if rows:
-            results.factorial[seed] = rows
+        table = metrics(artifact_path("factorial", seed=seed), "factorial")
+        if table:
+            results.factorial[seed] = table
+    results.metrics = tuple(metric.scaled_like(value_of(results.base, metric.key)) for metric in results.metrics)
     return results

@@ -1,5 +1,4 @@
-"""Drawings as SVG text: small functions over numbers, no library, so that the page stands alone and stays the
-same.
+"""Drawings as SVG text: small functions over numbers, no library, so that the page stands alone and stays the same.
 
 Every drawing takes the colours of its series from `colour`, draws each seed thinly and the mean strongly,
 and scales with the page. Coordinates are in the drawing's own units, about one CSS pixel on a phone.

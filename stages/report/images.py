@@ -1,4 +1,4 @@
-"""The images of a run: the same prompts drawn by reality, the tokenizer, the base and every arm."""
+"""A run's images: real ones, their reconstructions, and those of the base and every arm for the same prompts."""
 
 import base64
 import html

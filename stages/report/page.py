@@ -19,8 +19,8 @@ from stages.report.data import (
     of_decoder,
 )
 from stages.report.figures import Line, category_chart, difference_chart, line_chart, path_chart
-from stages.report.metrics import Metric
 from stages.report.images import grids
+from stages.report.metrics import Column
 from stages.report.style import STYLE
 from stages.report.tables import differences_table, escape, factorial_table, levels, name_key
 
@@ -45,7 +45,7 @@ def difference_figures(items: Sequence[Difference], name: str) -> str:
     return f'<div class="charts">{"".join(f"<figure>{drawing}</figure>" for drawing in drawings)}</div>'
 
 
-def by_round(results: Results, metric: Metric) -> list[Line]:
+def by_round(results: Results, metric: Column) -> list[Line]:
     """Each seed's line and each arm's mean, from its start at round 0."""
     lines = []
     rounds = [0, *results.rounds]
@@ -78,7 +78,7 @@ def training_lines(results: Results) -> list[Line]:
     return lines
 
 
-def pareto(results: Results, distance: Metric) -> str:
+def pareto(results: Results, distance: Column) -> str:
     """The first score against a distance, round by round; the reward is the last of the scores."""
     score = next(metric for metric in results.metrics if metric.group == "score")
     horizontal, vertical = by_round(results, score), by_round(results, distance)
@@ -142,8 +142,7 @@ def category_section(results: Results) -> str:
     metric, categories = results.by_category
     names, rows = [*results.before, *results.arms], []
     for category in categories:
-        key = f"{metric.key}/{category}"
-        series = {name: list(results.by_seed(name, results.last, key).values()) for name in names}
+        series = {name: list(results.by_seed(name, results.last, metric.key, category).values()) for name in names}
         series["base"] = series["base"][:1]  # the same for every seed
         rows.append((category.replace("_", " "), series))
     title = f"{metric.name} by category"
@@ -219,7 +218,7 @@ def render(params: Params, project: Path, results: Results) -> str:
         image_section(params, project, results),
         section(
             "How to read the numbers",
-            "Judged on held-out prompts by networks that took no part in training.",
+            "Evaluated on held-out prompts by networks that took no part in training.",
             f"<dl>{meanings}</dl>",
         ),
     ]

@@ -12,9 +12,10 @@ from stages.report.data import (
     factorial_rows,
     factorial_values,
     mean,
+    value_of,
 )
 from stages.report.figures import colour
-from stages.report.metrics import Metric
+from stages.report.metrics import Column
 
 
 def escape(words: str) -> str:
@@ -27,7 +28,7 @@ def seeds_text(item: Difference) -> str:
     return "".join(f"<span>s{seed} {item.metric.text(value, True)}</span>" for seed, value in item.values.items())
 
 
-def spread_text(metric: Metric, values: dict[int, float]) -> str:
+def spread_text(metric: Column, values: dict[int, float]) -> str:
     """Every seed's value, in the order of the seeds; nothing for one seed, whose value is the mean."""
     return " · ".join(metric.text(value).removesuffix(" %") for value in values.values()) if len(values) > 1 else ""
 
@@ -46,7 +47,7 @@ def verdict_cell(item: Difference) -> str:
     return f'<td class="{kind}">{item.verdict}{count}</td>'
 
 
-def metric_head(metric: Metric) -> str:
+def metric_head(metric: Column) -> str:
     """A row's head: the metric's name and direction."""
     return f'<th scope="row">{escape(metric.name)} {metric.arrow}<small>{metric.direction}</small></th>'
 
@@ -78,13 +79,13 @@ def levels(results: Results) -> str:
     heads = "".join(f'<th scope="col">{name_key(name)}</th>' for name in [BASE, *trained])
     rows = []
     for metric in results.metrics:
-        cells = [f"<td>{metric.text(results.base.get(metric.key))}</td>"]
+        cells = [f"<td>{metric.text(value_of(results.base, metric.key))}</td>"]
         for name in trained:
             values = results.by_seed(name, results.last, metric.key)
             spread = spread_text(metric, values)
             cells.append(f"<td>{metric.text(mean(values))}<br><small>{spread}</small></td>")
         for name in ("real", "reconstruction"):
-            cells.append(f"<td>{metric.text(results.reference.get(f'{name}_{metric.key}'))}</td>")
+            cells.append(f"<td>{metric.text(value_of(results.reference.get(name, {}), metric.key))}</td>")
         rows.append(f"<tr>{metric_head(metric)}{''.join(cells)}</tr>")
     return (
         f'<div class="scroll"><table><thead><tr><th scope="col">after round {results.last}</th>{heads}'

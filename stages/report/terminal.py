@@ -15,13 +15,14 @@ from stages.report.data import (
     factorial_values,
     mean,
     of_decoder,
+    value_of,
 )
-from stages.report.metrics import Metric
+from stages.report.metrics import Column
 
 COLOURS = {"better": "green", "worse": "red"}
 
 
-def heading(metric: Metric) -> str:
+def heading(metric: Column) -> str:
     """A metric with its direction, such as `FD ↓`."""
     return f"{metric.name} {metric.arrow}"
 
@@ -37,7 +38,7 @@ def levels_table(results: Results) -> Table:
             table.add_column(f"{arm} s{seed}", justify="right")
         table.add_column(f"{arm} mean", justify="right", style="bold")
     for metric in results.metrics:
-        cells = [metric.text(results.base.get(metric.key))]
+        cells = [metric.text(value_of(results.base, metric.key))]
         for arm in trained:
             cells += [metric.text(results.value(arm, seed, results.last, metric.key)) for seed in results.seeds]
             cells.append(metric.text(mean(results.by_seed(arm, results.last, metric.key))))

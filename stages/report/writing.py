@@ -17,8 +17,8 @@ from stages.report.data import (
     load_results,
     of_decoder,
 )
-from stages.report.page import pareto, render
 from stages.report.images import makers_of, sheet
+from stages.report.page import pareto, render
 from stages.runtime.stage import artifact_path
 
 
@@ -52,7 +52,7 @@ def summary(results: Results) -> dict:
         "round": results.last,
         "seeds": results.seeds,
         "metrics": {metric.key: asdict(metric) for metric in results.metrics},
-        "base": {key: results.base[key] for key in keys if key in results.base},
+        "base": {key: results.base[key]["value"] for key in keys if key in results.base},
         "arms": {arm: by_seed(arm) for arm in results.arms},
         "paired": {} if results.pair is None else plain(between(results, *results.pair, results.last)),
         "against_base": against(BASE),

@@ -1,4 +1,4 @@
-"""Judges' networks and resizing against clean-fid's, transformers', open_clip's and torchvision's own code."""
+"""Evaluators and resizing against clean-fid's, transformers', open_clip's and torchvision's own code."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,11 @@ from torch import nn
 from rank_e.errors import RankEError
 from rank_e.evaluation.base import EvaluationError
 from rank_e.evaluation.features import dinov2_features, inception_features
-from rank_e.evaluation.networks import load_clip
+from rank_e.evaluation.metric import REWARD
+from rank_e.evaluation.networks import load_clip_evaluator
 from rank_e.evaluation.resize import clip_bicubic, square_lanczos
 from rank_e.evaluation.scores import ClipScore, RewardScore
-from rank_e.evaluation.suite import build_judges
+from rank_e.evaluation.suite import build_suite
 from rank_e.io.pixels import to_bytes
 from rank_e.io.torchvision_ops import declare_torchvision_ops, import_open_clip
 from rank_e.seeds import generator
@@ -30,10 +31,10 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 def image(height: int, width: int, name: str = "image") -> torch.Tensor:
     """A smooth coloured image with noise on top, uint8 [3, H, W]."""
-    draw = generator(0, name, height, width)
-    coarse = torch.rand(1, 3, 7, 5, generator=draw)
+    random = generator(0, name, height, width)
+    coarse = torch.rand(1, 3, 7, 5, generator=random)
     smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
-    return to_bytes(smooth + 0.1 * torch.randn(3, height, width, generator=draw))
+    return to_bytes(smooth + 0.1 * torch.randn(3, height, width, generator=random))
 
 
 IMAGES = [image(*size) for size in SIZES]
@@ -79,10 +80,10 @@ def clip_name(tmp_path_factory: pytest.TempPathFactory) -> str:
         "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
     }
-    (folder / "tiny-judge.json").write_text(json.dumps(config))
-    (folder / "tiny-judge-quickgelu.json").write_text(json.dumps(config | {"quick_gelu": True}))
+    (folder / "tiny-clip.json").write_text(json.dumps(config))
+    (folder / "tiny-clip-quickgelu.json").write_text(json.dumps(config | {"quick_gelu": True}))
     import_open_clip().add_model_config(folder)
-    return "tiny-judge-quickgelu"
+    return "tiny-clip-quickgelu"
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_inception_archive_gives_clean_fids_features_of_a_folder(archive: Path, 
     )
     ours = inception_features(archive.parent, CPU, file=archive.name, image_size=256)
     torch.testing.assert_close(ours(IMAGES), torch.from_numpy(theirs), rtol=1e-4, atol=1e-5)
-    assert len(ours.source) == 64 and "256 px" in ours.protocol
+    assert len(ours.sha256) == 64 and "256 px" in ours.protocol
     small = inception_features(archive.parent, CPU, file=archive.name, image_size=64)
     assert (small(IMAGES) - ours(IMAGES)).abs().max() > 1e-3 and small.protocol != ours.protocol
 
@@ -126,18 +127,18 @@ def test_inception_state_dict_gives_clean_fids_network(tmp_path: Path, monkeypat
     from rank_e.evaluation.networks import load_inception
 
     shapes = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False).state_dict()
-    draw, state = generator(0, "inception"), {}
+    random, state = generator(0, "inception"), {}
     for name, value in shapes.items():
         if value.ndim > 1:  # He's scale, so that features do not vanish on the way
-            state[name] = torch.randn(value.shape, generator=draw) * (2 / value[0].numel()) ** 0.5
+            state[name] = torch.randn(value.shape, generator=random) * (2 / value[0].numel()) ** 0.5
         elif not name.endswith("num_batches_tracked"):  # absent from the published file
-            state[name] = 0.5 + torch.rand(value.shape, generator=draw)
+            state[name] = 0.5 + torch.rand(value.shape, generator=random)
     path = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
     torch.save(state, path)
     ours, _ = load_inception(path, CPU)
     monkeypatch.setattr(inception_pytorch, "load_state_dict_from_url", lambda *_, **__: dict(state))
     theirs = inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False, normalize_input=False).eval()
-    x = torch.rand(2, 3, 299, 299, generator=draw) * 255
+    x = torch.rand(2, 3, 299, 299, generator=random) * 255
     expected = theirs((x - 128) / 128)[0].flatten(1)
     assert expected.shape == (2, 2048) and expected.std() > 1e-3
     torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
@@ -203,7 +204,7 @@ def test_clip_features_and_score_follow_the_published_code(clip_name: str, clip_
     prepare = open_clip.image_transform(32, is_train=False, mean=MEAN, std=STD)
     inputs = torch.stack([prepare(Image.fromarray(published_square(np.array(pil(p))))) for p in IMAGES])
     prompts = ["a red cube on a table", "word " * 90, "two dogs"]
-    judges = build_judges(
+    suite = build_suite(
         distances({"fd_clip": {"kind": "clip_features", "file": clip_file.name, "model": clip_name}}),
         scores({"clip": {"kind": "clip_score", "file": clip_file.name, "model": clip_name}}),
         clip_file.parent,
@@ -216,14 +217,14 @@ def test_clip_features_and_score_follow_the_published_code(clip_name: str, clip_
     tokens[:, 76][tokens[:, 76] > 0] = 49407
     with torch.no_grad():
         images, texts = model.encode_image(inputs), model.encode_text(tokens)
-    torch.testing.assert_close(judges.features["fd_clip"](IMAGES), images, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(suite.features["fd_clip"](IMAGES), images, rtol=1e-4, atol=1e-5)
     expected = 100 * nn.functional.cosine_similarity(images, texts)
-    found = judges.scores["clip"](IMAGES, prompts)
+    found = suite.scores["clip"](IMAGES, prompts)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     plain = 100 * nn.functional.cosine_similarity(images, model.encode_text(open_clip.tokenize(prompts)))
     assert (found - plain).abs().max() > 0.01  # the prefix matters
     with pytest.raises(EvaluationError, match="3 images for 2 prompts"):
-        judges.scores["clip"](IMAGES, prompts[:2])
+        suite.scores["clip"](IMAGES, prompts[:2])
 
 
 def test_openai_archive_is_read_and_wants_quickgelu(clip_name: str, clip_file: Path, tmp_path: Path) -> None:
@@ -249,12 +250,12 @@ def test_openai_archive_is_read_and_wants_quickgelu(clip_name: str, clip_file: P
 
     path = tmp_path / "tiny.pt"
     torch.jit.trace(OpenAi(), torch.zeros(1)).save(str(path))
-    model, tokenize, source = load_clip(path, clip_name, CPU)
-    expected, _, _ = load_clip(clip_file, clip_name, CPU)
-    assert model.visual.proj.dtype == torch.float32 and len(source) == 64 and tokenize(["a"]).shape == (1, 77)
+    model, tokenize, sha256 = load_clip_evaluator(path, clip_name, CPU)
+    expected, _, _ = load_clip_evaluator(clip_file, clip_name, CPU)
+    assert model.visual.proj.dtype == torch.float32 and len(sha256) == 64 and tokenize(["a"]).shape == (1, 77)
     torch.testing.assert_close(model.visual.proj, expected.visual.proj, rtol=1e-3, atol=1e-4)
-    with pytest.raises(EvaluationError, match="tiny-judge-quickgelu"):
-        load_clip(path, "tiny-judge", CPU)
+    with pytest.raises(EvaluationError, match="tiny-clip-quickgelu"):
+        load_clip_evaluator(path, "tiny-clip", CPU)
 
 
 @pytest.mark.parametrize("size", [*SIZES, (33, 1024)])
@@ -269,11 +270,11 @@ def test_squares_and_clip_sizes_are_torchvisions(size: tuple[int, int]) -> None:
     assert np.array_equal((clip_bicubic(value, 64) * 255).round().permute(1, 2, 0).byte().numpy(), np.array(clip))
 
 
-def test_a_reward_is_a_judge_and_must_be_finite() -> None:
+def test_a_reward_is_a_metric_and_must_be_finite() -> None:
     def red(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         return images[:, 0].mean((1, 2)) / (images[:, 1].mean((1, 2)) > 0)
 
-    score = RewardScore(red, name="red", source="0" * 64, device=CPU)
+    score = RewardScore(red, metric=REWARD, name="red", sha256="0" * 64, device=CPU)
     values = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     values[0, 0], values[:, 1] = 255, 1
     assert score(values, ["a", "b"]).tolist() == [1.0, 0.0]
@@ -300,22 +301,22 @@ def test_bad_settings_and_files_are_named_in_one_line(clip_name: str, clip_file:
     for options, message in cases:
         with pytest.raises(RankEError, match=message) as error:
             if options["kind"] == "clip_score":
-                build_judges({}, scores({"x": options}), tmp_path, CPU)
+                build_suite({}, scores({"x": options}), tmp_path, CPU)
             else:
-                build_judges(distances({"x": options}), {}, tmp_path, CPU)
+                build_suite(distances({"x": options}), {}, tmp_path, CPU)
         assert "\n" not in str(error.value)
 
 
 def test_images_of_another_kind_are_refused(archive: Path) -> None:
-    judge = inception_features(archive.parent, CPU, file=archive.name, image_size=256)
+    network = inception_features(archive.parent, CPU, file=archive.name, image_size=256)
     with pytest.raises(EvaluationError, match="no images"):
-        judge([])
+        network([])
     with pytest.raises(EvaluationError, match=r"image 1 is torch\.float32"):
-        judge([IMAGES[0], IMAGES[0].float()])
+        network([IMAGES[0], IMAGES[0].float()])
 
 
 def test_clip_score_refuses_a_model_that_is_not_square(clip_name: str, clip_file: Path) -> None:
-    model, tokenize, source = load_clip(clip_file, clip_name, CPU)
+    model, tokenize, sha256 = load_clip_evaluator(clip_file, clip_name, CPU)
     model.visual.image_size = (32, 48)
     with pytest.raises(RankEError, match="not square"):
-        ClipScore(model, tokenize, name="tiny", source=source)
+        ClipScore(model, tokenize, name="tiny", sha256=sha256)

@@ -12,13 +12,13 @@ from torch import Tensor
 from rank_e.errors import RankEError
 from rank_e.evaluation import stream as stream_module
 from rank_e.evaluation.base import EvaluationError, Images
-from rank_e.evaluation.bootstrap import bootstrap_interval, resampling_weights
+from rank_e.evaluation.bootstrap import bootstrap_interval, poisson_counts, resampling_weights
+from rank_e.evaluation.estimates import ShardedFrechet, ShardSums, frechet_estimate, mean_estimates
 from rank_e.evaluation.frechet import Moments, frechet_distance
 from rank_e.evaluation.hpsv2 import STYLES, read_benchmark
-from rank_e.evaluation.intervals import ShardedFrechet, ShardSums, frechet_estimate, mean_estimates, poisson_counts
 from rank_e.evaluation.reference import Statistics
-from rank_e.evaluation.stream import Batch, Stream, judge
-from rank_e.evaluation.suite import summarise
+from rank_e.evaluation.stream import ImageBatch, ImageStream, evaluate_stream
+from rank_e.evaluation.summary import summarise, without_intervals
 from rank_e.evaluation.tokens import token_histogram
 from rank_e.seeds import generator
 
@@ -33,7 +33,7 @@ class Killed(BaseException):
 class Moved:
     """Features: a fixed random projection of the first pixels, so that every image has its own row."""
 
-    protocol, source = "projection", "0" * 64
+    protocol, sha256 = "projection", "0" * 64
 
     def __init__(self) -> None:
         self.weights = torch.randn(48, DIM, generator=generator(0, "projection"))
@@ -48,27 +48,27 @@ class Moved:
 class Red:
     """Score: mean red plus the prompt's length."""
 
-    protocol, source = "red", "1" * 64
+    protocol, sha256 = "red", "1" * 64
 
     def __call__(self, images: Images, prompts: Sequence[str]) -> Tensor:
         return torch.stack([p[0].float().mean() / 255 + len(t) for p, t in zip(images, prompts, strict=True)])
 
 
-def drawn(index: int) -> Tensor:
+def image_of(index: int) -> Tensor:
     return torch.randint(256, (3, 4, 4), generator=generator(1, "image", index), dtype=torch.uint8)
 
 
-def draw(start: int, stop: int) -> Batch:
+def batch_of(start: int, stop: int) -> ImageBatch:
     rows = range(start, stop)
-    return Batch([drawn(i) for i in rows], [f"prompt {i % 7}" for i in rows], [STYLE[i % 3] for i in rows])
+    return ImageBatch([image_of(i) for i in rows], [f"prompt {i % 7}" for i in rows], [STYLE[i % 3] for i in rows])
 
 
-def open_stream(folder: Path, key: str = "key", every: int = 10) -> Stream:
-    return Stream(folder, key, features={"fd": Moved()}, scores={"red": Red()}, every=every)
+def open_stream(folder: Path, key: str = "key", every: int = 10) -> ImageStream:
+    return ImageStream(folder, key, features={"fd": Moved()}, scores={"red": Red()}, every=every)
 
 
 def whole(total: int) -> tuple[Tensor, Tensor]:
-    images, prompts, *_ = draw(0, total)
+    images, prompts, *_ = batch_of(0, total)
     return Moved()(images), Red()(images, prompts)
 
 
@@ -76,26 +76,26 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def features_only(folder: Path, rows: Tensor, every: int = 1000) -> Stream:
+def features_only(folder: Path, rows: Tensor, every: int = 1000) -> ImageStream:
     """A stream whose features are `rows` [N, D]."""
 
     class Rows:
-        protocol, source = "rows", "2" * 64
+        protocol, sha256 = "rows", "2" * 64
         place = 0
 
         def __call__(self, images: Images) -> Tensor:
             self.place += len(images)
             return rows[self.place - len(images) : self.place]
 
-    stream = Stream(folder, "rows", features={"fd": Rows()}, every=every)
-    judge(stream, lambda a, b: Batch([rows[0]] * (b - a), [""] * (b - a)), len(rows), every)
+    stream = ImageStream(folder, "rows", features={"fd": Rows()}, every=every)
+    evaluate_stream(stream, lambda a, b: ImageBatch([rows[0]] * (b - a), [""] * (b - a)), len(rows), every)
     return stream
 
 
 @pytest.mark.parametrize(("batch", "every"), [(4, 10), (1, 1), (7, 100)])
 def test_a_stream_gives_the_moments_and_means_of_all_images_at_once(tmp_path: Path, batch: int, every: int) -> None:
     stream = open_stream(tmp_path, every=every)
-    judge(stream, draw, 50, batch)
+    evaluate_stream(stream, batch_of, 50, batch)
     rows, scores = whole(50)
     expected = Moments.of(rows)
     for shards in (1, 7):
@@ -114,34 +114,34 @@ def test_a_stream_gives_the_moments_and_means_of_all_images_at_once(tmp_path: Pa
 
 @pytest.mark.parametrize("killed_at", [0, 12, 13, 24, 49])
 def test_a_killed_stream_goes_on_and_ends_in_the_same_bytes(tmp_path: Path, killed_at: int) -> None:
-    judge(open_stream(tmp_path / "whole"), draw, 50, 4)
+    evaluate_stream(open_stream(tmp_path / "whole"), batch_of, 50, 4)
     asked = []
 
-    def dying(start: int, stop: int) -> Batch:
+    def dying(start: int, stop: int) -> ImageBatch:
         if stop > killed_at:
             raise Killed
-        return draw(start, stop)
+        return batch_of(start, stop)
 
-    def watched(start: int, stop: int) -> Batch:
+    def watched(start: int, stop: int) -> ImageBatch:
         asked.append(start)
-        return draw(start, stop)
+        return batch_of(start, stop)
 
     with pytest.raises(Killed):
-        judge(open_stream(tmp_path / "killed"), dying, 50, 4)
+        evaluate_stream(open_stream(tmp_path / "killed"), dying, 50, 4)
     again = open_stream(tmp_path / "killed")
     assert again.done == killed_at // 12 * 12  # parts of three batches of four, the first to reach ten
-    judge(again, watched, 50, 4)
+    evaluate_stream(again, watched, 50, 4)
     assert asked[0] == killed_at // 12 * 12
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     finished = open_stream(tmp_path / "killed")
-    judge(finished, dying, 50, 4)  # nothing is left to draw
+    evaluate_stream(finished, dying, 50, 4)  # nothing is left to do
     assert finished.done == 50
 
 
 def test_a_kill_while_a_part_is_written_leaves_whole_parts_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge(open_stream(tmp_path / "whole"), draw, 40, 4)
+    evaluate_stream(open_stream(tmp_path / "whole"), batch_of, 40, 4)
     stream = open_stream(tmp_path / "killed")
     real = stream_module.save_tensors
     calls = []
@@ -155,28 +155,28 @@ def test_a_kill_while_a_part_is_written_leaves_whole_parts_only(
 
     monkeypatch.setattr(stream_module, "save_tensors", dying)
     with pytest.raises(Killed):
-        judge(stream, draw, 40, 4)
+        evaluate_stream(stream, batch_of, 40, 4)
     (tmp_path / "killed" / ".part-000000024.tmp-new").mkdir()  # what kill -9 leaves, whose clean-up never ran
     (tmp_path / "killed" / ".part-000000024.tmp-new" / "rows.parquet").write_bytes(b"half")
     again = open_stream(tmp_path / "killed")
     assert again.done == 24
-    judge(again, draw, 40, 4)
+    evaluate_stream(again, batch_of, 40, 4)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 def test_memory_does_not_grow_with_images(tmp_path: Path) -> None:
     network, most = Moved(), 0
     images: list[weakref.ref[Tensor]] = []
-    stream = Stream(tmp_path, "key", features={"fd": network}, scores={"red": Red()}, every=16)
+    stream = ImageStream(tmp_path, "key", features={"fd": network}, scores={"red": Red()}, every=16)
 
-    def counting(start: int, stop: int) -> Batch:
+    def counting(start: int, stop: int) -> ImageBatch:
         nonlocal most
         most = max(most, sum(ref() is not None for ref in (*images, *network.alive)))
-        batch = draw(start, stop)
+        batch = batch_of(start, stop)
         images.extend(weakref.ref(image) for image in batch[0])
         return batch
 
-    judge(stream, counting, 400, 8)
+    evaluate_stream(stream, counting, 400, 8)
     assert len(images) == 400 and 0 < most <= 2 * 8 + 2  # the batches of one part, not of the run
     assert not stream._columns and not any(stream._features.values())
 
@@ -186,7 +186,7 @@ def test_totals_and_further_columns_are_kept(tmp_path: Path) -> None:
     for last in (24, 40):  # killed after 24
         stream = open_stream(tmp_path)
         for start in range(stream.done, last, 4):
-            images, prompts, styles, *_ = draw(start, start + 4)
+            images, prompts, styles, *_ = batch_of(start, start + 4)
             histogram = token_histogram(tokens[start : start + 4], 16)
             named = [f"{i}" for i in range(start, start + 4)]
             stream.add(images, prompts, styles, values={"name": named}, totals={"tokens": histogram})
@@ -201,16 +201,16 @@ def test_totals_and_further_columns_are_kept(tmp_path: Path) -> None:
         stream.total("blue")
 
 
-def test_another_key_judge_or_batch_is_refused(tmp_path: Path) -> None:
-    judge(open_stream(tmp_path / "a"), draw, 22, 4)
+def test_another_key_network_or_batch_is_refused(tmp_path: Path) -> None:
+    evaluate_stream(open_stream(tmp_path / "a"), batch_of, 22, 4)
     with pytest.raises(EvaluationError, match="another key"):
         open_stream(tmp_path / "a", key="other")
     with pytest.raises(EvaluationError, match="another features, scores"):
-        Stream(tmp_path / "a", "key")
+        ImageStream(tmp_path / "a", "key")
     with pytest.raises(EvaluationError, match="22 images of 20"):
-        judge(open_stream(tmp_path / "a"), draw, 20, 4)
+        evaluate_stream(open_stream(tmp_path / "a"), batch_of, 20, 4)
     with pytest.raises(EvaluationError, match="other batches"):
-        judge(open_stream(tmp_path / "a"), draw, 30, 4)
+        evaluate_stream(open_stream(tmp_path / "a"), batch_of, 30, 4)
     (tmp_path / "a" / "part-000000000" / "rows.parquet").unlink()
     with pytest.raises(EvaluationError, match="part-000000000 is incomplete"):
         open_stream(tmp_path / "a")
@@ -219,10 +219,10 @@ def test_another_key_judge_or_batch_is_refused(tmp_path: Path) -> None:
         open_stream(tmp_path / "a")
     stream = open_stream(tmp_path / "b")
     with pytest.raises(EvaluationError, match="4 images but category 3"):
-        stream.add(*draw(0, 4)[:2], ["anime"] * 3)
+        stream.add(*batch_of(0, 4)[:2], ["anime"] * 3)
     assert stream.done == 0
     with pytest.raises(EvaluationError, match="holds no images"):
-        summarise(Stream(tmp_path / "c", "key", scores={"red": Red()}), {}, seed=0, resamples=0)
+        summarise(ImageStream(tmp_path / "c", "key", scores={"red": Red()}), {}, seed=0, resamples=0)
 
 
 def test_sharded_distance_is_that_of_repeated_rows(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_poisson_counts_depend_on_the_image_alone() -> None:
 
 def test_poisson_interval_agrees_with_a_bootstrap_of_rows(tmp_path: Path) -> None:
     stream = open_stream(tmp_path, every=64)
-    judge(stream, lambda a, b: Batch(*draw(a, b)[:2]), 600, 32)
+    evaluate_stream(stream, lambda a, b: ImageBatch(*batch_of(a, b)[:2]), 600, 32)
     scores = whole(600)[1]
     (estimate,) = mean_estimates(stream, "red", seed=0, resamples=1000).values()
     low, high = bootstrap_interval(scores, 1000, seed=0)
@@ -281,14 +281,14 @@ def test_poisson_interval_agrees_with_a_bootstrap_of_rows(tmp_path: Path) -> Non
     )
     # Parts of another size hold the same images: the same interval.
     other = open_stream(tmp_path / "other", every=7)
-    judge(other, lambda a, b: Batch(*draw(a, b)[:2]), 600, 32)
+    evaluate_stream(other, lambda a, b: ImageBatch(*batch_of(a, b)[:2]), 600, 32)
     again = mean_estimates(other, "red", seed=0, resamples=1000)[""]
     assert (again.low, again.high) == pytest.approx((estimate.low, estimate.high))
 
 
 def test_reference_is_kept_with_what_it_is_of(tmp_path: Path) -> None:
     stream = open_stream(tmp_path / "real")
-    judge(stream, draw, 40, 4)
+    evaluate_stream(stream, batch_of, 40, 4)
     reference = Statistics.of(stream, "fd", data="abc")
     path = tmp_path / "references" / "fd.safetensors"
     reference.save(path)
@@ -302,9 +302,9 @@ def test_reference_is_kept_with_what_it_is_of(tmp_path: Path) -> None:
     reference.save(path)
     assert path.read_bytes() == first
     network.protocol = "another"
-    with pytest.raises(EvaluationError, match="protocol 'projection', the judge 'another'"):
+    with pytest.raises(EvaluationError, match="protocol 'projection', the evaluator 'another'"):
         Statistics.load(path, network)
-    network.protocol, network.source = "projection", "f" * 64
+    network.protocol, network.sha256 = "projection", "f" * 64
     with pytest.raises(EvaluationError, match="has weights"):
         Statistics.load(path, network)
     path.write_bytes(first[:100])
@@ -316,23 +316,24 @@ def test_reference_is_kept_with_what_it_is_of(tmp_path: Path) -> None:
 
 def test_summary_names_every_metric(tmp_path: Path) -> None:
     real = open_stream(tmp_path / "real")
-    judge(real, draw, 60, 4)
+    evaluate_stream(real, batch_of, 60, 4)
     references = {"fd": Statistics.of(real, "fd", data="abc")}
-    stream = open_stream(tmp_path / "drawn")
-    judge(stream, lambda a, b: draw(a + 1000, b + 1000), 60, 4)
+    stream = open_stream(tmp_path / "sampled")
+    evaluate_stream(stream, lambda a, b: batch_of(a + 1000, b + 1000), 60, 4)
     metrics = summarise(stream, references, seed=0, resamples=20)
-    names = {"fd", "red", *(f"red/{style}" for style in STYLE)}
-    assert set(metrics) == {f"{name}{end}" for name in names for end in ("", "_low", "_high")}
-    for name in names:
-        assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"]
-    assert metrics["fd"] == pytest.approx(
+    assert metrics.keys() == {"fd", "red"} and metrics["red"]["categories"].keys() == set(STYLE)
+    for entry in (*metrics.values(), *metrics["red"]["categories"].values()):
+        assert entry["low"] <= entry["value"] <= entry["high"]
+    assert metrics["fd"].keys() == {"value", "low", "high"}
+    assert metrics["fd"]["value"] == pytest.approx(
         frechet_distance(references["fd"].moments, ShardSums.of(stream, "fd", 1).moments())
     )
     assert summarise(stream, references, seed=0, resamples=20) == metrics
-    assert "fd_low" not in summarise(stream, references, seed=0, resamples=0)
+    bare = summarise(stream, references, seed=0, resamples=0)
+    assert bare == without_intervals(metrics) and bare["red"].keys() == {"value", "categories"}
     with pytest.raises(EvaluationError, match="fd: no reference"):
         summarise(stream, {}, seed=0, resamples=0)
-    stream.features["fd"].source = "f" * 64
+    stream.features["fd"].sha256 = "f" * 64
     with pytest.raises(EvaluationError, match="other weights"):
         summarise(stream, references, seed=0, resamples=0)
 

@@ -1,4 +1,4 @@
-"""GenEval's colour classifier on a seeded tiny CLIP, against open_clip and PIL; and the whole judge."""
+"""GenEval's colour classifier on a seeded tiny CLIP, against open_clip and PIL; and the whole of GenEval."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rank_e.evaluation.geneval.detector import (
     Mask2FormerDetector,
     box_of,
 )
-from rank_e.evaluation.geneval.judge import GenEval
+from rank_e.evaluation.geneval.evaluator import GenEval
 from rank_e.evaluation.geneval.rules import Detection, Thresholds
 from rank_e.evaluation.geneval.scores import pending, summarise
 from rank_e.evaluation.geneval.tasks import COLORS, GenEvalError, Requirement, Task
@@ -135,14 +135,14 @@ def test_bad_clip_files_are_refused_by_name(clip_file: Path, tmp_path: Path) -> 
         assert "\n" not in str(raised.value)
     torch.save({"state_dict": {f"module.{k}": v for k, v in tensors.items()}}, tmp_path / "fine.pt")
     ours = ClipColors.from_file(tmp_path / "fine.pt", CPU, "Tiny-quickgelu")
-    assert ours.source == sha256_of(tmp_path / "fine.pt")
+    assert ours.sha256 == sha256_of(tmp_path / "fine.pt")
     assert ours.name == "clip:Tiny-quickgelu" and ours.model.text_projection.dtype == torch.float32
 
 
 class Painted:
-    """Sees a filled square of each pure colour as an object, for the judge's own test."""
+    """Sees a filled square of each pure colour as an object, for the test of GenEval itself."""
 
-    name, source = "painted", "p"
+    name, sha256 = "painted", "p"
 
     def __call__(self, image: NDArray[np.uint8], floor: float) -> list[Detection]:
         kinds = {(255, 0, 0): "apple", (0, 255, 0): "cow"}
@@ -151,13 +151,13 @@ class Painted:
 
 
 class Named:
-    name, source = "named", "n"
+    name, sha256 = "named", "n"
 
     def __call__(self, image: NDArray[np.uint8], objects: Sequence[Detection], name: str) -> list[str]:
         return [{"apple": "red", "cow": "green"}[name]] * len(objects)
 
 
-def test_the_judge_takes_images_to_scores_and_resumes() -> None:
+def test_geneval_takes_images_to_scores_and_resumes() -> None:
     apple, cow = Requirement("apple", 1, "red"), Requirement("cow", 1, None, "below", 0)
     tasks = [Task(0, "position", "a cow below an apple", (apple, cow)), Task(1, "colors", "a red apple", (apple,))]
     drawn = torch.zeros(3, 40, 40)
@@ -166,10 +166,10 @@ def test_the_judge_takes_images_to_scores_and_resumes() -> None:
     drawn[1, 28:36, 16:24] = 1
     upside[1, 0:3, 16:24] = 1
     shown = {(0, 0): drawn, (0, 1): upside, (1, 0): drawn, (1, 1): torch.zeros(3, 40, 40)}
-    judge = GenEval(Painted(), Named())
-    results = judge(torch.stack([shown[0, 0]]), pending(tasks, [], samples=2)[:1])
+    geneval = GenEval(Painted(), Named())
+    results = geneval(torch.stack([shown[0, 0]]), pending(tasks, [], samples=2)[:1])
     for item in pending(tasks, results, samples=2):
-        results += judge(shown[item[0].index, item[1]][None], [item])
+        results += geneval(shown[item[0].index, item[1]][None], [item])
     assert [(r.index, r.sample, r.correct) for r in results] == [
         (0, 0, True),
         (0, 1, False),
@@ -179,31 +179,31 @@ def test_the_judge_takes_images_to_scores_and_resumes() -> None:
     assert results[1].reason == "expected cow below target, found above"
     assert json.loads(results[0].objects)["apple"] == [[16, 4, 24, 12, 0.95]]
     assert summarise(tasks, results, seed=0, samples=2).tasks == {"position": 0.5, "colors": 0.5}
-    assert judge.source == "p n"
-    assert judge.protocol == (
+    assert geneval.sha256 == "p n"
+    assert geneval.protocol == (
         "GenEval; detector painted; colours named; confidence 0.3, counting 0.9, max_objects 16, max_overlap 1, "
         "position 0.1"
     )
     with pytest.raises(GenEvalError, match="1 images for 0 prompts"):
-        judge(drawn[None], [])
-    assert judge([to_bytes(drawn)], [(tasks[0], 0)]) == results[:1]
+        geneval(drawn[None], [])
+    assert geneval([to_bytes(drawn)], [(tasks[0], 0)]) == results[:1]
     for bad, message in [(drawn[:2], "give uint8"), (drawn / 0, "NaN or infinity"), (drawn.long(), "give float")]:
         with pytest.raises(RankEError, match=message):
-            judge([bad], [(tasks[0], 0)])
+            geneval([bad], [(tasks[0], 0)])
 
 
 def test_the_real_path_end_to_end(tmp_path: Path, colors: ClipColors) -> None:
     """Tiny networks, real code: results depend on each image alone, and the lowest threshold reaches the detector."""
     loaded = Mask2FormerDetector.from_folder(write_mask2former(tmp_path / "mask2former-tiny"), CPU)
     detector = Mask2FormerDetector(loaded.model, loaded.labels, loaded.name, short=96, long=160)
-    judge = GenEval(detector, colors, Thresholds(confidence=0.02, counting=0.05))
+    geneval = GenEval(detector, colors, Thresholds(confidence=0.02, counting=0.05))
     shown = torch.stack([torch.from_numpy(image(64, 64, seed=i)).permute(2, 0, 1) / 255 for i in range(2)])
     seen = detector(to_bytes(shown[0]).permute(1, 2, 0).numpy(), 0.02)
     names = [item.name for item in seen]
     assert min(item.score for item in seen) < 0.3 and max(map(names.count, names)) <= 16
     task = Task(0, "colors", "one", (Requirement(names[0], 1, "red"),))
-    together = judge(shown, [(task, 0), (task, 1)])
-    assert together == [judge(shown[i : i + 1], [(task, i)])[0] for i in range(2)]
+    together = geneval(shown, [(task, 0), (task, 1)])
+    assert together == [geneval(shown[i : i + 1], [(task, i)])[0] for i in range(2)]
     listed = json.loads(together[0].objects)
     assert sorted(row[4] for rows in listed.values() for row in rows) == sorted(item.score for item in seen)
     assert together[0].correct or "red" in together[0].reason

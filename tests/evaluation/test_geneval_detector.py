@@ -138,7 +138,7 @@ def test_the_real_detector_is_the_network_between_our_two_ends(detector: Mask2Fo
 def test_the_folder_loads_in_float32_without_gradients(folder: Path) -> None:
     loaded = Mask2FormerDetector.from_folder(folder, CPU)
     assert loaded.labels == list(CLASS_NAMES) and loaded.name == "mask2former:mask2former-tiny"
-    assert loaded.source == sha256_of(folder / "model.safetensors")
+    assert loaded.sha256 == sha256_of(folder / "model.safetensors")
     assert (loaded.short, loaded.long) == (800, 1333)
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in loaded.model.parameters())
     stored = load_file(folder / "model.safetensors")

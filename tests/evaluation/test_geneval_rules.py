@@ -16,7 +16,7 @@ from rank_e.evaluation.geneval.rules import (
     Detection,
     Thresholds,
     Verdict,
-    judge,
+    check,
     objects_of,
     overlap,
     relations,
@@ -45,7 +45,7 @@ def no_colors(objects: Sequence[Detection], name: str) -> list[str]:
 
 def verdict(task: Task, *found: Detection, colors: Sequence[str] = (), thresholds: Thresholds = PUBLISHED) -> Verdict:
     classify = (lambda objects, name: list(colors)[: len(objects)]) if colors else no_colors
-    return judge(task, objects_of(found, task.tag, thresholds), classify, thresholds)
+    return check(task, objects_of(found, task.tag, thresholds), classify, thresholds)
 
 
 @pytest.mark.parametrize("tag", ["single_object", "two_object", "counting", "colors", "position", "color_attr"])
@@ -62,7 +62,7 @@ def test_verdicts_and_kept_objects_are_the_published_scripts(tag: str, task_of: 
         def classify(items: Sequence[Detection], name: str, colors: dict[tuple, str] = colors) -> list[str]:
             return [colors[(item.name, item.score, *item.box)] for item in items]
 
-        result = judge(task, objects, classify, thresholds)
+        result = check(task, objects, classify, thresholds)
         assert (result.correct, len(result.reasons)) == (case["correct"], case["failures"]), case
 
 
@@ -138,7 +138,7 @@ def test_relations_shrink_by_the_sizes_of_both_objects() -> None:
     assert relations(small, wide, 0.3) == set()  # 52 of 115
 
 
-def test_position_is_judged_on_the_most_confident_objects(task_of: TaskOf) -> None:
+def test_position_depends_on_the_most_confident_objects(task_of: TaskOf) -> None:
     task = task_of(PLACED)
     kite = thing("kite", 0.9, (60, 0, 70, 10))
     left, right = thing("dog", 0.8, (0, 0, 10, 10)), thing("dog", 0.7, (120, 0, 130, 10))
@@ -169,7 +169,7 @@ def test_colors_are_asked_of_the_best_objects_only(task_of: TaskOf) -> None:
         assert name == "car"
         return ["red", "blue"]
 
-    result = judge(task, objects_of(cars, task.tag, PUBLISHED), classify, PUBLISHED)
+    result = check(task, objects_of(cars, task.tag, PUBLISHED), classify, PUBLISHED)
     assert asked == [[cars[0].score, cars[1].score]]
     assert result.reasons == ("expected red car>=2, found 1 red, 1 blue",)
     assert verdict(task, *cars, colors=["red", "red"]).correct

@@ -1,4 +1,4 @@
-"""GenEval's prompt file and its scores: what is read, what is refused, what is left to judge, and the intervals."""
+"""GenEval's prompt file and its scores: what is read, what is refused, what is left to evaluate, and the intervals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rank_e.evaluation.geneval.judge import ImageResult
+from rank_e.evaluation.geneval.evaluator import ImageResult
 from rank_e.evaluation.geneval.scores import pending, summarise
 from rank_e.evaluation.geneval.tasks import CLASS_NAMES, GenEvalError, Requirement, Task, read_tasks
 from tests.helpers.geneval_tasks import PLACED, RED_CARS, SINGLE, TWO_CLOCKS, write

@@ -1,5 +1,4 @@
-"""A small finished run on disk, written by hand: what readers of artifacts (report, compare, tracking) may
-rely on."""
+"""A small finished run on disk, written by hand: what readers of artifacts (report, compare, tracking) may rely on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,10 @@ from ruamel.yaml import YAML
 
 from rank_e.config import Params, load
 from rank_e.config.evaluation import GenEvalBenchmark, HPSv2Benchmark, PromptsBenchmark
+from rank_e.evaluation.features import FID
+from rank_e.evaluation.metric import REWARD, TOKEN_ENTROPY, TOKEN_KL, Group, Metric
+from rank_e.evaluation.prompt_sets import GENEVAL, HPSV2
+from rank_e.evaluation.scores import ClipScore
 from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.stage import artifact_path
 
@@ -22,13 +25,15 @@ PROMPTS = ("a red circle", "two blue squares", "a triangle", "a green circle lef
 
 @dataclass(frozen=True)
 class World:
-    """A run's judges as metrics: for each key its value at the base and what a round of an arm does to it.
+    """A run's metrics: for each key its value at the base and what a round of an arm does to it.
 
-    `scores` are the columns of samples.parquet; `elsewhere` are a benchmark's, which factorial and reference lack;
-    `categories` are of the held-out prompts, or of a benchmark. Coevolved repairs some of what frozen breaks.
+    `described` says what each is; `scores` are the columns of samples.parquet; `elsewhere` are a benchmark's, which
+    factorial and reference lack; `categories` are of the held-out prompts, or of a benchmark. Coevolved repairs some of
+    what frozen breaks.
     """
 
     levels: dict[str, tuple[float, float, float]]
+    described: dict[str, tuple[Group, Metric]]
     scores: tuple[str, ...]
     elsewhere: tuple[str, ...]
     categories: dict[str, tuple[str, ...]]
@@ -36,6 +41,11 @@ class World:
     side: int
 
 
+ALWAYS: dict[str, tuple[Group, Metric]] = {
+    "reward": ("score", REWARD),
+    "token_kl": ("tokens", TOKEN_KL),
+    "token_entropy": ("tokens", TOKEN_ENTROPY),
+}
 CATEGORIES = ("colors", "counting", "one object", "position")
 SHAPES = World(
     levels={
@@ -47,6 +57,14 @@ SHAPES = World(
         "reward": (68.0, 1.1, 1.3),
         "token_kl": (0.016, 0.012, 0.010),
         "token_entropy": (7.1, -0.08, -0.07),
+    },
+    described={
+        "fd": ("distance", Metric("FD", "lower", "distance", decimals=2)),
+        "fd_mid": ("distance", Metric("Mid-level FD", "lower", "distance half-way", decimals=2)),
+        "fd_patch": ("distance", Metric("Patch FD", "lower", "distance of patches", decimals=2)),
+        "clip": ("score", ClipScore.metric),
+        "accuracy": ("score", Metric("Accuracy", "higher", "share that the checker finds", unit="%", decimals=1)),
+        **ALWAYS,
     },
     scores=("clip", "accuracy", "reward"),
     elsewhere=(),
@@ -68,6 +86,17 @@ PUBLISHED = World(
         "token_kl": (0.09, 0.01, 0.001),
         "token_entropy": (13.85, -0.01, -0.005),
     },
+    described={
+        "coco": ("distance", FID),
+        "gram": ("distance", Metric("gram", "lower", "distance of gram matrices")),
+        "clip30k": ("score", ClipScore.metric),
+        "sharpness": ("score", Metric("sharpness", "higher", "how sharp images are")),
+        "ge": ("benchmark", GENEVAL),
+        "hps": ("benchmark", HPSV2),
+        "parti_clip": ("benchmark", Metric("CLIP score on parti", "higher", "agreement on parti", decimals=2)),
+        "parti_odd": ("benchmark", Metric("odd on parti", "higher", "oddness on parti")),
+        **ALWAYS,
+    },
     scores=("clip30k", "sharpness", "reward"),
     elsewhere=("ge", "hps", "parti_clip", "parti_odd"),
     categories={
@@ -77,14 +106,14 @@ PUBLISHED = World(
         "parti_odd": ("Fine-grained Detail", "Properties (& Positioning)"),
     },
     evaluation={
-        "distances": {"coco": {"kind": "inception", "file": "i"}, "gram": {"kind": "my.judges:gram"}},
-        "scores": {"clip30k": {"kind": "clip_score", "file": "c"}, "sharpness": {"kind": "my.judges:sharpness"}},
+        "distances": {"coco": {"kind": "inception", "file": "i"}, "gram": {"kind": "my.metrics:gram"}},
+        "scores": {"clip30k": {"kind": "clip_score", "file": "c"}, "sharpness": {"kind": "my.metrics:sharpness"}},
         "benchmarks": {
             "ge": {"kind": "geneval"},
             "hps": {"kind": "hpsv2"},
             "parti": {
                 "kind": "prompts",
-                "scores": {"clip": {"kind": "clip_score", "file": "c"}, "odd": {"kind": "my.judges:odd"}},
+                "scores": {"clip": {"kind": "clip_score", "file": "c"}, "odd": {"kind": "my.metrics:odd"}},
             },
         },
     },
@@ -98,7 +127,7 @@ BENCHMARKS: dict[str, type[BaseModel]] = {
 
 
 def write_params(project: Path, seeds: list[int], rounds: int, world: World = SHAPES, sft: bool = False) -> Params:
-    """The demo's params.yaml with other seeds, rounds, judges and counts, loaded."""
+    """The demo's params.yaml with other seeds, rounds, metrics and counts, loaded."""
     yaml = YAML(typ="safe", pure=True)
     data = yaml.load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
     data["seeds"] = seeds
@@ -115,25 +144,31 @@ def write_params(project: Path, seeds: list[int], rounds: int, world: World = SH
     return load(project / "params.yaml")
 
 
-def evaluation_metrics(arm: str, seed: int, round_id: int, world: World = SHAPES) -> dict[str, float]:
-    """Metrics that drift with the round and differ by seed, and the same under the original decoder.
+def evaluation_metrics(arm: str, seed: int, round_id: int, world: World = SHAPES) -> dict[str, Any]:
+    """Nested metrics that drift with the round and differ by seed, and the same under the original decoder.
 
     The supervised start ("sft") is half a round of the frozen arm.
     """
     noise = np.random.default_rng([seed, round_id, len(arm)])
     place, rounds = {"coevolved": (2, round_id), "frozen": (1, round_id), "sft": (1, 0.5)}.get(arm, (0, 0))
-    own: dict[str, float] = {}
+    own: dict[str, Any] = {}
+    original: dict[str, Any] = {}
     for key, level in world.levels.items():
-        own[key] = level[0] + rounds * level[place] * (1 + 0.4 * float(noise.standard_normal()))
-        categories = world.categories.get(key, ())
-        own |= {f"{key}/{name}": own[key] * (1 + 0.05 * index) for index, name in enumerate(categories)}
-    found = {"images": 2.0 * SHOWN}
-    for key, value in own.items():
-        found[key] = value
-        if not key.startswith("token_"):
-            found |= {f"{key}_low": value - 0.1, f"{key}_high": value + 0.1}
-            found[f"{key}@original"] = value + (0.3 if arm == "coevolved" else 0.0)
-    return found
+        value = level[0] + rounds * level[place] * (1 + 0.4 * float(noise.standard_normal()))
+        if key.startswith("token_"):
+            own[key] = {"value": value}
+            continue
+        levels = {name: value * (1 + 0.05 * index) for index, name in enumerate(world.categories.get(key, ()))}
+        own[key], original[key] = between(value), {"value": value + (0.3 if arm == "coevolved" else 0.0)}
+        if levels:
+            own[key]["categories"] = {name: between(level) for name, level in levels.items()}
+            original[key]["categories"] = {name: {"value": level} for name, level in levels.items()}
+    return {"images": 2 * SHOWN, **own, "original": original}
+
+
+def between(value: float) -> dict[str, Any]:
+    """A value in the middle of its interval."""
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
 
 
 def images(hue: int, side: int) -> torch.Tensor:
@@ -153,7 +188,7 @@ def samples(world: World = SHAPES) -> pd.DataFrame:
     count = SHOWN * 2
     rows = {
         "prompt": [PROMPTS[index % SHOWN] for index in range(count)],
-        "category": [CATEGORIES[index % SHOWN] if world is SHAPES else "" for index in range(count)],
+        "category": [CATEGORIES[index % SHOWN] if world.side == SHAPES.side else "" for index in range(count)],
     }
     scores = {key: [world.levels[key][0] + 0.01 * index for index in range(count)] for key in world.scores}
     if "accuracy" in scores:
@@ -166,6 +201,7 @@ def write_evaluation(path: Path, arm: str, seed: int, round_id: int, world: Worl
     drawn = {"images": images(seed + round_id, world.side), "original": images(seed, world.side)}
     with ArtifactWriter(path, "evaluation", seed=1234) as out:
         out.json("metrics", evaluation_metrics(arm, seed, round_id, world))
+        out.json("descriptions", [metric.described(key, group) for key, (group, metric) in world.described.items()])
         out.table("samples", samples(world))
         out.tensors("tokens", {"tokens": torch.zeros(SHOWN * 2, TOKENS, dtype=torch.int32)})
         out.tensors("images", drawn)
@@ -194,15 +230,19 @@ def write_training(project: Path, arm: str, seed: int, round_id: int, world: Wor
         out.json("metrics", {"gan": 0.2} if trained else {})
 
 
+def measured(world: World) -> list[str]:
+    """What the held-out prompts' images alone decide: no benchmark, no tokens."""
+    return [key for key in world.levels if not key.startswith("token_") and key not in world.elsewhere]
+
+
 def write_reference(project: Path, world: World = SHAPES) -> None:
     """The artifact reference; in the embedded world real images are of the very prompts, elsewhere of captions."""
-    rows = {}
-    for key, (level, *_) in world.levels.items():
-        if not key.startswith("token_") and key not in world.elsewhere:
-            value = level * (1.05 if key in world.scores else 0.2)
-            rows |= {f"real_{key}": value, f"real_{key}_low": value - 0.1, f"real_{key}_high": value + 0.1}
-    rows |= {key.replace("real", "reconstruction"): value * 0.95 for key, value in rows.items()}
-    captions = PROMPTS if world is SHAPES else tuple(f"a photo, number {index}" for index in range(SHOWN))
+    levels = {key: world.levels[key][0] * (1.05 if key in world.scores else 0.2) for key in measured(world)}
+    rows = {
+        name: {key: between(level * share) for key, level in levels.items()}
+        for name, share in (("real", 1.0), ("reconstruction", 0.95))
+    }
+    captions = PROMPTS if world.side == SHAPES.side else tuple(f"a photo, number {index}" for index in range(SHOWN))
     with ArtifactWriter(project / artifact_path("reference"), "reference", seed=1234) as out:
         out.json("metrics", rows)
         out.tensors("images", {"real": images(0, world.side), "reconstruction": images(0, world.side)})
@@ -212,15 +252,15 @@ def write_reference(project: Path, world: World = SHAPES) -> None:
 
 def write_factorial(project: Path, arms: list[str], seed: int, round_id: int, world: World = SHAPES) -> None:
     """The artifact factorial of one seed; a frozen decoder is the original one and has no column."""
-    keys = [key for key in world.levels if not key.startswith("token_") and key not in world.elsewhere]
-    cells = {}
+    table: dict[str, Any] = {}
     for arm in arms:
-        metrics = evaluation_metrics(arm, seed, round_id, world)
-        cells[f"{arm}/original"] = {key: metrics[key] for key in keys}
-        cells[f"{arm}/affine"] = {key: metrics[key] - 0.01 for key in keys}
-        cells[f"{arm}/coevolved"] = {key: metrics[key] - 0.05 * (seed + 1) for key in keys}
+        values = {key: evaluation_metrics(arm, seed, round_id, world)[key]["value"] for key in measured(world)}
+        columns = {"original": 0.0, "affine": -0.01, "coevolved": -0.05 * (seed + 1)}
+        table[arm] = {
+            name: {key: {"value": value + shift} for key, value in values.items()} for name, shift in columns.items()
+        }
     with ArtifactWriter(project / artifact_path("factorial", seed=seed), "factorial", seed=seed) as out:
-        out.json("metrics", cells)
+        out.json("metrics", table)
 
 
 def write_project(

@@ -144,7 +144,7 @@ class Inception(nn.Module):
 
 
 def write_evaluation_weights(folder: Path) -> None:
-    """Judges: another CLIP, an Inception archive, a prompt list, GenEval's prompts and networks."""
+    """Evaluators: another CLIP, an Inception archive, a prompt list, GenEval's prompts and networks."""
     folder.mkdir(parents=True)
     write_clip(folder, "judge", seed=6)
     with torch.random.fork_rng(devices=[]):

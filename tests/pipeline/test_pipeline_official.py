@@ -116,11 +116,25 @@ def numbers(value: Any) -> list[float]:
     return [float(value)]
 
 
-def check_metrics(folder: Path, arm: str, names: set[str], bare: set[str]) -> None:
-    """An evaluation's metrics are `names`, each with an interval and through the original decoder, and `bare`."""
-    found = set(metrics(cell(folder, arm, "evaluation")))
-    bounds = {f"{name}_{bound}" for name in names for bound in ("low", "high")}
-    assert found == names | bounds | {f"{name}@original" for name in names} | bare | {"token_kl", "token_entropy"}
+def check_metrics(folder: Path, arm: str, names: set[str]) -> None:
+    """An evaluation's metrics are `names` (METRIC/CATEGORY), each with an interval and through the original decoder."""
+    found = metrics(cell(folder, arm, "evaluation"))
+    own, original = by_name(found), by_name(found.pop("original"))
+    assert found["images"] > 0 and own.keys() == names | {"token_kl", "token_entropy"}
+    assert all(own[name].keys() >= {"value", "low", "high"} for name in names)
+    assert original.keys() == names and not any("low" in entry for entry in original.values())
+    described = json.loads((cell(folder, arm, "evaluation") / "descriptions.json").read_text())
+    assert {row["key"] for row in described} == {name.partition("/")[0] for name in own}
+
+
+def by_name(nested: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """{metric or METRIC/CATEGORY: its value and interval} of nested metrics."""
+    entries = {name: entry for name, entry in nested.items() if isinstance(entry, dict) and "value" in entry}
+    return entries | {
+        f"{name}/{category}": own
+        for name, entry in entries.items()
+        for category, own in entry.get("categories", {}).items()
+    }
 
 
 def tokens_again(backbone: Backbone, folder: Path, count: int) -> Tensor:
@@ -137,13 +151,15 @@ def test_llamagen_runs_and_only_what_should_move_moves(llamagen: Path) -> None:
     check_run(llamagen, LlamaGenBackbone(llamagen / "base", CPU, torch.float32))
     names = {"fid", "fd_clip", "clip", "reward", "drawbench_clip", "drawbench_clip/Colors", "drawbench_clip/Counting"}
     names |= {"geneval", "geneval/single_object", "geneval/colors"}
-    check_metrics(llamagen, "coevolved", names, {"images"})
-    check_metrics(llamagen, "frozen", names, {"images"})
+    check_metrics(llamagen, "coevolved", names)
+    check_metrics(llamagen, "frozen", names)
     frozen = metrics(cell(llamagen, "frozen", "evaluation"))
-    assert all(frozen[f"{name}@original"] == frozen[name] for name in names)
+    own, original = by_name(frozen), by_name(frozen["original"])
+    assert all(original[name]["value"] == own[name]["value"] for name in names)
     table = metrics(llamagen / "artifacts/factorial/s0")
-    assert table.keys() == {f"{arm}/{column}" for arm in ARMS for column in ("original", "coevolved", "affine")}
-    assert all(cell.keys() == {"fid", "fd_clip", "clip", "reward"} for cell in table.values())
+    assert table.keys() == set(ARMS)
+    assert all(row.keys() == {"original", "coevolved", "affine"} for row in table.values())
+    assert all(entry.keys() == {"fid", "fd_clip", "clip", "reward"} for row in table.values() for entry in row.values())
 
 
 def test_llamagens_mixture_data_and_captions_are_accounted_for(llamagen: Path) -> None:
@@ -171,7 +187,7 @@ def test_nothing_is_left_to_do(llamagen: Path, janus: Path) -> None:
         assert "Running stage" not in repro(folder)
 
 
-def test_an_exported_llamagen_draws_the_images_that_were_judged(llamagen: Path, tmp_path: Path) -> None:
+def test_an_exported_llamagen_draws_the_images_that_were_evaluated(llamagen: Path, tmp_path: Path) -> None:
     out, again = tmp_path / "out", tmp_path / "again"
     checked(llamagen, "pipeline.cli", "export", "--arm", "coevolved", "--round", "2", "--to", str(out))
     files = {}
@@ -188,12 +204,12 @@ def test_an_exported_llamagen_draws_the_images_that_were_judged(llamagen: Path, 
     options = ["--text", "official/flan-t5", "--image-size", "16", "--heads", "2"]
     checked(llamagen, "pipeline.cli", "convert", "llamagen", *files_again, *options, "--to", str(again))
     backbone = LlamaGenBackbone(again, CPU, torch.float32)
-    judged = read_artifact(cell(llamagen, "coevolved", "evaluation"), "evaluation")
-    tokens = tokens_again(backbone, judged.path, 4)
-    assert torch.equal(tokens, judged.tensors("tokens")["tokens"][:4].long())
+    found = read_artifact(cell(llamagen, "coevolved", "evaluation"), "evaluation")
+    tokens = tokens_again(backbone, found.path, 4)
+    assert torch.equal(tokens, found.tensors("tokens")["tokens"][:4].long())
     with torch.no_grad():
         drawn = backbone.tokenizer(backbone.decoder_weights()).decode_tokens(tokens[:2])
-    close_to_bytes(drawn, judged.tensors("images")["images"])
+    close_to_bytes(drawn, found.tensors("images")["images"])
 
 
 def close_to_bytes(drawn: Tensor, expected: Tensor) -> None:
@@ -211,7 +227,7 @@ def test_janus_runs_in_bfloat16_and_stores_only_what_is_trained(janus: Path) -> 
     assert set(prompts["category"]) <= set(official.THINGS[:3]) and prompts["prompt"].str.endswith(", please").all()
     samples = read_artifact(cell(janus, "coevolved", "evaluation"), "evaluation").table("samples")
     kinds = {f"{score}/{kind}" for score in ("clip", "reward") for kind in samples["category"].unique()}
-    check_metrics(janus, "coevolved", names | kinds, {"images"})
+    check_metrics(janus, "coevolved", names | kinds)
 
     stored = load_file(cell(janus, "coevolved", "policy") / "online.safetensors")
     parts = {name.split(".")[0] for name in stored}
@@ -236,10 +252,10 @@ def test_transformers_loads_an_exported_janus(janus: Path, tmp_path: Path) -> No
     trained = {f"model.{name}": tensor for name, tensor in policy.items()}
     trained |= {f"model.vqmodel.{theirs(name)}": tensor for name, tensor in decoder.items()}
     assert same(model.state_dict(), before.state_dict() | trained)
-    judged = read_artifact(cell(janus, "coevolved", "evaluation"), "evaluation")
+    found = read_artifact(cell(janus, "coevolved", "evaluation"), "evaluation")
     with torch.no_grad():
-        drawn = model.decode_image_tokens(judged.tensors("tokens")["tokens"][:2].long())
-    close_to_bytes(drawn.reshape(2, 8, 8, 3).permute(0, 3, 1, 2), judged.tensors("images")["images"])
+        drawn = model.decode_image_tokens(found.tensors("tokens")["tokens"][:2].long())
+    close_to_bytes(drawn.reshape(2, 8, 8, 3).permute(0, 3, 1, 2), found.tensors("images")["images"])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -270,7 +286,7 @@ def test_an_evaluation_killed_in_its_middle_ends_in_the_same_bytes(llamagen: Pat
     process.communicate()
     assert not (tmp_path / target).exists() and not list((tmp_path / target).parent.glob("*.tmp-*"))
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "judging own 2/2" not in done.stderr  # the held-out images that were judged are not judged again
+    assert "evaluating held_out-own 2/2" not in done.stderr  # images that were evaluated are not evaluated again
     assert contents(tmp_path / target) == whole
 
 

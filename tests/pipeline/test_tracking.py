@@ -69,12 +69,20 @@ def test_runs_nest_and_hold_metrics_curves_params_and_images(project: tuple[Path
     parent, child = found["coevolved/s0"], found["coevolved/s0/r2"]
     assert child.data.tags[PARENT] == parent.info.run_id and child.info.status == "FINISHED"
     expected = evaluation_metrics("coevolved", 0, 2)
-    assert child.data.metrics["fd"] == pytest.approx(expected["fd"])
-    assert child.data.metrics["original/fd"] == pytest.approx(expected["fd@original"])
-    assert child.data.metrics["accuracy/one object"] == pytest.approx(expected["accuracy/one object"])
-    low, original = expected["accuracy/one object_low"], expected["accuracy/one object@original"]
-    assert child.data.metrics["accuracy/one object_low"] == pytest.approx(low)
-    assert child.data.metrics["original/accuracy/one object"] == pytest.approx(original)
+    original, category = expected["original"], expected["accuracy"]["categories"]["one object"]
+    for name, value in {
+        "images": 8,
+        "fd": expected["fd"]["value"],
+        "fd_low": expected["fd"]["low"],
+        "fd_high": expected["fd"]["high"],
+        "token_kl": expected["token_kl"]["value"],
+        "accuracy/one object": category["value"],
+        "accuracy/one object_low": category["low"],
+        "original/fd": original["fd"]["value"],
+        "original/accuracy/one object": original["accuracy"]["categories"]["one object"]["value"],
+    }.items():
+        assert child.data.metrics[name] == pytest.approx(value), name
+    assert not any("value" in name or "categories" in name for name in child.data.metrics)
     log = read_artifact(folder / artifact_path("policy", "coevolved", 0, 2), "policy").table("log")
     curve = history(folder, child, "policy/loss")
     assert curve == list(zip(log["step"].tolist(), log["loss"].tolist(), strict=True))
@@ -110,21 +118,23 @@ def test_categories_of_any_name_become_names_that_mlflow_takes(
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     params = write_project(tmp_path, seeds=[0], rounds=1, world=PUBLISHED)
     odd = ("a/b", "a//b", "/a", "a/", "..", "a@b", "a#b", "a,b", "größe", "x" * 300, "x" * 301, "line\nbreak", "ends.")
-    metrics = {f"parti_clip/{name}": float(place) for place, name in enumerate(odd)}
+    categories = {name: {"value": float(place)} for place, name in enumerate(odd)}
+    metrics = {"parti_clip": {"value": -1.0, "categories": categories}}
     monkeypatch.setattr("tests.helpers.fake_artifacts.evaluation_metrics", lambda *_: metrics)
     write_evaluation(tmp_path / artifact_path("baseline"), "base", 0, 0, PUBLISHED)
     for _ in range(2):
         Tracker(tmp_path, params).sync()
     found = runs(tmp_path)
     base = found["base"].data.metrics
-    assert sorted(base.values()) == sorted(metrics.values())  # none is lost, no two share a name
+    assert sorted(base.values()) == [float(place) for place in range(-1, len(odd))]  # none is lost, no two share a name
     assert base["parti_clip/größe"] == 8.0 and base["parti_clip/a/b"] == 0.0
     child = found["coevolved/s0/r1"].data.metrics
     expected = evaluation_metrics("coevolved", 0, 1, PUBLISHED)
-    assert child["hps/concept-art"] == pytest.approx(expected["hps/concept-art"])
+    assert child["hps/concept-art"] == pytest.approx(expected["hps"]["categories"]["concept-art"]["value"])
     changed = allowed("parti_clip/Properties (& Positioning)")
     assert changed.startswith("parti_clip/Properties __ Positioning_ ")
-    assert child[changed] == pytest.approx(expected["parti_clip/Properties (& Positioning)"])
+    value = expected["parti_clip"]["categories"]["Properties (& Positioning)"]["value"]
+    assert child[changed] == pytest.approx(value)
 
 
 def test_a_supervised_start_has_a_run_of_its_own(project: tuple[Path, Params]) -> None:
@@ -137,12 +147,13 @@ def test_a_supervised_start_has_a_run_of_its_own(project: tuple[Path, Params]) -
     Tracker(folder, params).sync()
     assert Tracker(folder, params).sync().created == []
     run = runs(folder)["sft/s0"]
-    expected = evaluation_metrics("sft", 0, 0)["fd"]
+    expected = evaluation_metrics("sft", 0, 0)["fd"]["value"]
     assert history(folder, run, "fd") == [(0, pytest.approx(expected))]
     assert (run.info.run_name, run.data.params["steps"], run.info.status) == ("sft s0", "200", "FINISHED")
     write_evaluation(path, "sft", 5, 0)
     assert Tracker(folder, params).sync().replaced == ["sft/s0"]
-    assert history(folder, runs(folder)["sft/s0"], "fd") == [(0, pytest.approx(evaluation_metrics("sft", 5, 0)["fd"]))]
+    expected = evaluation_metrics("sft", 5, 0)["fd"]["value"]
+    assert history(folder, runs(folder)["sft/s0"], "fd") == [(0, pytest.approx(expected))]
 
 
 def test_a_broken_copy_is_completed_without_doubles(
@@ -168,7 +179,7 @@ def test_a_changed_artifact_replaces_the_arm_and_only_it(project: tuple[Path, Pa
     assert tally.replaced == ["coevolved/s0 (another evaluation in round 2)"]
     assert after["frozen/s0"].info.run_id == before["frozen/s0"].info.run_id
     assert after["coevolved/s0"].info.run_id != before["coevolved/s0"].info.run_id
-    fresh = evaluation_metrics("coevolved", 7, 2)["clip"]
+    fresh = evaluation_metrics("coevolved", 7, 2)["clip"]["value"]
     assert dict(history(folder, after["coevolved/s0"], "clip"))[2] == pytest.approx(fresh)
     assert len(history(folder, after["coevolved/s0"], "clip")) == 2
 

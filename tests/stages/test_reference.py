@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from rank_e.data.source import Originals
-from stages.reference import Images
+from stages.reference import RealImages
 
 
 class Damaged:
-    """A source whose samples 1 and 4 cannot be read; what it skipped it knows only of this process, as files do."""
+    """A dataset whose samples 1 and 4 cannot be read; what it skipped it knows only of this process, as files do."""
 
     def __init__(self) -> None:
         self.met: set[int] = set()
@@ -25,14 +25,14 @@ class Damaged:
 
 def test_a_resumed_stage_still_names_what_it_skipped_before(tmp_path: Path) -> None:
     path = tmp_path / "state" / "skipped.json"
-    whole = Images(Damaged(), tmp_path / "other.json")  # type: ignore[arg-type]
+    whole = RealImages(Damaged(), tmp_path / "other.json")  # type: ignore[arg-type]
     for start in (0, 3):
         whole(start, start + 3, ["a"], 0)
-    first = Images(Damaged(), path)  # type: ignore[arg-type]
+    first = RealImages(Damaged(), path)  # type: ignore[arg-type]
     first(0, 3, ["a"], 0)
     assert [row["name"] for row in json.loads(path.read_text())] == ["1.jpg"]
-    resumed = Images(Damaged(), path)  # type: ignore[arg-type]
+    resumed = RealImages(Damaged(), path)  # type: ignore[arg-type]
     resumed(3, 6, ["a"], 0)
     assert [row["name"] for row in resumed.skipped] == ["1.jpg", "4.jpg"]
-    resumed(0, 3, ["a"], 0)  # drawn again: told once
+    resumed(0, 3, ["a"], 0)  # read again: told once
     assert resumed.skipped == whole.skipped

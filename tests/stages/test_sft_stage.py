@@ -253,8 +253,8 @@ def test_a_trained_start_is_evaluated_as_the_baseline_is(monkeypatch: pytest.Mon
     )
     stage = cell("sft_evaluation")
     sft_evaluation.run(stage)
-    ((evaluated, weights, decoder, inputs, target),) = calls
-    assert evaluated is stage and target == Path("artifacts/sft/s0/evaluation")
+    ((given, weights, decoder, inputs, target),) = calls
+    assert given is stage and target == Path("artifacts/sft/s0/evaluation")
     assert equal(weights, policy().tensors("ema")) and equal(decoder, backbone_of(stage).decoder_weights())
     assert {name: str(item.path) for name, item in inputs.items()} == {
         "reference": "artifacts/reference",

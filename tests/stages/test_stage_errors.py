@@ -150,7 +150,7 @@ def refused(folder: Path, words: tuple[str, ...], message: str) -> None:
         (
             ("reference",),
             {"evaluation": {"scores": {"clip": {"file": "none.pt"}}}},
-            r"evaluation\.scores\.clip\.file: weights/evaluation/none\.pt does not exist",
+            r"evaluation\.scores\.clip: weights/evaluation/none\.pt does not exist",
         ),
         (("reference",), {"evaluation": {"reference_images": 40}}, r"data\.held_out: 14 images; evaluation\.ref"),
         (

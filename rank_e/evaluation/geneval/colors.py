@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from rank_e.evaluation.geneval.rules import Detection
 from rank_e.evaluation.geneval.tasks import COLORS, GenEvalError
-from rank_e.evaluation.networks import load_clip
+from rank_e.evaluation.networks import load_clip_evaluator
 from rank_e.io.torchvision_ops import import_open_clip
 from rank_e.rewards.clip import ClipModel, Tokenize
 
@@ -27,11 +27,11 @@ Preprocess = Callable[[Image.Image], Tensor]
 
 class ColorClassifier(Protocol):
     """Colours of detected objects of class `name` in one image uint8 [H, W, 3]: one of COLORS for each. `name`, the
-    attribute, says which classifier it is, and `source` is the sha256 of its weights.
+    attribute, says which classifier it is, and `sha256` stands for its weights.
     """
 
     name: str
-    source: str
+    sha256: str
 
     def __call__(self, image: NDArray[np.uint8], objects: Sequence[Detection], name: str) -> list[str]: ...
 
@@ -63,13 +63,13 @@ class ClipColors:
     """
 
     def __init__(
-        self, model: ClipModel, tokenize: Tokenize, preprocess: Preprocess, name: str, source: str = ""
+        self, model: ClipModel, tokenize: Tokenize, preprocess: Preprocess, name: str, sha256: str = ""
     ) -> None:
         self.model = model
         self.tokenize = tokenize
         self.preprocess = preprocess
         self.name = name
-        self.source = source
+        self.sha256 = sha256
         self._vectors: dict[str, Tensor] = {}
 
     @classmethod
@@ -77,9 +77,9 @@ class ClipColors:
         """CLIP from a local file as OpenAI, open_clip or timm publish it, in float32. Raises RankEError naming the file
         or the model.
         """
-        network, tokenize, source = load_clip(file, model, device)
+        network, tokenize, sha256 = load_clip_evaluator(file, model, device)
         preprocess = import_open_clip().image_transform(network.visual.image_size, is_train=False)  # OpenAI's mean, std
-        return cls(network, tokenize, preprocess, f"clip:{model}", source)
+        return cls(network, tokenize, preprocess, f"clip:{model}", sha256)
 
     @torch.no_grad()
     def vectors(self, name: str) -> Tensor:

@@ -56,11 +56,11 @@ Mask2Former = Any  # transformers.Mask2FormerForUniversalSegmentation, imported 
 
 class Detector(Protocol):
     """Every object of one image uint8 [H, W, 3] RGB whose score exceeds `floor`, in any order, with GenEval's class
-    names. `name` says which detector it is, and `source` is the sha256 of its weights.
+    names. `name` says which detector it is, and `sha256` stands for its weights.
     """
 
     name: str
-    source: str
+    sha256: str
 
     def __call__(self, image: NDArray[np.uint8], floor: float) -> list[Detection]: ...
 
@@ -137,14 +137,14 @@ class Mask2FormerDetector:
         model: Mask2Former,
         labels: list[str],
         name: str,
-        source: str = "",
+        sha256: str = "",
         short: int = SHORT_SIDE,
         long: int = LONG_SIDE,
     ) -> None:
         self.model = model
         self.labels = labels
         self.name = name
-        self.source = source
+        self.sha256 = sha256
         self.short, self.long = short, long
 
     @classmethod

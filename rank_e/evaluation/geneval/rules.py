@@ -125,7 +125,7 @@ def relations(a: Box, b: Box, threshold: float) -> frozenset[str]:
     return frozenset(name for name, share in held.items() if share > _DIRECTION)
 
 
-def judge(
+def check(
     task: Task, objects: Mapping[str, Sequence[Detection]], classify: Classify, thresholds: Thresholds
 ) -> Verdict:
     """Whether `objects` (of `objects_of`, best first) are what the prompt asks for.

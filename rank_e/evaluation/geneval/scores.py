@@ -1,4 +1,4 @@
-"""GenEval's numbers from the results of single images, their intervals, and what is still to be judged."""
+"""GenEval's numbers from the results of single images, their intervals, and what is still to be evaluated."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from rank_e.evaluation.bootstrap import percentile_interval, resampling_weights
-from rank_e.evaluation.geneval.judge import ImageResult
+from rank_e.evaluation.bootstrap import LEVEL, quantile_interval, resampling_weights
+from rank_e.evaluation.geneval.evaluator import ImageResult
 from rank_e.evaluation.geneval.tasks import GenEvalError, Task
 from rank_e.seeds import seed_for
 
@@ -49,19 +49,21 @@ def summarise(
     seed: int,
     samples: int = SAMPLES,
     resamples: int = 1000,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> GenEvalScores:
     """The scores of complete `results`.
 
     Intervals are percentile bootstraps over prompts within each tag (a prompt's images are alike, so prompts, not
-    images, are drawn), independent between tags; the same seed and prompts give the same draws, so that arms are
-    compared in pairs. A tag of one prompt has an interval without width. Raises GenEvalError if a result is missing,
-    occurs twice or belongs to other prompts, and unless resamples >= 2 and 0 < level < 1.
+    images, are resampled), independent between tags; the same seed and prompts give the same resamples, so that arms
+    are compared in pairs. A tag of one prompt has an interval without width. Raises GenEvalError if a result is
+    missing, occurs twice or belongs to other prompts, and unless resamples >= 2 and 0 < level < 1.
     """
     done = _table(tasks, results, samples)
     missing = len(tasks) * samples - len(done)
     if missing or not tasks:
-        raise GenEvalError(f"geneval: {missing} of {len(tasks) * samples} images have no result; judge `pending` first")
+        raise GenEvalError(
+            f"geneval: {missing} of {len(tasks) * samples} images have no result; evaluate `pending` first"
+        )
     if resamples < 2 or not 0 < level < 1:
         raise GenEvalError(f"geneval: {resamples} resamples at level {level}; give 2 or more, 0 < level < 1")
     shares: dict[str, list[float]] = {}
@@ -81,7 +83,7 @@ def summarise(
         images=sum(every) / len(every),
         prompts=sum(share > 0 for share in every) / len(every),
         count=len(done),
-        intervals={key: percentile_interval(values, level) for key, values in replicates.items()},
+        intervals={key: quantile_interval(values, level) for key, values in replicates.items()},
     )
 
 

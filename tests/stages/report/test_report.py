@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -26,15 +27,15 @@ from stages.report.data import (
     of_decoder,
 )
 from stages.report.figures import ticks
-from stages.report.metrics import Metric
+from stages.report.metrics import Column
 from stages.report.page import by_round
 from stages.runtime.stage import artifact_path
 from tests.helpers.fake_artifacts import PROMPTS, PUBLISHED, SHAPES, evaluation_metrics, write_project
 
-HIGHER = Metric("clip", "score", "CLIP score", "higher", 2, "")
-LOWER = Metric("fd", "distance", "FD", "lower", 2, "")
-NEARER = Metric("token_entropy", "tokens", "Token entropy", "nearer", 3, "")
-SHARE = Metric("accuracy", "score", "Accuracy", "higher", 1, "", True)
+HIGHER = Column("CLIP score", "higher", "", decimals=2, key="clip", group="score")
+LOWER = Column("FD", "lower", "", decimals=2, key="fd", group="distance")
+NEARER = Column("Token entropy", "nearer", "", decimals=3, key="token_entropy", group="tokens")
+SHARE = Column("Accuracy", "higher", "", unit="%", decimals=1, key="accuracy", group="score")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_pairs_need_both_sides_and_one_seed_has_no_interval() -> None:
     ],
 )
 def test_a_verdict_needs_the_interval_and_the_direction(
-    metric: Metric, values: dict, verdict: str, better: int
+    metric: Column, values: dict, verdict: str, better: int
 ) -> None:
     item = difference("x", metric, values, dict.fromkeys(values, 0.0))
     assert item is not None and (item.verdict, item.better) == (verdict, better)
@@ -85,8 +86,8 @@ def test_results_pair_arms_by_seed_and_rows_by_policy(project: tuple[Path, Param
     found = {item.metric.key: item for item in between(results, "coevolved", "frozen", 2)}
     assert set(found) == set(SHAPES.levels)
     for seed in params.seeds:
-        expected = evaluation_metrics("coevolved", seed, 2)["fd"] - evaluation_metrics("frozen", seed, 2)["fd"]
-        assert found["fd"].values[seed] == pytest.approx(expected)
+        coevolved, frozen = (evaluation_metrics(arm, seed, 2)["fd"]["value"] for arm in ("coevolved", "frozen"))
+        assert found["fd"].values[seed] == pytest.approx(coevolved - frozen)
     order = [
         ("frozen", "original"),
         ("frozen", "affine"),
@@ -103,13 +104,13 @@ def test_results_pair_arms_by_seed_and_rows_by_policy(project: tuple[Path, Param
 def test_a_supervised_start_is_round_0_and_is_compared_with(tmp_path: Path) -> None:
     params = write_project(tmp_path, seeds=[0, 1], rounds=1, sft=True)
     results = load_results(params, tmp_path)
-    start = {seed: evaluation_metrics("sft", seed, 0)["fd"] for seed in params.seeds}
+    start = {seed: evaluation_metrics("sft", seed, 0)["fd"]["value"] for seed in params.seeds}
     assert results.by_seed("frozen", 0, "fd") == results.by_seed("sft", 1, "fd") == start
-    assert results.by_seed("base", 1, "fd") == dict.fromkeys(params.seeds, evaluation_metrics("base", 0, 0)["fd"])
+    assert results.by_seed("base", 1, "fd") == dict.fromkeys(params.seeds, evaluation_metrics("base", 0, 0)["fd"]["value"])
     pairs = [("sft", "base"), ("frozen", "base"), ("coevolved", "base"), ("frozen", "sft"), ("coevolved", "sft")]
     assert against_start(results) == pairs
     found = {item.metric.key: item for item in between(results, "frozen", "sft", 1)}["fd"]
-    assert found.values == {s: pytest.approx(evaluation_metrics("frozen", s, 1)["fd"] - start[s]) for s in start}
+    assert found.values == {s: pytest.approx(evaluation_metrics("frozen", s, 1)["fd"]["value"] - start[s]) for s in start}
     page = Page()
     page.feed(write_report(params, tmp_path).read_text(encoding="utf-8"))
     assert all(f"{name} − {other}" in page.words for name, other in pairs)
@@ -133,7 +134,7 @@ def test_without_a_supervised_start_nothing_speaks_of_one(project: tuple[Path, P
     assert "sft" not in page.words and "supervised" not in page.words
 
 
-def test_other_judges_give_other_columns_categories_and_images(tmp_path: Path) -> None:
+def test_other_metrics_give_other_columns_categories_and_images(tmp_path: Path) -> None:
     params = write_project(tmp_path, seeds=[0], rounds=1, world=PUBLISHED)
     text = write_report(params, tmp_path).read_text(encoding="utf-8")
     page = Page()
@@ -154,10 +155,10 @@ def test_other_judges_give_other_columns_categories_and_images(tmp_path: Path) -
 
 
 def test_without_distances_there_is_no_path_and_the_page_stands(tmp_path: Path) -> None:
-    params = write_project(tmp_path, seeds=[0], rounds=1)
-    bare = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"distances": {}})})
+    world = replace(SHAPES, described={key: item for key, item in SHAPES.described.items() if item[0] != "distance"})
+    params = write_project(tmp_path, seeds=[0], rounds=1, world=world)
     page = Page()
-    page.feed(write_report(bare, tmp_path).read_text(encoding="utf-8"))
+    page.feed(write_report(params, tmp_path).read_text(encoding="utf-8"))
     assert page.open == [] and "Down and right is better" not in page.words and "FD ↓" not in page.words
     assert not (tmp_path / "report" / "pareto.svg").exists()
 

@@ -1,15 +1,14 @@
-"""The affine control of the factorial: half of the images is corrected by a fit on the other half."""
+"""The affine control: half of the images is corrected by a fit on the other half."""
 
 import pytest
 import torch
 
-from rank_e.evaluation.affine import AffineControl
+from rank_e.evaluation.affine import AffineControl, AffineHalves
 from rank_e.seeds import generator
-from stages.factorial import AffineHalves
 
 
 def whole(images: torch.Tensor, real: torch.Tensor, batch: int) -> torch.Tensor:
-    """The images corrected as the stage does it: batch by batch, by fits on the first of them."""
+    """The images corrected as an evaluator does it: batch by batch, by fits on the first of them."""
     change = AffineHalves(images[: len(real)], real)
     starts = range(0, len(images), batch)
     return torch.cat([change(images[start : start + batch], start) for start in starts])

@@ -1,11 +1,11 @@
-"""Estimates and bootstrap intervals of a `Stream` in one pass each, with memory that does not grow with images.
+"""Estimates and bootstrap intervals of an `ImageStream` in one pass each, with memory that does not grow with images.
 
 Means: Poisson bootstrap (Chamandy et al., 2012). In every replicate each image counts Poisson(1) times; only
-weighted sums are kept. The counts depend on the seed and on the image's index alone, so that arms judged on the same
-prompts are resampled in pairs.
+weighted sums are kept. The counts depend on the seed and on the image's index alone, so that arms evaluated on the
+same prompts are resampled in pairs.
 
 Frechet distances: bootstrap over fixed shards. Image i belongs to shard i mod S; each shard keeps its count, sum and
-scatter, and a replicate draws S shards with replacement. S * D^2 * 8 bytes (671 MB for S = 20, D = 2048). With S
+scatter, and a replicate takes S shards with replacement. S * D^2 * 8 bytes (671 MB for S = 20, D = 2048). With S
 shards the interval's width has a relative error of about 1 / sqrt(2 S) (16 % for 20).
 """
 
@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from rank_e.evaluation.base import EvaluationError
-from rank_e.evaluation.bootstrap import bootstrap_interval, percentile_interval
+from rank_e.evaluation.bootstrap import LEVEL, bootstrap_interval, poisson_counts, quantile_interval
 from rank_e.evaluation.frechet import Moments, frechet_distance, matrix_root
-from rank_e.evaluation.stream import Stream
-from rank_e.seeds import generator, seed_for
+from rank_e.evaluation.stream import ImageStream
+from rank_e.seeds import seed_for
 
 SHARDS = 20
-_BLOCK = 256  # images whose Poisson counts are drawn from one generator
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,10 @@ class Estimate:
     low: float | None = None
     high: float | None = None
 
-    def entries(self, name: str) -> dict[str, float]:
-        """{name: value, name_low: ..., name_high: ...}, the latter two if there is an interval."""
-        if self.low is None or self.high is None:
-            return {name: self.value}
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+    def nested(self) -> dict[str, float]:
+        """{"value": ..., "low": ..., "high": ...}, the latter two if there is an interval."""
+        bounds = {} if self.low is None or self.high is None else {"low": self.low, "high": self.high}
+        return {"value": self.value, **bounds}
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class ShardSums:
     scatters: Tensor
 
     @classmethod
-    def of(cls, stream: Stream, name: str, shards: int = SHARDS, device: torch.device | None = None) -> ShardSums:
+    def of(cls, stream: ImageStream, name: str, shards: int = SHARDS, device: torch.device | None = None) -> ShardSums:
         """One pass over features `name` ([n, D] or [n, P, D]); EvaluationError for fewer than two images a shard."""
         if shards < 1 or stream.done < 2 * shards:
             raise EvaluationError(f"{name}: {stream.done} images for {shards} shards; give two a shard at least")
@@ -111,7 +109,7 @@ class ShardedFrechet:
 
 
 def frechet_estimate(
-    stream: Stream,
+    stream: ImageStream,
     name: str,
     reference: Moments,
     *,
@@ -130,24 +128,16 @@ def frechet_estimate(
     if not resamples:
         return Estimate(value)
     low, high = bootstrap_interval(
-        ShardedFrechet(reference, sums), resamples, seed_for(seed, "shards"), rows=shards, estimate=value
+        ShardedFrechet(reference, sums), resamples, seed_for(seed, "shards"), LEVEL, rows=shards, estimate=value
     )
     return Estimate(value, max(0.0, low), high)
 
 
-def poisson_counts(start: int, count: int, resamples: int, seed: int) -> Tensor:
-    """How often images `start` to `start + count` count in each replicate: float64 [count, resamples]."""
-    ones = torch.ones(_BLOCK, resamples, dtype=torch.float64)
-    first, last = start // _BLOCK, (start + count - 1) // _BLOCK
-    blocks = [torch.poisson(ones, generator(seed, "poisson", resamples, block)) for block in range(first, last + 1)]
-    return torch.cat(blocks)[start - first * _BLOCK :][:count]
-
-
-def mean_estimates(stream: Stream, name: str, *, seed: int, resamples: int) -> dict[str, Estimate]:
+def mean_estimates(stream: ImageStream, name: str, *, seed: int, resamples: int) -> dict[str, Estimate]:
     """Mean of column `name` within each category, and under "" of all images, with 95 % intervals.
 
     HPSv2's average over its styles is the latter, since they are of one size. Where nothing has a category, only "" is
-    given. `resamples` = 0 gives no intervals. Raises EvaluationError where nothing was judged.
+    given. `resamples` = 0 gives no intervals. Raises EvaluationError for an empty stream.
     """
     sums: dict[str, Tensor] = {}  # per category [2, 1 + resamples]: weighted sums and weights, the sample's first
     for start, columns in stream.rows(name, "category"):
@@ -165,9 +155,7 @@ def mean_estimates(stream: Stream, name: str, *, seed: int, resamples: int) -> d
 
 
 def _interval(replicates: Tensor) -> Estimate:
-    """The first is the estimate, the rest are replicates; those that drew no image at all (0 / 0) are left out."""
-    value, drawn = float(replicates[0]), replicates[1:]
-    drawn = drawn[torch.isfinite(drawn)]
-    if len(drawn) < 2:
-        return Estimate(value)
-    return Estimate(value, *percentile_interval(drawn))
+    """The first is the estimate, the rest are replicates; those in which no image counts (0 / 0) are left out."""
+    value, others = float(replicates[0]), replicates[1:]
+    others = others[torch.isfinite(others)]
+    return Estimate(value) if len(others) < 2 else Estimate(value, *quantile_interval(others))

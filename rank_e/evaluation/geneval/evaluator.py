@@ -39,18 +39,16 @@ class ImageResult:
 
     @classmethod
     def from_row(cls, row: Mapping[str, object]) -> ImageResult:
-        """The result that `row` wrote. Raises GenEvalError naming a column that is missing, unknown or of another
-        type.
-        """
+        """The result that `row` wrote. GenEvalError names a column that is missing, unknown or of another type."""
         kinds = {"index": int, "sample": int, "tag": str, "prompt": str, "correct": bool, "reason": str, "objects": str}
         wrong = set(row) ^ set(kinds) or {k for k, kind in kinds.items() if type(row[k]) is not kind}
         if wrong:
-            raise GenEvalError(f"geneval: a stored result has bad columns {sorted(wrong)}; judge the images again")
+            raise GenEvalError(f"geneval: a stored result has bad columns {sorted(wrong)}; evaluate the images again")
         return cls(**row)  # type: ignore[arg-type]
 
 
 class GenEval:
-    """The judge: a `detector`, a colour classifier `colors` and the published thresholds.
+    """The evaluator: a `detector`, a colour classifier `colors` and the published thresholds.
 
     Stateless: an image's result depends on that image and its prompt alone, so the caller stores results as they
     come and, after a stop, asks `scores.pending` what is left.
@@ -70,13 +68,13 @@ class GenEval:
         return f"GenEval; detector {self.detector.name}; colours {self.colors.name}; {limits}"
 
     @property
-    def source(self) -> str:
+    def sha256(self) -> str:
         """The sha256 of the detector's and of the classifier's weights."""
-        return f"{self.detector.source} {self.colors.source}"
+        return f"{self.detector.sha256} {self.colors.sha256}"
 
     def __call__(self, images: Tensor | Sequence[Tensor], items: Sequence[tuple[Task, int]]) -> list[ImageResult]:
         """Results of N `images` [3, H, W], float in [0, 1] or uint8; `items` gives each one's prompt and sample
-        number. Raises EvaluationError for images that cannot be judged.
+        number. Raises EvaluationError for images that cannot be evaluated.
         """
         if len(images) != len(items):
             raise GenEvalError(f"geneval: {len(images)} images for {len(items)} prompts; give one for each")
@@ -87,7 +85,7 @@ class GenEval:
 
     def _one(self, image: NDArray[np.uint8], task: Task, sample: int) -> ImageResult:
         objects = rules.objects_of(self.detector(image, self.thresholds.floor), task.tag, self.thresholds)
-        verdict = rules.judge(task, objects, partial(self.colors, image), self.thresholds)
+        verdict = rules.check(task, objects, partial(self.colors, image), self.thresholds)
         boxes = {name: [[*item.box, item.score] for item in items] for name, items in sorted(objects.items())}
         return ImageResult(
             task.index, sample, task.tag, task.prompt, verdict.correct, "\n".join(verdict.reasons), json.dumps(boxes)

@@ -1,0 +1,42 @@
+"""Names of metrics: none twice, and none that means something else in an evaluation's metrics."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rank_e.config import ConfigError, load
+from rank_e.config.evaluation import EvaluationParams, taken_names
+
+PARAMS = load("profiles/tiny.yaml").evaluation
+PROMPTS = {"kind": "prompts", "file": "p.txt", "column": None, "category": None, "prompts": 0, "samples_per_prompt": 1}
+OWN = {"kind": "a.b:c"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "places"),
+    [
+        ({}, []),
+        ({"scores": {"original": OWN}}, ["scores.original: the name original"]),
+        ({"distances": {"reward": OWN}}, ["distances.reward: the name reward"]),
+        ({"scores": {"fd": OWN}}, ["distances.fd: the name fd", "scores.fd: the name fd"]),
+        ({"scores": {"fd_low": OWN}}, ["scores.fd_low: the name fd_low"]),
+        (
+            {"scores": {"mine_clip": OWN}, "benchmarks": {"mine": PROMPTS | {"scores": {"clip": OWN, "odd": OWN}}}},
+            ["scores.mine_clip: the name mine_clip", "benchmarks.mine: the name mine_clip"],
+        ),
+    ],
+)
+def test_a_name_that_is_taken_is_a_line(changes: dict[str, Any], places: list[str]) -> None:
+    found = taken_names(EvaluationParams.model_validate(PARAMS.model_dump() | changes))
+    assert [line.partition(" is taken, allowed: any name but ")[0] for line in found] == [
+        f"evaluation.{place}" for place in places
+    ]
+
+
+def test_a_params_file_says_so(tmp_path: Path) -> None:
+    text = Path("profiles/tiny.yaml").read_text()
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace('    clip: {kind: "rank_e.shapes.metrics:clip_score"}', '    images: {kind: "a:b"}'))
+    with pytest.raises(ConfigError, match=r"evaluation\.scores\.images: the name images is taken, allowed: any"):
+        load(path)
