@@ -6,7 +6,7 @@ from rank_e.backbones.llamagen.tokenizer import to_unit
 from rank_e.objectives.anchors import temperature_at
 from rank_e.objectives.grpo import group_advantages
 from rank_e.objectives.rank_gan import keep_top, rank_weights
-from rank_e.rewards.mixture import Parts
+from rank_e.rewards.mixture import RawScores
 from stages.runtime.artifacts import ArtifactWriter, read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.rewards import rewards_of
@@ -29,11 +29,11 @@ def run(stage: Stage) -> None:
     tokens = rollouts.tensors("rollouts")["tokens"].long()
     texts = [text for text in prompts.table("prompts")["prompt"] for _ in range(tokens.shape[1])]
     flat = tokens.flatten(0, 1)
-    found: list[Parts] = []
+    found: list[RawScores] = []
     for start in stage.progress(range(0, len(flat), settings.batch_size), "ranking"):
         end = start + settings.batch_size
         images = to_unit(tokenizer.decode_tokens(flat[start:end].to(stage.device))).clamp(0, 1)
-        found.append({name: part.cpu() for name, part in mixture.parts(images, texts[start:end]).items()})
+        found.append({name: part.cpu() for name, part in mixture.raw_scores(images, texts[start:end]).items()})
     parts = {name: torch.cat([part[name] for part in found]) for name in found[0]}
     mixture.observe(parts)  # before they are used: the first round has statistics too
     rewards = mixture.combine(parts).view(tokens.shape[:2])

@@ -1,10 +1,9 @@
 """The embedded world's base, from nothing: three CLIPs, a tokenizer, a policy, and what they measure together.
 
 Each function is one training stage: parameters and earlier networks in, weights out. Text encoder, reward and
-evaluator differ in seed, size and images, so that what is rewarded is not what judges.
+evaluator differ in seed, size and images, so that what is rewarded is not what measures.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -81,7 +80,7 @@ def train_base_clip(name: str, params: TrainingParams, log: Log) -> nn.Module:
     """Contrastive training of the CLIP called `name` ("text", "reward" or "evaluator").
 
     Text encoder and evaluator also see held-out compositions, as their published counterparts know all words'
-    combinations: the one must encode them, the other must judge them. Reward and policy never do.
+    combinations: the one must encode them, the other must measure them. Reward and policy never do.
     """
     if name != "reward":
         unseen = params.images * 2 // 9
@@ -126,7 +125,7 @@ def train_base_tokenizer(params: TrainingParams, size: TokenizerSize, log: Log) 
 @torch.no_grad()
 def encode_images(tokenizer: Tokenizer, images: Tensor, batch: int = 256) -> Tensor:
     """uint8 images [N, 3, H, W] -> tokens int64 [N, L]."""
-    return torch.cat([tokenizer.encode(part.float() / 127.5 - 1)[1] for part in images.split(batch)])
+    return torch.cat([tokenizer.encode(chunk.float() / 127.5 - 1)[1] for chunk in images.split(batch)])
 
 
 def policy_config(size: PolicySize, text: clip.TextEncoder, tokenizer: Tokenizer) -> PolicyConfig:
@@ -142,13 +141,13 @@ def policy_config(size: PolicySize, text: clip.TextEncoder, tokenizer: Tokenizer
 
 
 def real_tokens(tokenizer: Tokenizer, split: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
-    """Tokens int64 [count, L] of real images of a split and their captions, drawn part by part to save memory."""
+    """Tokens int64 [count, L] of real images of a split and their captions, rendered 1000 at a time to save memory."""
     prompts = world.prompts(split, count, seed)
-    parts = []
+    encoded = []
     for start in range(0, count, 1000):
         images = world.images([world.scene_for(prompt, seed) for prompt in prompts[start : start + 1000]])
-        parts.append(encode_images(tokenizer, images.mul(255).round().to(torch.uint8)))
-    return torch.cat(parts), [prompt.text for prompt in prompts]
+        encoded.append(encode_images(tokenizer, images.mul(255).round().to(torch.uint8)))
+    return torch.cat(encoded), [prompt.text for prompt in prompts]
 
 
 def train_base_policy(
@@ -190,6 +189,3 @@ def load_params(path: str | Path) -> BaseParams:
     import yaml
 
     return BaseParams.model_validate(yaml.safe_load(Path(path).read_text()))
-
-
-LogFactory = Callable[[str, int], Log]

@@ -1,6 +1,7 @@
 """The embedded world's three CLIPs: real open_clip models at toy size, over the world's closed vocabulary.
- TEXT lends its text tower to the policy; REWARD ranks rollouts; EVALUATOR judges and took no part in
-training. They differ in size, seed and images.
+
+TEXT lends its text tower to the policy; REWARD ranks rollouts; EVALUATOR measures, and no update ever saw it. They
+differ in size, seed and images.
 """
 
 from collections.abc import Callable
@@ -71,9 +72,7 @@ def _ids(prompt: str) -> tuple[int, ...]:
 
 
 def tokenize(prompts: list[str]) -> Tensor:
-    """Prompts -> word ids int64 [N, CONTEXT]: start, words, end, padding. RankEError names an unknown
-    word.
-    """
+    """Prompts -> word ids int64 [N, CONTEXT]: start, words, end, padding; RankEError names an unknown word."""
     return torch.tensor([_ids(prompt) for prompt in prompts])
 
 
@@ -119,9 +118,7 @@ class TextEncoder:
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -> Tensor:
-    """CLIP's symmetric loss on unit features [B, D]; every pair with the same caption (bool [B, B]) is a
-    positive.
-    """
+    """CLIP's symmetric loss on unit features [B, D]; pairs with the same caption (bool [B, B]) are positives."""
     logits = scale * image @ text.T
     target = same.float() / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -147,8 +144,7 @@ def train_clip(
     log: Callable[[int, dict[str, float]], None],
     recall_words: bool = False,
 ) -> None:
-    """Train in place on uint8 images [N, 3, H, W] and their captions: AdamW, warm-up and cosine,
-    temperature learned.
+    """Train in place on uint8 images [N, 3, H, W] and their captions: AdamW, warm-up, cosine, learned temperature.
 
     Every second batch is of one category: among captions of all kinds a direction or the owner of a colour hardly
     ever decides which caption fits, so it would hardly be learned. `recall_words` adds a loss on the text tower

@@ -18,7 +18,7 @@ class Perceptual:
     """d(a, b) = mean squared distance of unit-normalised features, averaged over depths.
 
     Images [N, 3, H, W] in [0, 1] -> scalar >= 0, zero for equal images; differentiable in both. The evaluator's
-    network takes no part, so what is optimised here is not what is judged there.
+    network is another one, so what is optimised here is not what measures there.
     """
 
     def __init__(self, clip: Any) -> None:
