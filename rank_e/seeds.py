@@ -1,4 +1,4 @@
-"""Every random draw of the project starts here: a seed is a hash of the names of what is drawn.
+"""Every random number of the project starts here: a seed is a hash of the names of what it is for.
 
 A seed depends on the run's seed and on names alone (stage, round, index), never on batch size, order, device or
 on what ran before, so that two arms draw the same numbers for the same prompts and a killed run repeats itself.
@@ -16,5 +16,5 @@ def seed_for(run_seed: int, *names: str | int) -> int:
 
 
 def generator(run_seed: int, *names: str | int) -> torch.Generator:
-    """A fresh CPU generator for the draw called `names`; CPU, so that every device sees the same numbers."""
+    """A fresh CPU generator for what is called `names`; CPU, so that every device sees the same numbers."""
     return torch.Generator().manual_seed(seed_for(run_seed, *names))

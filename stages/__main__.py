@@ -1,8 +1,7 @@
 """`python -m stages NAME [--arm A] [--seed S] [--round R]`: run one stage, here or in a warm process.
 
-With RANK_E_WARM set to the socket of a `stages.runtime.warm` server, the stage runs in a fork of it, which has the
-heavy libraries imported already; this process only waits, hands on the exit code, and takes the stage with it if it
-dies.
+With RANK_E_WARM set to the socket of a `stages.runtime.warm` server, the stage runs in a fork of it, where the heavy
+libraries are imported already. This process waits, hands on the exit code, and takes the stage with it if it dies.
 """
 
 import os

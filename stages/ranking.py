@@ -5,7 +5,7 @@ import torch
 from rank_e.io.pixels import from_signed
 from rank_e.objectives.grpo import group_advantages
 from rank_e.objectives.rank_gan import keep_top, rank_weights, temperature_at
-from rank_e.rewards.mixture import Parts
+from rank_e.rewards.mixture import RawScores
 from stages.runtime.artifacts import ArtifactWriter, read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.rewards import rewards_of
@@ -29,11 +29,11 @@ def run(stage: Stage) -> None:
     tokens = rollouts.tensors("rollouts")["tokens"].long()
     texts = [text for text in prompts.table("prompts")["prompt"] for _ in range(tokens.shape[1])]
     flat = tokens.flatten(0, 1)
-    batches: list[Parts] = []  # raw scores by reward's name
+    batches: list[RawScores] = []
     for start in stage.progress(range(0, len(flat), settings.batch_size), "ranking"):
         end = start + settings.batch_size
         images = from_signed(tokenizer.decode_tokens(flat[start:end].to(stage.device))).clamp(0, 1)
-        batches.append({name: raw.cpu() for name, raw in mixture.parts(images, texts[start:end]).items()})
+        batches.append({name: raw.cpu() for name, raw in mixture.raw_scores(images, texts[start:end]).items()})
     scores = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     mixture.observe(scores)  # before they are used: the first round has statistics too
     rewards = mixture.combine(scores).view(tokens.shape[:2])

@@ -1,7 +1,7 @@
 """Importing open_clip beside a torch that torchvision's compiled operators were not built for.
- torchvision registers shape functions for its operators when it is imported and fails if the compiled
-library, which defines them, cannot be loaded. Nothing here runs those operators: declaring their schemas is
-enough.
+
+torchvision registers shape functions for its operators when it is imported, and fails if the compiled library, which
+defines them, cannot be loaded. Nothing here runs those operators: declaring their schemas is enough.
 """
 
 from importlib import import_module

@@ -26,7 +26,7 @@ HEAD_WIDTH = 64  # of every attention head of BLIP
 SPECIAL_TOKENS = ["[DEC]", "[ENC]"]  # BLIP appends them to BERT's vocabulary
 # In the file but not used to score: BLIP's contrastive projections, and a buffer of position numbers.
 UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
-PARTS = {"vision": "blip.visual_encoder.", "text": "blip.text_encoder.", "head": "mlp."}
+PREFIXES = {"vision": "blip.visual_encoder.", "text": "blip.text_encoder.", "head": "mlp."}
 
 Networks = tuple[Any, Any, nn.Sequential]  # image encoder, text encoder, head
 
@@ -46,15 +46,15 @@ def build_networks(what: str, tensors: Mapping[str, Tensor]) -> Networks:
     from transformers.models.blip.configuration_blip import BlipTextConfig
     from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    states: dict[str, dict[str, Tensor]] = {network: {} for network in PREFIXES}
     for key, value in tensors.items():
-        part = next((part for part, prefix in PARTS.items() if key.startswith(prefix)), None)
+        network = next((name for name, prefix in PREFIXES.items() if key.startswith(prefix)), None)
         if key.startswith(UNUSED):
             continue
-        if part is None:
+        if network is None:
             raise RewardError(f"{what}: unexpected key {key}; give the published ImageReward.pt")
-        parts[part][key.removeprefix(PARTS[part])] = value
-    vision, text = parts["vision"], parts["text"]
+        states[network][key.removeprefix(PREFIXES[network])] = value
+    vision, text = states["vision"], states["text"]
     try:
         width, _, patch, _ = vision["patch_embed.proj.weight"].shape
         inner = vision["blocks.0.mlp.fc1.weight"].shape[0]
@@ -89,10 +89,10 @@ def build_networks(what: str, tensors: Mapping[str, Tensor]) -> Networks:
             weight_init="skip",
         )
         text_model = BlipTextModel(config, add_pooling_layer=False)
-    assign(f"{what}: {PARTS['vision']}*", vision_model, vision)
-    assign(f"{what}: {PARTS['text']}*", text_model, text)
+    assign(f"{what}: {PREFIXES['vision']}*", vision_model, vision)
+    assign(f"{what}: {PREFIXES['text']}*", text_model, text)
     text_model.embeddings.register_buffer("position_ids", torch.arange(positions)[None], persistent=False)
-    return vision_model, text_model, build_head(f"{what}: {PARTS['head']}*", parts["head"])
+    return vision_model, text_model, build_head(f"{what}: {PREFIXES['head']}*", states["head"])
 
 
 def load_tokenizer(path: str | Path, rows: int) -> Any:

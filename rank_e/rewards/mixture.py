@@ -17,7 +17,7 @@ from rank_e.rewards.running import RunningNormaliser
 if TYPE_CHECKING:
     from rank_e.config.kinds import RewardKind
 
-Parts = dict[str, Tensor]  # reward name -> raw scores float32 [N]
+RawScores = dict[str, Tensor]  # reward name -> scores float32 [N], before normalisation and weights
 
 
 @dataclass(frozen=True)
@@ -41,46 +41,46 @@ class Mixture:
             raise RewardError("rewards: none is given; name at least one")
         self.terms = dict(terms)
 
-    def parts(self, images: Tensor, prompts: list[str]) -> Parts:
+    def raw_scores(self, images: Tensor, prompts: list[str]) -> RawScores:
         """Raw scores float32 [N] of each reward, by name. Computed in float32 whatever autocast is on.
 
         Raises RewardError naming the reward whose score is not finite, has another shape, or has no gradient while
         the images ask for one.
         """
-        scores = {}
+        found = {}
         for name, term in self.terms.items():
             check_pairs(name, images, prompts)
             with torch.autocast(images.device.type, enabled=False):
-                part = term.reward(images.float(), prompts)
-            if not isinstance(part, Tensor) or part.shape != (len(prompts),) or not part.is_floating_point():
-                found = f"{part.dtype} {list(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
-                raise RewardError(f"reward {name}: gave {found}; return float scores [{len(prompts)}]")
-            if torch.is_grad_enabled() and images.requires_grad and not part.requires_grad:
+                scores = term.reward(images.float(), prompts)
+            if not isinstance(scores, Tensor) or scores.shape != (len(prompts),) or not scores.is_floating_point():
+                given = f"{scores.dtype} {list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+                raise RewardError(f"reward {name}: gave {given}; return float scores [{len(prompts)}]")
+            if torch.is_grad_enabled() and images.requires_grad and not scores.requires_grad:
                 raise RewardError(
                     f"reward {name}: its scores have no gradient in the images; leave it out of the decoder's reward "
                     "(decoder.lambda_reward: 0) or compute it in torch"
                 )
-            scores[name] = check_scores(name, part).float()
-        return scores
+            found[name] = check_scores(name, scores).float()
+        return found
 
-    def combine(self, parts: Mapping[str, Tensor]) -> Tensor:
+    def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
         """Raw scores by name -> sum of weight * normalised score, float32 [N]."""
         total = None
         for name, term in self.terms.items():
-            score = parts[name] if term.normaliser is None else term.normaliser(parts[name])
+            score = scores[name] if term.normaliser is None else term.normaliser(scores[name])
             total = term.weight * score if total is None else total + term.weight * score
         assert total is not None  # a mixture has at least one term
         return total
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """`images` float [N, 3, H, W] in [0, 1] and N prompts -> scores float32 [N]."""
-        return self.combine(self.parts(images, prompts))
+        return self.combine(self.raw_scores(images, prompts))
 
-    def observe(self, parts: Mapping[str, Tensor]) -> None:
-        """Add raw scores (as `parts` gave them) to the running statistics that later calls normalise by."""
+    def observe(self, scores: Mapping[str, Tensor]) -> None:
+        """Add `raw_scores` to the running statistics that later calls normalise by."""
         for name, term in self.terms.items():
             if term.normaliser is not None:
-                term.normaliser.observe(check_scores(name, parts[name]))
+                term.normaliser.observe(check_scores(name, scores[name]))
 
     def state(self) -> dict[str, dict[str, float | int]]:
         """The running statistics by reward name, for JSON; empty when nothing is normalised."""

@@ -1,4 +1,4 @@
-"""Published weight files of rewards and judges, read safely into networks that were built without weights."""
+"""Published weight files of rewards and evaluators, read safely into networks that were built without weights."""
 
 from __future__ import annotations
 

@@ -142,13 +142,13 @@ def policy_config(size: PolicySize, text: clip.TextEncoder, tokenizer: Tokenizer
 
 
 def real_tokens(tokenizer: Tokenizer, split: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
-    """Tokens int64 [count, L] of real images of a split and their captions, drawn part by part to save memory."""
+    """Tokens int64 [count, L] of real images of a split and their captions, rendered 1000 at a time to save memory."""
     prompts = world.prompts(split, count, seed)
-    parts = []
+    encoded = []
     for start in range(0, count, 1000):
         images = world.images([world.scene_for(prompt, seed) for prompt in prompts[start : start + 1000]])
-        parts.append(encode_images(tokenizer, to_bytes(images)))
-    return torch.cat(parts), [prompt.text for prompt in prompts]
+        encoded.append(encode_images(tokenizer, to_bytes(images)))
+    return torch.cat(encoded), [prompt.text for prompt in prompts]
 
 
 def train_base_policy(

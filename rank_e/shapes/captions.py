@@ -1,4 +1,4 @@
-"""The language of the image world: a closed set of captions, each with the composition it names.
+"""The language of the embedded world: a closed set of captions, each with the composition it names.
 
 Six categories after GenEval (Ghosh et al., 2023): one object, two objects, counting, colors, position and
 color attribution. A caption names shapes and, where it says so, colours, a count, or a direction; whatever it

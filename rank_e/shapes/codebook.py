@@ -40,8 +40,8 @@ class CodebookEMA:
         self.total.lerp_(summed, 1 - self.decay)
         dead = (self.share < self.dead_below).nonzero().squeeze(1)
         if len(dead):
-            draw = generator(self.seed, "codebook", self.steps)
-            rows = torch.randint(len(flat), (len(dead),), generator=draw)
+            restart = generator(self.seed, "codebook", self.steps)
+            rows = torch.randint(len(flat), (len(dead),), generator=restart)
             self.total[dead], self.share[dead] = flat[rows], 1.0
         self.tokenizer.quantize.embedding.weight.copy_(F.normalize(self.total, dim=-1))
         self.steps += 1

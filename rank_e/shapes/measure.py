@@ -58,12 +58,12 @@ def measure(folder: Path) -> dict[str, float]:
     tokens = encode_images(tokenizer, images)
     text, mask = backbone.encode_text(captions)
     logits = torch.cat(
-        [policy(*part) for part in zip(text.split(128), mask.split(128), tokens.split(128), strict=True)]
+        [policy(*rows) for rows in zip(text.split(128), mask.split(128), tokens.split(128), strict=True)]
     )
     seeds = [seed_for(SEED, "measure", index) for index in range(IMAGES)]
     drawn = sample(policy, text, mask, seeds, SamplingConfig(guidance=GUIDANCE), batch_size=256).tokens
     decoded, restored = (
-        torch.cat([from_signed(tokenizer.decode_tokens(part)) for part in batch.split(128)]).clamp(0, 1)
+        torch.cat([from_signed(tokenizer.decode_tokens(rows)) for rows in batch.split(128)]).clamp(0, 1)
         for batch in (drawn, tokens)
     )
     return {

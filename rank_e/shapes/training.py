@@ -1,6 +1,6 @@
 """Training the embedded world's tokenizer and policy from nothing: plain maximum likelihood, one core, minutes.
 
-Both loops draw every batch from a generator seeded by the step, so a base is a function of its parameters.
+Both loops choose every batch by a generator seeded by the step, so a base is a function of its parameters.
 """
 
 from collections.abc import Callable
@@ -102,9 +102,9 @@ def train_policy(
     parameters = [*hidden, *others]
     policy.train()
     for step in range(steps):
-        draw = generator(seed, "policy", step)
-        rows = torch.randint(len(tokens), (batch,), generator=draw)
-        dropped = torch.rand(batch, generator=draw) < caption_dropout
+        batch_generator = generator(seed, "policy", step)
+        rows = torch.randint(len(tokens), (batch,), generator=batch_generator)
+        dropped = torch.rand(batch, generator=batch_generator) < caption_dropout
         captions = prompt_rows[rows]
         logits = policy(text[captions], mask[captions], tokens[rows], unconditional=dropped)
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[rows].flatten())

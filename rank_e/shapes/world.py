@@ -32,7 +32,7 @@ SHARES: dict[str, float] = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """A caption to draw: its index in its set, text, GenEval category and composition."""
+    """A caption to render: its index in its set, text, GenEval category and composition."""
 
     id: int
     text: str
@@ -49,7 +49,7 @@ class Prompt:
 def compositions(split: str) -> list[Composition]:
     """Every composition of "train" or "held_out"; the two share no meaning (see captions.meaning)."""
     if split not in SPLITS:
-        raise RankEError(f"split {split!r} of the image world is unknown: use one of {', '.join(SPLITS)}")
+        raise RankEError(f"split {split!r} of the embedded world is unknown: use one of {', '.join(SPLITS)}")
     return [c for c in COMPOSITIONS.values() if held_out(c) == (split == "held_out")]
 
 
@@ -84,7 +84,7 @@ def scenes(split: str, n: int, seed: int) -> list[Scene]:
 def images(scenes: Sequence[Scene]) -> Tensor:
     """Draw scenes: float32 [N, 3, 48, 48] in [0, 1]."""
     if not scenes:
-        raise RankEError("no scenes to draw: ask for at least one")
+        raise RankEError("no scenes to render: ask for at least one")
     drawn = np.stack([render(scene) for scene in scenes])
     return from_bytes(torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous())
 

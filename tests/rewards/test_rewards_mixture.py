@@ -55,14 +55,14 @@ def images() -> Tensor:
     return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_scores_are_the_weighted_sum_of_the_parts(images: Tensor) -> None:
+def test_scores_are_the_weighted_sum_of_the_raw_scores(images: Tensor) -> None:
     mixture = build_rewards(
         {"light": OWN | {"weight": 2.0}, "dark": OWN | {"factor": -3.0, "weight": 0.5}}, Path(), "cpu"
     )
-    parts = mixture.parts(images, PROMPTS)
+    scores = mixture.raw_scores(images, PROMPTS)
     means = images.mean((1, 2, 3))
-    torch.testing.assert_close(parts["light"], means)
-    torch.testing.assert_close(parts["dark"], -3 * means)
+    torch.testing.assert_close(scores["light"], means)
+    torch.testing.assert_close(scores["dark"], -3 * means)
     torch.testing.assert_close(mixture(images, PROMPTS), 0.5 * means)
     assert mixture.state() == {}
 
@@ -73,7 +73,7 @@ def test_running_normalisation_is_by_earlier_scores_alone(images: Tensor) -> Non
     torch.testing.assert_close(mixture(images, PROMPTS), 2 * raw)  # nothing was observed yet
     torch.testing.assert_close(mixture(images, PROMPTS), 2 * raw)  # scoring observes nothing
     earlier = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    mixture.observe(mixture.parts(earlier, ["x"] * 50))
+    mixture.observe(mixture.raw_scores(earlier, ["x"] * 50))
     seen = earlier.mean((1, 2, 3)).double()
     expected = 2 * (raw.double() - seen.mean()) / seen.std()
     torch.testing.assert_close(mixture(images, PROMPTS).double(), expected, rtol=1e-5, atol=1e-5)
@@ -97,11 +97,11 @@ def test_statistics_depend_on_the_order_of_scores_not_on_their_batches() -> None
 def test_running_state_goes_on_where_it_was_through_json(images: Tensor) -> None:
     settings = {"light": OWN | {"normalise": "running"}, "raw": OWN}
     first, second = build_rewards(settings, Path(), "cpu"), build_rewards(settings, Path(), "cpu")
-    first.observe(first.parts(images, PROMPTS))
+    first.observe(first.raw_scores(images, PROMPTS))
     second.load_state(json.loads(json.dumps(first.state())))
     assert torch.equal(first(images, PROMPTS), second(images, PROMPTS))
     for mixture in (first, second):
-        mixture.observe(mixture.parts(images + 0.1, PROMPTS))
+        mixture.observe(mixture.raw_scores(images + 0.1, PROMPTS))
     assert first.state() == second.state() and first.state()["light"]["count"] == 8
     with pytest.raises(RewardError, match=r"running state is of \['other'\], normalised here are \['light'\]"):
         first.load_state({"other": {}})
