@@ -58,6 +58,7 @@ def imported_by_name(params: Params) -> dict[str, set[str]]:
     rewards = [params.ranking.model_dump()["rewards"], *(arm["ranking"]["rewards"] for arm in arms)]
     return {
         "rank_e/backbones/__init__.py": {backbone_path(params.backbone.name).partition(":")[0]},
+        "rank_e/data/opening.py": plugins(params.data.model_dump()),
         "rank_e/rewards/mixture.py": plugins(rewards),
         "rank_e/evaluation/suite.py": plugins([judges["distances"], judges["scores"], judges["benchmarks"]]),
         "rank_e/training/networks.py": plugins([arm["decoder"]["perceptual"] for arm in arms]),

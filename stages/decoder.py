@@ -10,14 +10,14 @@ import pandas as pd
 import torch
 
 from rank_e.backbones.protocol import Backbone
-from rank_e.data.source import Source
+from rank_e.data.dataset import Dataset
+from rank_e.data.opening import open_dataset
 from rank_e.seeds import generator, seed_for
 from rank_e.training.decoder_update import DecoderUpdate, Nets, RankedImages
 from rank_e.training.networks import build_discriminator, build_perceptual
 from stages.runtime.artifacts import Artifact, ArtifactWriter, read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.rewards import rewards_of
-from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, main
 
 KINDS = ("online/", "ema/", "discriminator/", "optimizer/")
@@ -37,7 +37,7 @@ def run(stage: Stage) -> None:
     train(stage, previous)
 
 
-def build(stage: Stage, backbone: Backbone, source: Source, inputs: dict[str, Artifact]) -> DecoderUpdate:
+def build(stage: Stage, backbone: Backbone, dataset: Dataset, inputs: dict[str, Artifact]) -> DecoderUpdate:
     """The update as it stands at the beginning of this round."""
     settings = stage.arm_params.decoder
     folder = Path(stage.params.weights.training)
@@ -60,7 +60,7 @@ def build(stage: Stage, backbone: Backbone, source: Source, inputs: dict[str, Ar
             inputs["rollouts"].tensors("rollouts")["tokens"].long(),
             ranking.tensors("ranking")["rank_weights"],
             prompts,
-            source.real_images(prompts, seed_for(stage.seed, "reals", stage.round)),
+            dataset.real_images(prompts, seed_for(stage.seed, "reals", stage.round)),
         ),
         settings,
         seed=stage.seed,
@@ -98,8 +98,8 @@ def train(stage: Stage, previous: Artifact) -> None:
         "previous": previous,
     }
     backbone = backbone_of(stage)
-    source = source_of(stage, "training", backbone.image_size)
-    update = build(stage, backbone, source, inputs)
+    dataset = open_dataset(stage.params.data.training, backbone.image_size, "data.training")
+    update = build(stage, backbone, dataset, inputs)
     state = stage.state(*(artifact.path for artifact in inputs.values()))
     saved = state.load()
     log: list[dict[str, Any]] = []
@@ -123,7 +123,7 @@ def train(stage: Stage, previous: Artifact) -> None:
         for name, tensors in snapshot(update).items():
             out.tensors(name, tensors)
         out.json("progress", {"steps": steps + total})
-        out.json("skipped", source.skipped())
+        out.json("skipped", dataset.skipped())
         out.table("log", table)
         out.json("metrics", table.drop(columns="step").mean().to_dict())
     state.remove()

@@ -7,12 +7,12 @@ control that a better decoder must beat: the original decoder's images, brightne
 import torch
 from torch import Tensor
 
+from rank_e.data.opening import open_dataset
 from rank_e.evaluation.affine import AffineControl
 from rank_e.seeds import seed_for
 from stages.runtime.artifacts import ArtifactWriter, read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.judging import decode, decoded, held_out_set, judged, metrics_of, references_of
-from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, main
 
 
@@ -32,9 +32,8 @@ def run(stage: Stage) -> None:
     state, part = stage.state(*paths.values()), held_out_set(stage, backbone.image_size)
     references = references_of(inputs["reference"], part)
     prompts = part.prompts[: params.evaluation.real_images]
-    real = source_of(stage, "held_out", backbone.image_size).real_images(
-        prompts, seed_for(stage.seed, "factorial", "reals")
-    )
+    dataset = open_dataset(params.data.held_out, backbone.image_size, "data.held_out")
+    real = dataset.real_images(prompts, seed_for(stage.seed, "factorial", "reals"))
     tokenizers = {name: backbone.tokenizer(weights) for name, weights in decoders.items()}
     original, batch = tokenizers["original"], params.evaluation.batch_size
     names = (*part.judges.features, *part.judges.scores)

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 
 from rank_e.backbones.llamagen.tokenizer import to_unit
-from rank_e.data.source import Originals, Source
+from rank_e.data.dataset import Dataset, Originals
+from rank_e.data.opening import open_dataset
 from rank_e.evaluation.base import as_bytes
 from rank_e.evaluation.reference import Statistics
 from rank_e.evaluation.sets import PromptSet
@@ -23,7 +24,6 @@ from rank_e.seeds import seed_for
 from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.backbone import backbone_of
 from stages.runtime.judging import digest, held_out_set, judged, metrics_of, squares
-from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, main
 
 
@@ -36,7 +36,8 @@ def run(stage: Stage) -> None:
     """
     params, backbone = stage.params.evaluation, backbone_of(stage)
     state, part = stage.state(), held_out_set(stage, backbone.image_size)
-    originals = Images(source_of(stage, "held_out", backbone.image_size), state.folder / "skipped.json")
+    dataset = open_dataset(stage.params.data.held_out, backbone.image_size, "data.held_out")
+    originals = Images(dataset, state.folder / "skipped.json")
     seed = seed_for(params.seed, "reference")
     tokenizer = backbone.tokenizer(backbone.decoder_weights())
     size, device = tokenizer.config.image_size, stage.device
@@ -83,20 +84,20 @@ def run(stage: Stage) -> None:
 
 
 class Images:
-    """A source's real images, and an account of those that were skipped which outlives a killed stage.
+    """A dataset's real images, and an account of those that were skipped which outlives a killed stage.
 
     What a draw skips is written down before its images are used, so that no image counts whose draw was not noted.
     """
 
-    def __init__(self, source: Source, path: Path) -> None:
-        self.source, self.path = source, path
+    def __init__(self, dataset: Dataset, path: Path) -> None:
+        self.dataset, self.path = dataset, path
         self.skipped: list[dict[str, str]] = json.loads(path.read_text()) if path.is_file() else []
 
     def __call__(self, start: int, stop: int, prompts: list[str], seed: int) -> Originals:
-        """`Source.originals`."""
-        found = self.source.originals(start, stop, prompts, seed)
+        """`Dataset.originals`."""
+        found = self.dataset.originals(start, stop, prompts, seed)
         known = {row["name"] for row in self.skipped}
-        if fresh := [row for row in self.source.skipped() if row["name"] not in known]:
+        if fresh := [row for row in self.dataset.skipped() if row["name"] not in known]:
             self.skipped = sorted([*self.skipped, *fresh], key=lambda row: row["name"])
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.path.with_name(f"{self.path.name}.tmp")

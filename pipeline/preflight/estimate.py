@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.preflight.sizes import OFFICIAL, VALUE, Sizes, read_base
-from rank_e.config import ArmParams, Params, load
+from rank_e.config import ArmParams, Params, load_profile
 from rank_e.config.schema import PatchGANParams, ProjectedParams
 from rank_e.errors import RankEError
 
@@ -222,7 +222,7 @@ def main(paths: list[str]) -> None:
     """Print the estimate of each params file."""
     try:
         for path in paths or ["params.yaml"]:
-            params = load(path)
+            params = load_profile(path)
             print(path, *summary(sizes_of(params), params), sep="\n  ")
     except RankEError as error:
         sys.exit(str(error))

@@ -1,37 +1,32 @@
 """The section `data` of `params.yaml`: where prompts and real images come from."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Tag
 
-from rank_e.config.types import BelowOne, Section, Text
+from rank_e.config.types import BelowOne, Plugin, Section, Text
+
+OWN = "your own package.module:factory"
+"""What messages call a kind that is a dotted path."""
 
 
-class PromptFile(Section):
-    """Prompts of their own: a file in the source's folder; a column is null where the file leaves no choice."""
+class PromptFileParams(Section):
+    """Prompts of their own: a file in the dataset's folder; a column is null where the file leaves no choice."""
 
     file: Text
     column: Text | None
     category: Text | None
 
 
-class ShapesSource(Section):
-    """The embedded world: prompts and images are drawn on demand; `folder` holds the code that draws them."""
-
-    kind: Literal["shapes"]
-    folder: Text
-    split: Literal["train", "held_out"]
-
-
-class Pairs(Section):
+class FilesParams(Section):
     """Images with captions in a folder; `prompts: null` takes the captions as prompts."""
 
     folder: Text
-    prompts: PromptFile | None
+    prompts: PromptFileParams | None
     max_bad_share: BelowOne
 
 
-class WebdatasetSource(Pairs):
+class WebdatasetParams(FilesParams):
     """Tars (`tars`, a pattern in the folder) of jpg, png or webp with txt or json; `column`: the caption's key."""
 
     kind: Literal["webdataset"]
@@ -39,7 +34,7 @@ class WebdatasetSource(Pairs):
     column: Text | None
 
 
-class FolderSource(Pairs):
+class FolderParams(FilesParams):
     """Image files in the folder, and a table of their captions (`captions`, a file in the folder)."""
 
     kind: Literal["folder"]
@@ -48,7 +43,7 @@ class FolderSource(Pairs):
     image_column: Text | None
 
 
-class CocoSource(Pairs):
+class CocoParams(FilesParams):
     """COCO 2014's own layout; a sample is an image with its first caption, or with every caption one."""
 
     kind: Literal["coco"]
@@ -56,11 +51,31 @@ class CocoSource(Pairs):
     every_caption: bool
 
 
-Source = Annotated[ShapesSource | WebdatasetSource | FolderSource | CocoSource, Field(discriminator="kind")]
+class OwnDatasetParams(Plugin):
+    """A dataset that `kind: package.module:factory` opens: factory(folder, image_size, **the other keys).
+
+    DVC watches the folder: what the dataset reads lies in it.
+    """
+
+    folder: Text
+
+
+def _tag(section: Any) -> str:
+    kind = section.get("kind") if isinstance(section, dict) else getattr(section, "kind", None)
+    return OWN if ":" in str(kind) else str(kind)
+
+
+DatasetParams = Annotated[
+    Annotated[WebdatasetParams, Tag("webdataset")]
+    | Annotated[FolderParams, Tag("folder")]
+    | Annotated[CocoParams, Tag("coco")]
+    | Annotated[OwnDatasetParams, Tag(OWN)],
+    Discriminator(_tag),
+]
 
 
 class DataParams(Section):
     """Where prompts and real images come from: `training` for the rounds, `held_out` for the evaluation."""
 
-    training: Source
-    held_out: Source
+    training: DatasetParams
+    held_out: DatasetParams

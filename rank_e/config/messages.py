@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import ErrorDetails
 
+from rank_e.config.data import OWN
+
 
 def line(model: type[BaseModel], problem: ErrorDetails, prefix: tuple[str, ...]) -> str:
     """One problem of pydantic's as `key = value: must be ...`."""
@@ -31,8 +33,8 @@ def _node(model: type[BaseModel], location: list[int | str]) -> tuple[dict[str, 
     definitions = schema.get("$defs", {})
     node, shown = schema, []
     for part in location:
-        if "discriminator" in node:
-            node = _resolve({"$ref": node["discriminator"]["mapping"][part]}, definitions)
+        if "oneOf" in node:
+            node = _kinds(node, definitions)[str(part)]
             continue
         shown.append(part)
         if isinstance(part, int):
@@ -53,7 +55,15 @@ def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
     if "anyOf" in node:
         value = next(choice for choice in node["anyOf"] if choice.get("type") != "null")
         return {**_resolve(value, definitions), "nullable": True}
+    if "oneOf" in node:
+        return {**node, "kinds": list(_kinds(node, definitions))}
     return node
+
+
+def _kinds(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The schemas of a section that is one of several kinds, by the kind that names them."""
+    found = [_resolve(choice, definitions) for choice in node["oneOf"]]
+    return {choice["properties"]["kind"].get("const", OWN): choice for choice in found}
 
 
 def _allowed(node: dict[str, Any], names: bool = False) -> str:
@@ -62,9 +72,8 @@ def _allowed(node: dict[str, Any], names: bool = False) -> str:
         return "a name of lower-case letters, digits and _, starting with a letter"
     if node.get("nullable"):
         return f"{_allowed({**node, 'nullable': False})}, or null"
-    if "discriminator" in node:
-        kinds = " or ".join(node["discriminator"]["mapping"])
-        return f"a mapping with {node['discriminator']['propertyName']}: {kinds}"
+    if "kinds" in node:
+        return f"a mapping with kind: {' or '.join(node['kinds'])}"
     if "const" in node:
         return json.dumps(node["const"])
     if "enum" in node:

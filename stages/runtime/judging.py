@@ -15,6 +15,7 @@ from torch import Tensor
 from rank_e.backbones.llamagen.tokenizer import to_unit
 from rank_e.backbones.protocol import TokenizerModel
 from rank_e.config import EvaluationParams
+from rank_e.data.opening import open_dataset
 from rank_e.evaluation.base import as_bytes
 from rank_e.evaluation.reference import Statistics
 from rank_e.evaluation.resize import square_lanczos
@@ -23,7 +24,6 @@ from rank_e.evaluation.stream import Batch, Stream, judge
 from rank_e.evaluation.suite import build_judges
 from rank_e.seeds import seed_for
 from stages.runtime.artifacts import Artifact
-from stages.runtime.source import source_of
 from stages.runtime.stage import Stage
 from stages.runtime.state import StageState
 
@@ -32,13 +32,14 @@ Draw = Callable[[int, int], tuple[Tensor, list[str]]]  # images number start to 
 
 
 def held_out_set(stage: Stage, image_size: int) -> PromptSet:
-    """The held-out source's prompts, the whole list samples_per_prompt times, with the evaluation's judges.
+    """The held-out dataset's prompts, the whole list samples_per_prompt times, with the evaluation's judges.
 
     The rewards' weighted sum is one more score, "reward".
     """
     params, weights = stage.params.evaluation, stage.params.weights
     seed = seed_for(params.seed, "evaluation", "prompts")
-    pairs = source_of(stage, "held_out", image_size).prompts(params.prompts, seed) * params.samples_per_prompt
+    dataset = open_dataset(stage.params.data.held_out, image_size, "data.held_out")
+    rows = dataset.prompts(params.prompts, seed) * params.samples_per_prompt
     judges = build_judges(
         {name: section.model_dump() for name, section in params.distances.items()},
         {name: section.model_dump() for name, section in params.scores.items()},
@@ -47,7 +48,7 @@ def held_out_set(stage: Stage, image_size: int) -> PromptSet:
     )
     rewards = {name: section.model_dump() for name, section in stage.params.ranking.rewards.items()}
     judges.scores["reward"] = reward_score(rewards, Path(weights.training), stage.device, digest(rewards))
-    return PromptSet(HELD_OUT, [prompt for prompt, _ in pairs], [category for _, category in pairs], judges)
+    return PromptSet(HELD_OUT, [prompt for prompt, _ in rows], [category for _, category in rows], judges)
 
 
 def digest(value: object) -> str:

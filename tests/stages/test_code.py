@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rank_e.config import load
+from rank_e.config import load, resolve
 from rank_e.errors import RankEError
 from stages.code import OUTSIDE, imported_by_name, manifests
 from stages.runtime.imports import Sources
@@ -28,7 +28,7 @@ def project(tmp_path: Path) -> Path:
     for name in ("rank_e", "stages"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    shutil.copy(ROOT / "profiles/tiny.yaml", tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text(resolve(ROOT / "profiles/tiny.yaml"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/rewards.py").write_text("import torch\n\ndef sharp(folder, device):\n    from . import filters\n")
     (tmp_path / "mine/filters.py").write_text("EDGE = 1.0\n")

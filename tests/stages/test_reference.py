@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from rank_e.data.source import Originals
+from rank_e.data.dataset import Originals
 from stages.reference import Images
 
 
 class Damaged:
-    """A source whose samples 1 and 4 cannot be read; what it skipped it knows only of this process, as files do."""
+    """A dataset whose samples 1 and 4 cannot be read; what it skipped it knows only of this process, as files do."""
 
     def __init__(self) -> None:
         self.met: set[int] = set()

@@ -15,7 +15,7 @@ from rank_e.backbones.janus import convert as janus
 from rank_e.backbones.llamagen.policy import LLAMAGEN, Policy, PolicyConfig
 from rank_e.backbones.llamagen.tokenizer import DECODER_PREFIXES, Tokenizer, TokenizerConfig
 from rank_e.backbones.llamagen.transformer import Block
-from rank_e.config import Params, load
+from rank_e.config import Params, load_profile
 from rank_e.seeds import generator
 from rank_e.training.patchgan import PatchGAN
 from stages import decoder, policy, prompts, ranking, rollouts, sft, start
@@ -57,7 +57,7 @@ def written(path: Path, *names: str) -> int:
 def world() -> tuple[Sizes, Params]:
     sizes, problems = read_base("shapes", ROOT / "assets/shapes")
     assert problems == []
-    return sizes, load(ROOT / "profiles/tiny.yaml")
+    return sizes, load_profile(ROOT / "profiles/tiny.yaml")
 
 
 def test_a_rounds_artifacts_have_the_estimated_sizes(
@@ -163,7 +163,7 @@ def test_a_decoded_image_keeps_about_what_is_estimated(side: int, multipliers: t
 
 
 def test_memory_follows_what_fills_it() -> None:
-    params, sizes = load(ROOT / "profiles/llamagen-xl-clip.yaml"), OFFICIAL["llamagen-xl-256"]
+    params, sizes = load_profile(ROOT / "profiles/llamagen-xl-clip.yaml"), OFFICIAL["llamagen-xl-256"]
     arm = params.arm("coevolved")
     half = arm.model_copy(update={"policy": arm.policy.model_copy(update={"microbatch_size": 32})})
     plain = arm.model_copy(update={"policy": arm.policy.model_copy(update={"checkpointing": False})})
@@ -174,14 +174,14 @@ def test_memory_follows_what_fills_it() -> None:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*-*.yaml")))
 def test_a_published_profile_fits_one_80_gb_card(name: str) -> None:
-    params = load(ROOT / f"profiles/{name}.yaml")
+    params = load_profile(ROOT / f"profiles/{name}.yaml")
     need = estimate.memory(OFFICIAL[Path(params.backbone.base).name], params)
     assert need.device * 1.1 < 79.1 * 2**30 and need.host < 128e9
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*-*.yaml")))
 def test_a_published_profiles_rounds_are_the_papers_steps(name: str) -> None:
-    params = load(ROOT / f"profiles/{name}.yaml")
+    params = load_profile(ROOT / f"profiles/{name}.yaml")
     updates = params.prompts.per_round * params.rollouts.group_size // params.policy.minibatch_size
     assert updates == params.decoder.steps and updates * len(params.rounds) == 6000
     assert params.ranking.temperature.rounds == len(params.rounds) / 5

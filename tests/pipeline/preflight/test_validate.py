@@ -16,7 +16,7 @@ from pipeline.preflight import named, validate
 from pipeline.preflight.estimate import Memory
 from pipeline.preflight.sizes import read_base
 from pipeline.preflight.validate import Machine, room_problems, this_machine
-from rank_e.config import load
+from rank_e.config import load, resolve
 from rank_e.errors import RankEError
 from rank_e.evaluation import suite
 from rank_e.evaluation.hpsv2 import STYLES
@@ -32,7 +32,7 @@ Change = Callable[[dict[str, Any]], None]
 
 def write_params(change: Change) -> None:
     """params.yaml of the tiny profile after a change."""
-    data = YAML(typ="safe", pure=True).load((ROOT / "profiles/tiny.yaml").read_text(encoding="utf-8"))
+    data = YAML(typ="safe", pure=True).load(resolve(ROOT / "profiles/tiny.yaml"))
     change(data)
     with Path("params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(data, file)
