@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +24,7 @@ from rank_e.config.messages import show
 
 NAMED = ("arms", "ranking.rewards", "evaluation.distances", "evaluation.scores", "evaluation.benchmarks")
 """Mappings of things by name: `NAME: null` in a profile takes out one that the other profile has."""
-_COMMENT = re.compile(r"""(?:"[^"]*"|'[^']*'|[^"'#]|(?<!\s)#)*\s(#.*)""")
+_COMMENT = re.compile(r"""(?>(?<=[\s[{,])(?:"[^"]*"|'[^']*')|[^#]|(?<!\s)#)*+(#.*)""")  # not a # within a text
 Key = tuple[str, ...]  # a key with the sections that it lies in
 
 
@@ -71,23 +73,22 @@ def _extended(path: Path, below: tuple[str, ...]) -> Profile:
     if not isinstance(name, str):
         raise ConfigError(f"{path}: extends = {show(name)}: must be the name of a profile in {path.parent}")
     other = _extended(path.with_name(f"{name}.yaml"), (*below, path.stem))
-    values = merge(other.values, own.values)
-    for place in NAMED:
-        section: Any = values
-        for key in place.split("."):
-            section = section.get(key, {})
-        for key in [key for key, value in section.items() if value is None]:
-            del section[key]
-    overridden = {key for key, value in _walk(own.values) if not isinstance(value, dict)}
+    values, known = merge(other.values, own.values), dict(_walk(other.values))
+    overridden = {key: value for key, value in _walk(own.values) if not isinstance(value, dict)}
+    for key, value in overridden.items():
+        if value is None and ".".join(key[:-1]) in NAMED:
+            if key not in known:
+                raise ConfigError(f"{path}: {'.'.join(key)} = null: {name} has none to take out; remove the line")
+            del reduce(getitem, key[:-1], values)[key[-1]]
     comments = {key: comment for key, comment in other.comments.items() if key not in overridden} | own.comments
     return Profile(values, comments, own.head or other.head)
 
 
 def _read(path: Path) -> Profile:
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         data = YAML().load(text)
-    except YAMLError as error:
+    except (UnicodeDecodeError, YAMLError) as error:
         raise ConfigError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, CommentedMap):
         raise ConfigError(f"{path} must be a mapping of sections, found {show(data)}")
@@ -137,7 +138,7 @@ def _lines(values: dict[str, Any], comments: dict[Key, Comment], place: Key = ()
         if not place and not isinstance(before, list):
             yield ""
         yield from (indent + text for text in above)
-        yield f"{line:<{column - 3}}   {beside}" if beside else line
+        yield f"{line.ljust(column - 3)}   {beside}" if beside else line
         yield from (indent + text for text in body)
         yield from inside
         before = value
@@ -146,8 +147,9 @@ def _lines(values: dict[str, Any], comments: dict[Key, Comment], place: Key = ()
 def _dumped(values: list[Any]) -> list[str]:
     if values == [None]:
         return ["- null"]  # said, where the writer leaves the place empty
-    stream = io.StringIO()
-    YAML().dump(_plain(values), stream)
+    stream, yaml = io.StringIO(), YAML()
+    yaml.width = 10_000  # a line a value
+    yaml.dump(_plain(values), stream)
     return stream.getvalue().splitlines()
 
 

@@ -96,6 +96,11 @@ def test_a_comment_goes_with_the_value_that_it_is_about(tmp_path: Path) -> None:
     assert "small" not in text and "above two" not in text and "# about first" in text
 
 
+def test_texts_with_signs_of_comments_and_quotation_marks_stay(tmp_path: Path) -> None:
+    lines = ["schema: 2", "", "texts:", "  a: it's#1   # one's own", "  b: 'c # d'   # \"e\"", f"  f: {'g h ' * 40}i"]
+    assert profile(tmp_path, texts="\n".join([*lines, ""])).splitlines() == lines
+
+
 def test_a_section_of_another_kind_is_put_in_whole_and_lists_are_replaced(tmp_path: Path) -> None:
     found = values(profile(tmp_path, other="extends: whole\nfirst: {kind: b, four: 4}\nlists: []\n"))
     assert found["first"] == {"kind": "b", "four": 4} and found["lists"] == []
@@ -115,6 +120,7 @@ def test_profiles_extend_each_other_in_a_chain(tmp_path: Path) -> None:
         ({"a": "extends: b\n", "b": "extends: a\n"}, r"b\.yaml: extends itself: b extends a extends b; remove one"),
         ({"a": "extends: a\n"}, "extends itself: a extends a"),
         ({"a": "extends: none\n"}, r"a\.yaml: extends none, but .*none\.yaml does not exist: profiles are a, whole"),
+        ({"a": "extends: whole\narms: {three: null}\n"}, r"a\.yaml: arms\.three = null: whole has none to take out"),
         ({"a": "extends: [whole]\n"}, r"a\.yaml: extends = \[\"whole\"\]: must be the name of a profile"),
         ({"a": "- 1\n"}, r"a\.yaml must be a mapping of sections"),
         ({"a": "a: [1\n"}, r"a\.yaml is not readable as YAML"),
