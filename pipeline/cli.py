@@ -178,7 +178,7 @@ def do_report(_: argparse.Namespace) -> None:
 
 def do_profile(arguments: argparse.Namespace) -> None:
     """Write the whole of a profile over params.yaml once it has proved valid."""
-    from rank_e.config import load_profile, resolve
+    from rank_e.config.profiles import load_profile, resolve
 
     path = Path("profiles") / f"{arguments.name}.yaml"
     load_profile(path)

@@ -7,13 +7,14 @@ notices the change itself by the `deps` of this stage.
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from ruamel.yaml import YAML
 
 from rank_e.backbones import backbone_path
 from rank_e.config import Params
+from rank_e.config.kinds import Kind
 from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of, sync
 from stages.runtime.imports import Sources
@@ -24,8 +25,10 @@ OUTSIDE = frozenset(
         "rank_e/config/__init__.py",
         "rank_e/config/data.py",
         "rank_e/config/evaluation.py",
+        "rank_e/config/kinds.py",
         "rank_e/config/loading.py",
         "rank_e/config/messages.py",
+        "rank_e/config/renames.py",
         "rank_e/config/schema.py",
         "rank_e/config/types.py",
         "rank_e/errors.py",
@@ -53,26 +56,24 @@ def manifests(project: Path, params: Params) -> dict[str, dict[str, str]]:
 
 def imported_by_name(params: Params) -> dict[str, set[str]]:
     """The modules that params.yaml makes the loaders import, by the loader's file."""
-    arms = [params.arm(name).model_dump() for name in params.arms]
-    judges = params.evaluation.model_dump()
-    rewards = [params.ranking.model_dump()["rewards"], *(arm["ranking"]["rewards"] for arm in arms)]
+    arms, evaluation = [params.arm(name) for name in params.arms], params.evaluation
+    rewards = [*params.ranking.rewards.values(), *(item for arm in arms for item in arm.ranking.rewards.values())]
+    lists = [benchmark for benchmark in evaluation.benchmarks.values() if benchmark.kind == "prompts"]
+    scores = [*evaluation.scores.values(), *(item for benchmark in lists for item in benchmark.scores.values())]
     return {
         "rank_e/backbones/__init__.py": {backbone_path(params.backbone.name).partition(":")[0]},
-        "rank_e/data/opening.py": plugins(params.data.model_dump()),
-        "rank_e/rewards/mixture.py": plugins(rewards),
-        "rank_e/evaluation/suite.py": plugins([judges["distances"], judges["scores"], judges["benchmarks"]]),
-        "rank_e/training/networks.py": plugins([arm["decoder"]["perceptual"] for arm in arms]),
+        "rank_e/data/opening.py": modules(params.data.own),
+        "rank_e/rewards/mixture.py": modules(rewards),
+        "rank_e/evaluation/suite.py": modules([*evaluation.distances.values(), *scores]),
+        "rank_e/training/networks.py": modules(
+            [item for arm in arms for item in (arm.decoder.perceptual, arm.decoder.discriminator)]
+        ),
     }
 
 
-def plugins(value: Any) -> set[str]:
-    """The modules of every `kind: package.module:factory` within a value."""
-    if isinstance(value, list):
-        return set().union(*map(plugins, value))
-    if not isinstance(value, dict):
-        return set()
-    module, separator, _ = str(value.get("kind")).partition(":")
-    return plugins(list(value.values())) | ({module} if separator else set())
+def modules(sections: Iterable[Kind]) -> set[str]:
+    """The modules of the factories."""
+    return {section.path.partition(":")[0] for section in sections}
 
 
 def run(stage: Stage) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.preflight.sizes import OFFICIAL, VALUE, Sizes, read_base
-from rank_e.config import ArmParams, Params, load_profile
-from rank_e.config.schema import PatchGANParams, ProjectedParams
+from rank_e.config import ArmParams, Params
+from rank_e.config.kinds import Kind
+from rank_e.config.profiles import load_profile
 from rank_e.errors import RankEError
 
 RATE = 1.0e14
@@ -23,13 +24,14 @@ LPIPS_PIXEL = 4000  # bytes that LPIPS keeps a pixel of one pair: VGG16 to conv5
 REWARD_IMAGE = 1.5e9  # bytes that a reward network keeps an image with a gradient: ViT-H/14 at 224 pixels
 
 
-def patchgan(section: PatchGANParams | ProjectedParams) -> int:
+def patchgan(section: Kind) -> int:
     """Parameters of the discriminator; of the projected one the heads' upper bound, its frozen networks aside."""
-    if not isinstance(section, PatchGANParams):
+    if section.kind != "patchgan":
         return 8 * (1 << 20)
-    width, total = section.channels, 3 * section.channels * 16 + section.channels
-    for depth in range(1, section.layers + 1):
-        inputs, width = width, section.channels * min(2**depth, 8)
+    channels, layers = section.options["channels"], section.options["layers"]
+    width, total = channels, 3 * channels * 16 + channels
+    for depth in range(1, layers + 1):
+        inputs, width = width, channels * min(2**depth, 8)
         total += inputs * width * 16 + 2 * width
     return total + width * 16 + 1
 

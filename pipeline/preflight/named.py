@@ -8,26 +8,13 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rank_e.config import Params
-from rank_e.config.types import Plugin
+from rank_e.config.kinds import Kind
 
-REWARDS: dict[str, tuple[set[str], set[str]]] = {
-    "clip": ({"file"}, {"model"}),
-    "hpsv2": ({"file"}, {"model"}),
-    "aesthetic": ({"file", "clip_file"}, {"model"}),
-    "imagereward": ({"file", "tokenizer"}, set()),
-}
-"""Published rewards: keys that name files and must be given, and keys that may be given."""
-DISTANCES: dict[str, tuple[set[str], set[str]]] = {
-    "inception": ({"file"}, {"image_size"}),
-    "dinov2": ({"file"}, {"image_size"}),
-    "clip_features": ({"file"}, {"model", "image_size"}),
-}
-SCORES: dict[str, tuple[set[str], set[str]]] = {"clip_score": ({"file"}, {"model", "image_size"})}
 STYLES = ("anime", "concept-art", "paintings", "photo")  # HPSv2's benchmark files
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 GET = "get it (docs/reproduce.md) or correct the path"
@@ -42,18 +29,15 @@ def missing_files(params: Params) -> list[str]:
     found += [line for line, folder in zip(absent, folders.values(), strict=True) if not folder.is_dir()]
     for arm in map(params.arm, params.arms):
         for name, reward in arm.ranking.rewards.items():
-            found += _plugin(f"ranking.rewards.{name}", reward, training, REWARDS, {"weight", "normalise"})
+            found += _needs(f"ranking.rewards.{name}", reward, training)
         if arm.decoder.train:
-            found += _plugin("decoder.perceptual", arm.decoder.perceptual, training, {"lpips": ({"file"}, set())})
-            judge = arm.decoder.discriminator
-            if judge.kind == "projected":
-                found += _folder("decoder.discriminator.dinov3", training / judge.dinov3)
-                found += need_file("decoder.discriminator.efficientnet", training / judge.efficientnet)
+            found += _needs("decoder.perceptual", arm.decoder.perceptual, training)
+            found += _needs("decoder.discriminator", arm.decoder.discriminator, training)
     evaluation = params.evaluation
     for name, section in evaluation.distances.items():
-        found += _plugin(f"evaluation.distances.{name}", section, judging, DISTANCES)
+        found += _needs(f"evaluation.distances.{name}", section, judging)
     for name, section in evaluation.scores.items():
-        found += _plugin(f"evaluation.scores.{name}", section, judging, SCORES)
+        found += _needs(f"evaluation.scores.{name}", section, judging)
     for name, benchmark in evaluation.benchmarks.items():
         found += _benchmark(f"evaluation.benchmarks.{name}", benchmark, judging)
     return list(dict.fromkeys(found))  # arms share most of what they name
@@ -75,36 +59,18 @@ def _folder(where: str, path: Path) -> Iterator[str]:
         yield f"{where}: folder {path} holds none of {', '.join(WEIGHTS)}; {GET}"
 
 
-def _plugin(
-    where: str,
-    section: Plugin,
-    folder: Path,
-    known: Mapping[str, tuple[set[str], set[str]]],
-    common: Set[str] = frozenset(),
-) -> Iterator[str]:
-    """A thing of a published kind, whose files lie in `folder`, or of a dotted path, which must be importable."""
-    options: dict[str, Any] = {key: value for key, value in (section.model_extra or {}).items() if key not in common}
-    if ":" in section.kind:
+def _needs(where: str, section: Kind, folder: Path) -> Iterator[str]:
+    """What a section's keys name within `folder`, and of the user's own whether it can be imported."""
+    if not section.factory:
         yield from _importable(f"{where}.kind", section.kind)
-        return
-    if section.kind not in known:
-        yield f"{where}.kind = {section.kind}: unknown; give {', '.join(known)} or your own package.module:factory"
-        return
-    required, optional = known[section.kind]
-    for key in sorted(required - options.keys()):
-        yield f"{where}.{key} is missing; {section.kind} needs a path there"
-    for key in sorted(options.keys() - required - optional):
-        yield f"{where}.{key}: unknown key; {section.kind} knows {', '.join(sorted(required | optional))}"
-    for key in sorted(required & options.keys()):
-        value = options[key]
-        if not isinstance(value, str) or not value:
-            yield f"{where}.{key} = {value!r}: give a path"
-        elif section.kind == "dinov2":
-            yield from _folder(f"{where}.{key}", folder / value)
-        elif section.kind == "imagereward" and key == "tokenizer" and (folder / value).is_dir():
-            yield from need_file(f"{where}.{key}", folder / value / "vocab.txt")
+    for key, what, value in section.needs():
+        path = folder / value
+        if what == "folder":
+            yield from _folder(f"{where}.{key}", path)
+        elif what == "vocabulary" and path.is_dir():
+            yield from need_file(f"{where}.{key}", path / "vocab.txt")
         else:
-            yield from need_file(f"{where}.{key}", folder / value)
+            yield from need_file(f"{where}.{key}", path)
 
 
 def _importable(where: str, kind: str) -> Iterator[str]:
@@ -161,7 +127,7 @@ def _benchmark(where: str, section: Any, folder: Path) -> Iterator[str]:
     if section.kind == "prompts":
         yield from need_file(f"{where}.file", folder / section.file)
         for name, score in section.scores.items():
-            yield from _plugin(f"{where}.scores.{name}", score, folder, SCORES)
+            yield from _needs(f"{where}.scores.{name}", score, folder)
     elif section.kind == "hpsv2":
         for style in STYLES:
             yield from need_file(f"{where}.prompts", folder / section.prompts / f"{style}.json")

@@ -2,7 +2,6 @@
 
 from rank_e.config.evaluation import EvaluationParams
 from rank_e.config.loading import RESERVED_ARMS, ConfigError, Params, load, merge, parse
-from rank_e.config.profiles import load_profile, resolve
 from rank_e.config.schema import ArmParams, DecoderParams, PolicyParams, SftParams
 
 __all__ = [
@@ -15,8 +14,6 @@ __all__ = [
     "PolicyParams",
     "SftParams",
     "load",
-    "load_profile",
     "merge",
     "parse",
-    "resolve",
 ]

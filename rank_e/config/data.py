@@ -1,13 +1,11 @@
 """The section `data` of `params.yaml`: where prompts and real images come from."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Tag
+from pydantic import ConfigDict, Discriminator, Tag
 
-from rank_e.config.types import BelowOne, Plugin, Section, Text
-
-OWN = "your own package.module:factory"
-"""What messages call a kind that is a dotted path."""
+from rank_e.config.kinds import OWN, DottedPath, Kind, tag
+from rank_e.config.types import BelowOne, Section, Text
 
 
 class PromptFileParams(Section):
@@ -51,18 +49,17 @@ class CocoParams(FilesParams):
     every_caption: bool
 
 
-class OwnDatasetParams(Plugin):
+class OwnDatasetParams(Kind):
     """A dataset that `kind: package.module:factory` opens: factory(folder, image_size, **the other keys).
 
     DVC watches the folder: what the dataset reads lies in it.
     """
 
+    model_config = ConfigDict(extra="allow")
+    common = frozenset({"folder"})
+
+    kind: DottedPath
     folder: Text
-
-
-def _tag(section: Any) -> str:
-    kind = section.get("kind") if isinstance(section, dict) else getattr(section, "kind", None)
-    return OWN if ":" in str(kind) else str(kind)
 
 
 DatasetParams = Annotated[
@@ -70,7 +67,7 @@ DatasetParams = Annotated[
     | Annotated[FolderParams, Tag("folder")]
     | Annotated[CocoParams, Tag("coco")]
     | Annotated[OwnDatasetParams, Tag(OWN)],
-    Discriminator(_tag),
+    Discriminator(tag),
 ]
 
 
@@ -79,3 +76,8 @@ class DataParams(Section):
 
     training: DatasetParams
     held_out: DatasetParams
+
+    @property
+    def own(self) -> list[OwnDatasetParams]:
+        """Those that a dotted path opens."""
+        return [item for item in (self.training, self.held_out) if isinstance(item, OwnDatasetParams)]

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rank_e.config.types import ArmName, Count, CountOrZero, MetricName, Plugin, Positive, Rate, Section, Seed, Text
+from rank_e.config.kinds import DistanceParams, ScoreParams
+from rank_e.config.types import ArmName, Count, CountOrZero, MetricName, Positive, Rate, Section, Seed, Text
 
 
 class PromptsBenchmark(Section):
@@ -16,7 +17,7 @@ class PromptsBenchmark(Section):
     category: Text | None
     prompts: CountOrZero
     samples_per_prompt: Count
-    scores: Annotated[dict[MetricName, Plugin], Field(min_length=1)]
+    scores: Annotated[dict[MetricName, ScoreParams], Field(min_length=1)]
 
 
 class HPSv2Benchmark(Section):
@@ -64,8 +65,8 @@ class EvaluationParams(Section):
     real_images: Annotated[int, Field(ge=2, le=10_000_000)]
     bootstrap: CountOrZero
     images: Count
-    distances: dict[MetricName, Plugin]
-    scores: dict[MetricName, Plugin]
+    distances: dict[MetricName, DistanceParams]
+    scores: dict[MetricName, ScoreParams]
     benchmarks: dict[MetricName, Benchmark]
 
 

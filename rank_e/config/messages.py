@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import ErrorDetails
 
-from rank_e.config.data import OWN
+from rank_e.config.kinds import OWN
 
 
 def line(model: type[BaseModel], problem: ErrorDetails, prefix: tuple[str, ...]) -> str:
@@ -52,18 +52,18 @@ def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
     """What a node refers to; of a value or null, the value, marked as such."""
     if "$ref" in node:
         return _resolve(definitions[node["$ref"].removeprefix("#/$defs/")], definitions)
+    if "oneOf" in node:
+        return {**node, "kinds": list(_kinds(node, definitions))}
     if "anyOf" in node:
         value = next(choice for choice in node["anyOf"] if choice.get("type") != "null")
         return {**_resolve(value, definitions), "nullable": True}
-    if "oneOf" in node:
-        return {**node, "kinds": list(_kinds(node, definitions))}
     return node
 
 
 def _kinds(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The schemas of a section that is one of several kinds, by the kind that names them."""
-    found = [_resolve(choice, definitions) for choice in node["oneOf"]]
-    return {choice["properties"]["kind"].get("const", OWN): choice for choice in found}
+    """What a section of several kinds may be, by kind; the user's own stands under OWN."""
+    choices = [_resolve(choice, definitions) for choice in node["oneOf"]]
+    return {choice["properties"]["kind"].get("const", OWN): choice for choice in choices}
 
 
 def _allowed(node: dict[str, Any], names: bool = False) -> str:
@@ -72,7 +72,7 @@ def _allowed(node: dict[str, Any], names: bool = False) -> str:
         return "a name of lower-case letters, digits and _, starting with a letter"
     if node.get("nullable"):
         return f"{_allowed({**node, 'nullable': False})}, or null"
-    if "kinds" in node:
+    if "oneOf" in node:
         return f"a mapping with kind: {' or '.join(node['kinds'])}"
     if "const" in node:
         return json.dumps(node["const"])

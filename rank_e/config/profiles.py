@@ -69,16 +69,16 @@ def _extended(path: Path, below: tuple[str, ...]) -> Profile:
     own = _read(path)
     if "extends" not in own.values:
         return own
-    name = own.values.pop("extends")
-    if not isinstance(name, str):
-        raise ConfigError(f"{path}: extends = {show(name)}: must be the name of a profile in {path.parent}")
-    other = _extended(path.with_name(f"{name}.yaml"), (*below, path.stem))
-    values, known = merge(other.values, own.values), dict(_walk(other.values))
+    base = own.values.pop("extends")
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: extends = {show(base)}: must be the name of a profile in {path.parent}")
+    other = _extended(path.with_name(f"{base}.yaml"), (*below, path.stem))
+    values, there = merge(other.values, own.values), dict(_walk(other.values))
     overridden = {key: value for key, value in _walk(own.values) if not isinstance(value, dict)}
     for key, value in overridden.items():
         if value is None and ".".join(key[:-1]) in NAMED:
-            if key not in known:
-                raise ConfigError(f"{path}: {'.'.join(key)} = null: {name} has none to take out; remove the line")
+            if key not in there:
+                raise ConfigError(f"{path}: {'.'.join(key)} = null: {base} has none to take out; remove the line")
             del reduce(getitem, key[:-1], values)[key[-1]]
     comments = {key: comment for key, comment in other.comments.items() if key not in overridden} | own.comments
     return Profile(values, comments, own.head or other.head)

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from rank_e.config.kinds import DiscriminatorParams, PerceptualParams, RewardParams
 from rank_e.config.types import (
     BelowOne,
     Betas,
@@ -12,7 +13,6 @@ from rank_e.config.types import (
     Fraction,
     MetricName,
     Name,
-    Plugin,
     Positive,
     Rate,
     Section,
@@ -33,13 +33,6 @@ class WeightsParams(Section):
 
     training: Text
     evaluation: Text
-
-
-class RewardParams(Plugin):
-    """One reward of the mixture: its weight, and whether it is divided by its running standard deviation."""
-
-    weight: Annotated[float, Field(ge=-1e6, le=1e6)]
-    normalise: Literal["none", "running"]
 
 
 class RuntimeParams(Section):
@@ -137,25 +130,6 @@ class PolicyParams(Section):
     checkpointing: bool
 
 
-class PatchGANParams(Section):
-    """The discriminator on patches, trained from scratch."""
-
-    kind: Literal["patchgan"]
-    channels: Count
-    layers: Annotated[int, Field(ge=1, le=8)]
-
-
-class ProjectedParams(Section):
-    """Trainable heads on frozen networks: DINOv3 (a folder) and EfficientNet (a file of timm's, by its name)."""
-
-    kind: Literal["projected"]
-    dinov3: Text
-    efficientnet: Text
-    efficientnet_name: Text
-    image_size: Count
-    channels: Count
-
-
 class DecoderParams(Section):
     """The decoder update (RankE, arXiv 2605.21195, stage 2); `train: false` hands the decoder on as it is."""
 
@@ -173,14 +147,14 @@ class DecoderParams(Section):
     lambda_reconstruction: Weight
     lambda_consistency: Weight
     l1_weight: Weight
-    perceptual: Plugin
+    perceptual: PerceptualParams
     perceptual_weight: Weight
     adversarial_rule: Literal["gradient_norm", "adaptive"]
     adversarial_ratio: Weight
     reward_ratio: Weight
     rank_weighting: Literal["rank", "uniform", "shuffled"]
     discriminator_inputs: Literal["rollouts", "reconstructions", "both"]
-    discriminator: Annotated[PatchGANParams | ProjectedParams, Field(discriminator="kind")]
+    discriminator: DiscriminatorParams
     discriminator_start: CountOrZero
     discriminator_warmup_steps: CountOrZero
     instance_noise: Fraction

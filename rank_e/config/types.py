@@ -23,11 +23,3 @@ class Section(BaseModel):
     """A group of parameters: unknown keys and silent conversions ("3", true, 2.0 for 2) are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Plugin(BaseModel):
-    """A thing built by its `kind` (a published one's name, or `package.module:factory`) from further keys."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-    kind: Annotated[str, Field(min_length=1)]

@@ -24,8 +24,8 @@ def open_dataset(section: DatasetParams, image_size: int, where: str) -> Dataset
     if not folder.is_dir():
         raise DataError(f"{where}.folder: {folder} does not exist; put the data there or correct the path")
     if isinstance(section, OwnDatasetParams):
-        wanted, options = (Dataset, "a rank_e.data.dataset.Dataset"), section.model_extra or {}
-        made: Dataset = call_factory(where, section.kind, folder, image_size, options, DataError, wanted)
+        wanted = (Dataset, "a rank_e.data.dataset.Dataset")
+        made: Dataset = call_factory(where, section.path, folder, image_size, section.options, DataError, wanted)
         return made
     prompts = section.prompts
     rows = None if prompts is None else open_prompts(folder / prompts.file, prompts.column, prompts.category)

@@ -16,6 +16,7 @@ from rank_e.evaluation.base import Images, check_images, check_values
 from rank_e.evaluation.networks import Features, load_clip, load_dinov2, load_inception
 from rank_e.evaluation.resize import clean_fid, clip_bicubic, square_lanczos, squash_bicubic
 from rank_e.rewards.clip import input_size
+from rank_e.rewards.open_clip_models import model_within
 from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, normalise
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -53,24 +54,20 @@ class NetworkFeatures:
         return check_values(self.protocol, self.network(inputs).float().cpu())
 
 
-def inception_features(
-    file: str | Path, device: torch.device, image_size: int = IMAGE_SIZE, where: str = "inception"
-) -> NetworkFeatures:
+def inception_features(folder: Path, device: torch.device, *, file: str, image_size: int) -> NetworkFeatures:
     """FID's features: clean-fid's "clean" mode on the Inception of a local file, D = 2048."""
-    network, source = load_inception(file, device, where)
+    network, source = load_inception(folder / file, device)
     protocol = "Inception v3 (2015-12-05), clean-fid clean 299 px"
     return NetworkFeatures(network, clean_fid, protocol=protocol, source=source, device=device, image_size=image_size)
 
 
-def dinov2_features(
-    folder: str | Path, device: torch.device, image_size: int = IMAGE_SIZE, where: str = "dinov2"
-) -> NetworkFeatures:
+def dinov2_features(folder: Path, device: torch.device, *, file: str, image_size: int) -> NetworkFeatures:
     """FD-DINOv2 (Stein et al., 2023): the class token at 224 px (D = 1024 for the large model they chose).
 
     transformers interpolates position embeddings trained at 518 px; torch.hub's code adds an offset of 0.1 first,
     so distances agree with dgm-eval's closely, not to the last digit.
     """
-    network, source = load_dinov2(folder, device, where)
+    network, source = load_dinov2(folder / file, device)
     return NetworkFeatures(
         network,
         lambda image: squash_bicubic(image, DINOV2_SIZE),
@@ -82,15 +79,9 @@ def dinov2_features(
     )
 
 
-def clip_features(
-    file: str | Path,
-    device: torch.device,
-    model: str = "ViT-B-32-quickgelu",
-    image_size: int = IMAGE_SIZE,
-    where: str = "clip_features",
-) -> NetworkFeatures:
+def clip_features(folder: Path, device: torch.device, *, file: str, model: str, image_size: int) -> NetworkFeatures:
     """FD-CLIP as clean-fid's `clip_vit_b_32`: image embeddings after the projection, not normalised (D = 512)."""
-    network, _, source = load_clip(file, model, device, where)
+    network, _, source = load_clip(folder / file, model_within(folder, model), device)
     size = input_size(network)
     return NetworkFeatures(
         network.encode_image,

@@ -24,11 +24,11 @@ Features = Callable[[Tensor], Tensor]
 DINOV2_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
-def need_file(where: str, path: str | Path) -> Path:
-    """`path`, or EvaluationError naming the parameter `where` if no such file exists."""
+def need_file(path: str | Path) -> Path:
+    """`path`, or EvaluationError if no such file exists."""
     path = Path(path)
     if not path.is_file():
-        raise EvaluationError(f"{where}: {path} does not exist or is not a file; put the weights there or name another")
+        raise EvaluationError(f"{path} does not exist or is not a file; put the weights there or name another")
     return path
 
 
@@ -53,21 +53,21 @@ def _fid_inception() -> nn.Module:
     return net.eval()
 
 
-def load_inception(file: str | Path, device: torch.device, where: str = "inception") -> tuple[Features, str]:
+def load_inception(file: str | Path, device: torch.device) -> tuple[Features, str]:
     """(features, sha256) of the FID Inception: float [N, 3, 299, 299] in [0, 255] -> float32 [N, 2048].
 
     `file` is either port of the network of December 2015: NVIDIA's TorchScript archive `inception-2015-12-05.pt`,
     which clean-fid uses, or the state dict `pt_inception-2015-12-05-6726825d.pth` of pytorch-fid. Both are given
     (x - 128) / 128, as clean-fid's "clean" mode does.
     """
-    path = need_file(where, file)
+    path = need_file(file)
     if is_torchscript(path):
         try:
             archive: Any = read_torchscript(path)
         except RewardError as error:  # the reader is the rewards' own
-            raise EvaluationError(f"{where}: {error}") from None
+            raise EvaluationError(str(error)) from None
         if "layers" not in {name for name, _ in archive.named_children()}:
-            raise EvaluationError(f"{where}: {path} has no `layers`; give inception-2015-12-05.pt")
+            raise EvaluationError(f"{path} has no `layers`; give inception-2015-12-05.pt")
         layers = archive.layers.to(device)
     else:
         layers = _fid_inception()
@@ -84,7 +84,7 @@ def load_inception(file: str | Path, device: torch.device, where: str = "incepti
     return features, sha256_of(path)
 
 
-def load_dinov2(folder: str | Path, device: torch.device, where: str = "dinov2") -> tuple[Features, str]:
+def load_dinov2(folder: str | Path, device: torch.device) -> tuple[Features, str]:
     """(features, sha256) of a Hugging Face DINOv2 folder: normalised images float [N, 3, H, W] (H and W multiples
     of the patch) -> the class token after the last norm, float32 [N, D].
     """
@@ -92,16 +92,16 @@ def load_dinov2(folder: str | Path, device: torch.device, where: str = "dinov2")
     from transformers import Dinov2Config, Dinov2Model
 
     folder = Path(folder)
-    need_file(where, folder / "config.json")
+    need_file(folder / "config.json")
     path = next((folder / name for name in DINOV2_FILES if (folder / name).is_file()), None)
     if path is None:
-        raise EvaluationError(f"{where}: {folder} holds none of {', '.join(DINOV2_FILES)}; put the weights there")
+        raise EvaluationError(f"{folder} holds none of {', '.join(DINOV2_FILES)}; put the weights there")
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError):
-        raise EvaluationError(f"{where}: {folder / 'config.json'} is not a configuration; get it again") from None
+        raise EvaluationError(f"{folder / 'config.json'} is not a configuration; get it again") from None
     if kind != "dinov2":
-        raise EvaluationError(f"{where}: {folder / 'config.json'} is of a {kind!r}; give a DINOv2 folder")
+        raise EvaluationError(f"{folder / 'config.json'} is of a {kind!r}; give a DINOv2 folder")
     read_tensors(path)  # mapped, not copied: a file that is damaged or more than tensors is named before it is used
     try:  # transformers renames the published keys, and would fill those it lacks with random numbers
         config = Dinov2Config.from_pretrained(folder)
@@ -111,13 +111,9 @@ def load_dinov2(folder: str | Path, device: torch.device, where: str = "dinov2")
         model, info = loaded
     except (OSError, ValueError, RuntimeError) as error:
         line = str(error).strip().splitlines()[0][:160]
-        raise EvaluationError(
-            f"{where}: {path} does not fit {folder / 'config.json'} ({line}); get both again"
-        ) from None
+        raise EvaluationError(f"{path} does not fit {folder / 'config.json'} ({line}); get both again") from None
     if wrong := [f"{kind} {', '.join(map(str, names))}" for kind, names in sorted(info.items()) if names]:
-        raise EvaluationError(
-            f"{where}: {path} does not fit {folder / 'config.json'}; get both again. {'; '.join(wrong)}"
-        )
+        raise EvaluationError(f"{path} does not fit {folder / 'config.json'}; get both again. {'; '.join(wrong)}")
     model = model.float().to(device).eval().requires_grad_(False)
 
     def features(x: Tensor) -> Tensor:
@@ -126,19 +122,17 @@ def load_dinov2(folder: str | Path, device: torch.device, where: str = "dinov2")
     return features, sha256_of(path)
 
 
-def load_clip(
-    file: str | Path, name: str, device: torch.device, where: str = "clip"
-) -> tuple[ClipModel, Tokenize, str]:
+def load_clip(file: str | Path, name: str, device: torch.device) -> tuple[ClipModel, Tokenize, str]:
     """(model, tokenizer, sha256) of the open_clip architecture `name` (or a JSON file) with a local file's weights.
 
     `file` is a checkpoint of open_clip's (safetensors, .bin, .pt) or OpenAI's own archive such as `ViT-B-32.pt`.
     OpenAI trained with QuickGELU, which no weight shows: its archive is refused for an architecture without.
     """
-    path = need_file(where, file)
+    path = need_file(file)
     try:
         if is_torchscript(path) and not model_config(name).get("quick_gelu", False):
-            raise EvaluationError(f"{where}: {path} is OpenAI's and wants QuickGELU; name the model {name}-quickgelu")
+            raise EvaluationError(f"{path} is OpenAI's and wants QuickGELU; name the model {name}-quickgelu")
         model, tokenize = clip_of_file(name, path, device)
     except RewardError as error:  # the loader is the rewards' own
-        raise EvaluationError(f"{where}: {error}") from None
+        raise EvaluationError(str(error)) from None
     return model, tokenize, sha256_of(path)

@@ -15,6 +15,7 @@ from rank_e.evaluation.networks import load_clip
 from rank_e.evaluation.resize import clip_bicubic, square_lanczos
 from rank_e.rewards.base import Reward
 from rank_e.rewards.clip import ClipModel, Tokenize, input_size
+from rank_e.rewards.open_clip_models import model_within
 from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, normalise
 
 PREFIX = "A photo depicts "  # Hessel et al., 2021
@@ -61,15 +62,9 @@ class ClipScore:
         return check_values(self.protocol, 100 * F.cosine_similarity(seen, text).float().cpu())
 
 
-def clip_score(
-    file: str | Path,
-    device: torch.device,
-    model: str = "ViT-B-32-quickgelu",
-    image_size: int = IMAGE_SIZE,
-    where: str = "clip_score",
-) -> ClipScore:
-    """The CLIP score of a local file; ViT-B/32 of OpenAI with QuickGELU by default."""
-    network, tokenize, source = load_clip(file, model, device, where)
+def clip_score(folder: Path, device: torch.device, *, file: str, model: str, image_size: int) -> ClipScore:
+    """The CLIP score by the open_clip `model` with the weights of `file`."""
+    network, tokenize, source = load_clip(folder / file, model_within(folder, model), device)
     return ClipScore(network, tokenize, name=model, source=source, image_size=image_size)
 
 

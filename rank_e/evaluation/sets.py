@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,11 +18,13 @@ from rank_e.evaluation.scores import RewardScore
 from rank_e.evaluation.stream import Stream, Values
 from rank_e.evaluation.suite import Judges, build_judges, summarise
 from rank_e.io.files import sha256_of
+from rank_e.rewards.hpsv2 import hpsv2_reward
 from rank_e.rewards.mixture import build_rewards
 from rank_e.rewards.open_clip_models import model_within
 
 if TYPE_CHECKING:
     from rank_e.config.evaluation import GenEvalBenchmark, HPSv2Benchmark, PromptsBenchmark
+    from rank_e.config.kinds import RewardKind
     from rank_e.evaluation.geneval.judge import GenEval
     from rank_e.evaluation.geneval.tasks import Task
 
@@ -100,12 +102,10 @@ class GenEvalSet(PromptSet):
         return metrics
 
 
-def reward_score(
-    rewards: Mapping[str, Mapping[str, Any]], folder: Path, device: torch.device, source: str
-) -> RewardScore:
+def reward_score(rewards: Mapping[str, RewardKind], folder: Path, device: torch.device, source: str) -> RewardScore:
     """The rewards' weighted sum as a judge: raw scores, since running statistics differ from arm to arm."""
-    raw = {name: {**section, "normalise": "none"} for name, section in rewards.items()}
-    names = " + ".join(f"{section['weight']:g} {name}" for name, section in raw.items())
+    raw = {name: section.model_copy(update={"normalise": "none"}) for name, section in rewards.items()}
+    names = " + ".join(f"{section.weight:g} {name}" for name, section in raw.items())
     return RewardScore(build_rewards(raw, folder, device), name=names, source=source, device=device)
 
 
@@ -119,15 +119,14 @@ def open_benchmark(
     if section.kind == "prompts":
         rows = open_prompts(folder / section.file, section.column, section.category)
         rows = rows[: section.prompts or None] * section.samples_per_prompt
-        scores = {f"{name}_{score}": options.model_dump() for score, options in section.scores.items()}
+        scores = {f"{name}_{score}": options for score, options in section.scores.items()}
         judges = build_judges({}, scores, folder, device, where=f"evaluation.benchmarks.{name}")
         return PromptSet(name, [row.text for row in rows], [row.category for row in rows], judges)
     if section.kind == "hpsv2":
         styles = read_benchmark(folder / section.prompts, section.per_style or None)
-        options = {"hps": {"kind": "hpsv2", "weight": 1.0, "normalise": "none"}}
-        options["hps"] |= {"file": section.file, "model": section.model}
-        file = need_file(f"evaluation.benchmarks.{name}.file", folder / section.file)
-        judge = reward_score(options, folder, device, sha256_of(file))
+        file = need_file(folder / section.file)
+        reward = hpsv2_reward(folder, device, file=section.file, model=section.model)
+        judge = RewardScore(reward, name="1 hps", source=sha256_of(file), device=device)
         return PromptSet(name, [p for _, p in styles], [style for style, _ in styles], Judges({}, {name: judge}))
     from rank_e.evaluation.geneval.colors import ClipColors
     from rank_e.evaluation.geneval.detector import Mask2FormerDetector

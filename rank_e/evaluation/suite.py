@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rank_e.evaluation.base import EvaluationError, FeatureNetwork, Scorer
-from rank_e.evaluation.features import clip_features, dinov2_features, inception_features
 from rank_e.evaluation.intervals import SHARDS, frechet_estimate, mean_estimates
 from rank_e.evaluation.reference import Statistics
-from rank_e.evaluation.scores import clip_score
 from rank_e.evaluation.stream import Stream
-from rank_e.io.plugins import call_factory, is_path
-from rank_e.rewards.open_clip_models import model_within
+from rank_e.io.plugins import call_factory
 
-FEATURES: dict[str, Callable[..., FeatureNetwork]] = {
-    "inception": inception_features,
-    "dinov2": dinov2_features,
-    "clip_features": clip_features,
-}
-SCORES: dict[str, Callable[..., Scorer]] = {"clip_score": clip_score}
-_OPTIONS = {"clip_features": ("model", "image_size"), "clip_score": ("model", "image_size")}
-Settings = Mapping[str, Mapping[str, Any]]
+if TYPE_CHECKING:
+    from rank_e.config.kinds import Kind
 
 
 @dataclass(frozen=True)
@@ -37,47 +28,25 @@ class Judges:
 
 
 def build_judges(
-    distances: Settings, scores: Settings, folder: str | Path, device: torch.device, where: str = "evaluation"
-) -> Judges:
-    """Judges of `{NAME: {kind, file: PATH in folder, ...}}`, by name.
-
-    Kinds of distances: inception, dinov2 (`file` is a folder), clip_features; of scores: clip_score. Further keys:
-    image_size (256), and model for the CLIP kinds (ViT-B-32-quickgelu, or a JSON file in `folder`).
-    `package.module:factory` is called with (folder, device, **further keys) and gives a `FeatureNetwork` or a
-    `Scorer`. EvaluationError (or CheckpointError, of a file's contents) names the judge and the key.
-    """
-    place = Path(folder)
-    return Judges(
-        {n: _build(FEATURES, f"{where}.distances.{n}", options, place, device) for n, options in distances.items()},
-        {n: _build(SCORES, f"{where}.scores.{n}", options, place, device) for n, options in scores.items()},
-    )
-
-
-def _build(
-    known: Mapping[str, Callable[..., Any]],
-    where: str,
-    options: Mapping[str, Any],
+    distances: Mapping[str, Kind],
+    scores: Mapping[str, Kind],
     folder: Path,
     device: torch.device,
-) -> Any:
-    rest = dict(options)
-    kind = rest.pop("kind", None)
-    if isinstance(kind, str) and is_path(kind):
-        return call_factory(where, kind, folder, device, rest, EvaluationError)
-    if kind not in known:
-        raise EvaluationError(
-            f"{where}.kind: unknown judge {kind!r}; known: {', '.join(known)}, or package.module:factory"
-        )
-    file = rest.pop("file", None)
-    if not isinstance(file, str) or not file:
-        raise EvaluationError(f"{where}.file: missing; name the local weights")
-    if unknown := sorted(rest.keys() - set(_OPTIONS.get(kind, ("image_size",)))):
-        raise EvaluationError(f"{where}.{unknown[0]}: no such option of {kind}; remove it")
-    if "model" in rest:
-        if not isinstance(rest["model"], str):
-            raise EvaluationError(f"{where}.model: is {rest['model']!r}; give an open_clip name or a JSON file")
-        rest["model"] = model_within(folder, rest["model"])
-    return known[kind](folder / file, device, where=f"{where}.file", **rest)
+    where: str = "evaluation",
+) -> Judges:
+    """Judges by name, each of one of `rank_e.config.kinds.DistanceParams` or `ScoreParams`; files within `folder`.
+
+    The user's own factory(folder, device, **keys) gives a `FeatureNetwork` or a `Scorer`. EvaluationError names the
+    entry and what is wrong with it.
+    """
+
+    def build(group: str, sections: Mapping[str, Kind]) -> dict[str, Any]:
+        return {
+            name: call_factory(f"{where}.{group}.{name}", item.path, folder, device, item.options, EvaluationError)
+            for name, item in sections.items()
+        }
+
+    return Judges(build("distances", distances), build("scores", scores))
 
 
 def summarise(

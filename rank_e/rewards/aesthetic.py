@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rank_e.rewards.base import RewardError, check_pairs, check_scores
-from rank_e.rewards.clip import ClipModel, Protocol, clip_inputs
+from rank_e.rewards.clip import ClipModel, Preprocess, clip_inputs
+from rank_e.rewards.open_clip_models import model_within, shared_clip
 from rank_e.rewards.preprocessing import clip_protocol
 from rank_e.rewards.weights import check_keys, read_weights
 
@@ -57,28 +59,29 @@ class AestheticReward:
     """head(unit-norm CLIP image embedding): about 1 to 10, the mean rating that people would give."""
 
     def __init__(
-        self, model: ClipModel, head: nn.Sequential, name: str = "aesthetic", protocol: Protocol = clip_protocol
+        self, model: ClipModel, head: nn.Sequential, name: str = "aesthetic", prepare: Preprocess = clip_protocol
     ) -> None:
         self.model = model
         self.head = head.to(model.logit_scale.device)
         self.name = name
-        self.protocol = protocol
+        self.prepare = prepare
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Scores float32 [N] of `images` [N, 3, H, W] in [0, 1]; RewardError if one is not finite."""
         check_pairs(self.name, images, prompts)
-        embedding = self.model.encode_image(clip_inputs(self.model, images, self.protocol))
+        embedding = self.model.encode_image(clip_inputs(self.model, images, self.prepare))
         return check_scores(self.name, self.head(F.normalize(embedding, dim=-1)).squeeze(-1).float())
 
 
-def load_aesthetic(file: str | Path, model: ClipModel, name: str = "aesthetic") -> AestheticReward:
-    """The predictor with the head of `file` on the CLIP `model`; RewardError if their widths differ."""
-    tensors = read_weights(file)
-    head = build_head(str(file), tensors)
-    width = int(model.text_projection.shape[-1])  # images and prompts share one embedding width
+def aesthetic_reward(folder: Path, device: torch.device, *, file: str, clip_file: str, model: str) -> AestheticReward:
+    """The predictor with the head of `file` on the CLIP `model` of `clip_file`; RewardError if their widths differ."""
+    path = folder / file
+    head = build_head(str(path), read_weights(path))
+    network, _ = shared_clip(model_within(folder, model), folder / clip_file, device)
+    width = int(network.text_projection.shape[-1])  # images and prompts share one embedding width
     if head[0].in_features != width:
         raise RewardError(
-            f"{file} reads embeddings of {head[0].in_features}, the CLIP gives {width}; use the CLIP that it was "
+            f"{path} reads embeddings of {head[0].in_features}, the CLIP gives {width}; use the CLIP that it was "
             "trained on (ViT-L-14-quickgelu for the l14 heads)"
         )
-    return AestheticReward(model, head, name)
+    return AestheticReward(network, head)

@@ -1,24 +1,22 @@
 """The CLIP reward: 100 times the cosine of image and prompt, differentiable from the pixels.
 
-It serves any open_clip model: the network's own size and normalisation constants are read from its visual
-tower.
+It serves any open_clip model: the network's own size and normalisation constants are read from its visual tower.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rank_e.rewards.base import RewardError, check_pairs, check_scores
-from rank_e.rewards.preprocessing import normalise, shorter_side
+from rank_e.rewards.open_clip_models import ClipModel, Tokenize, model_within, shared_clip
+from rank_e.rewards.preprocessing import clip_protocol, normalise, shorter_side
 
-Tokenize = Callable[[list[str]], Tensor]
-ClipModel = Any  # an open_clip.CLIP: open_clip ships no types
-Protocol = Callable[[Tensor, int, Sequence[float], Sequence[float]], Tensor]  # images, size, mean, std -> inputs
+Preprocess = Callable[[Tensor, int, Sequence[float], Sequence[float]], Tensor]  # images, size, mean, std -> inputs
 
 
 def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -31,9 +29,9 @@ def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[f
     return normalise(shorter_side(images, size), mean, std)
 
 
-def clip_inputs(model: ClipModel, images: Tensor, protocol: Protocol = preprocess) -> Tensor:
-    """`protocol` with the size and the normalisation constants of an open_clip model's visual tower."""
-    return protocol(images, input_size(model), model.visual.image_mean, model.visual.image_std)
+def clip_inputs(model: ClipModel, images: Tensor, prepare: Preprocess = preprocess) -> Tensor:
+    """`prepare` with the size and the normalisation constants of an open_clip model's visual tower."""
+    return prepare(images, input_size(model), model.visual.image_mean, model.visual.image_std)
 
 
 def input_size(model: ClipModel) -> int:
@@ -59,13 +57,13 @@ class ClipReward:
         tokenize: Tokenize,
         name: str = "clip",
         scale: float = 100.0,
-        protocol: Protocol = preprocess,
+        prepare: Preprocess = preprocess,
     ) -> None:
         self.model = model
         self.tokenize = tokenize
         self.name = name
         self.scale = scale
-        self.protocol = protocol
+        self.prepare = prepare
 
     def text_features(self, prompts: list[str]) -> Tensor:
         """Unit-norm text embeddings [N, D]."""
@@ -79,10 +77,16 @@ class ClipReward:
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Scores float32 [N] of `images` [N, 3, H, W] in [0, 1]; RewardError if one is not finite."""
         check_pairs(self.name, images, prompts)
-        return self.compare(self.model.encode_image(clip_inputs(self.model, images, self.protocol)), prompts)
+        return self.compare(self.model.encode_image(clip_inputs(self.model, images, self.prepare)), prompts)
 
     def compare(self, embeddings: Tensor, prompts: list[str]) -> Tensor:
         """The same scores of the model's own image embeddings [N, D], of any length."""
         images = F.normalize(embeddings, dim=-1)
         scores = self.scale * (images * self.text_features(prompts)).sum(-1)
         return check_scores(self.name, scores.float())
+
+
+def clip_reward(folder: Path, device: torch.device, *, file: str, model: str) -> ClipReward:
+    """100 cos(image, prompt) by the open_clip `model` (a name, or a JSON file) with the weights of `file`."""
+    network, tokenize = shared_clip(model_within(folder, model), folder / file, device)
+    return ClipReward(network, tokenize, prepare=clip_protocol)

@@ -138,10 +138,9 @@ class ImageReward:
         return check_scores(self.name, scores.float())
 
 
-def load_imagereward(
-    file: str | Path, tokenizer: str | Path, device: torch.device, name: str = "imagereward"
-) -> ImageReward:
+def imagereward(folder: Path, device: torch.device, *, file: str, tokenizer: str) -> ImageReward:
     """ImageReward with the weights of `file` (the published ImageReward.pt) and BERT's vocabulary; float32, frozen."""
-    vision, text, head = build_networks(str(file), read_weights(file))
+    path = folder / file
+    vision, text, head = build_networks(str(path), read_weights(path))
     words = text.get_input_embeddings().num_embeddings
-    return ImageReward((vision.to(device), text.to(device), head.to(device)), load_tokenizer(tokenizer, words), name)
+    return ImageReward((vision.to(device), text.to(device), head.to(device)), load_tokenizer(folder / tokenizer, words))

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from rank_e.io.plugins import call_factory, is_path
-from rank_e.rewards.aesthetic import load_aesthetic
+from rank_e.io.plugins import call_factory
 from rank_e.rewards.base import Reward, RewardError, check_pairs, check_scores
-from rank_e.rewards.clip import ClipModel, ClipReward, Tokenize
-from rank_e.rewards.imagereward import load_imagereward
-from rank_e.rewards.open_clip_models import load_clip, model_within
-from rank_e.rewards.preprocessing import clip_protocol, hps_protocol
 from rank_e.rewards.running import RunningNormaliser
 
+if TYPE_CHECKING:
+    from rank_e.config.kinds import RewardKind
+
 Parts = dict[str, Tensor]  # reward name -> raw scores float32 [N]
-COMMON = frozenset({"kind", "weight", "normalise"})
 
 
 @dataclass(frozen=True)
@@ -103,84 +98,16 @@ class Mixture:
             normaliser.load_state(state[name])
 
 
-class _Builder:
-    """Builds one reward from its section; CLIPs are loaded once for all that use the same one."""
+def build_rewards(sections: Mapping[str, RewardKind], folder: str | Path, device: torch.device | str) -> Mixture:
+    """The mixture of section `rewards`, by name: files within `folder`, networks on `device` in float32.
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.folder, self.device = folder, device
-        self._clips: dict[tuple[str, str], tuple[ClipModel, Tokenize]] = {}
-
-    def _clip(self, model: str, file: str) -> tuple[ClipModel, Tokenize]:
-        if (model, file) not in self._clips:
-            self._clips[model, file] = load_clip(model_within(self.folder, model), self.folder / file, self.device)
-        return self._clips[model, file]
-
-    def clip(self, name: str, *, file: str, model: str = "ViT-L-14-quickgelu") -> Reward:
-        return ClipReward(*self._clip(model, file), name=name, protocol=clip_protocol)
-
-    def hpsv2(self, name: str, *, file: str, model: str = "ViT-H-14") -> Reward:
-        return ClipReward(*self._clip(model, file), name=name, scale=1.0, protocol=hps_protocol)
-
-    def aesthetic(self, name: str, *, file: str, clip_file: str, model: str = "ViT-L-14-quickgelu") -> Reward:
-        return load_aesthetic(self.folder / file, self._clip(model, clip_file)[0], name)
-
-    def imagereward(self, name: str, *, file: str, tokenizer: str) -> Reward:
-        return load_imagereward(self.folder / file, self.folder / tokenizer, self.device, name)
-
-    @cached_property
-    def kinds(self) -> dict[str, tuple[Callable[..., Reward], set[str], set[str]]]:
-        """kind -> (builder, keys that must be given, further keys that may be given)."""
-        return {
-            "clip": (self.clip, {"file"}, {"model"}),
-            "hpsv2": (self.hpsv2, {"file"}, {"model"}),
-            "aesthetic": (self.aesthetic, {"file", "clip_file"}, {"model"}),
-            "imagereward": (self.imagereward, {"file", "tokenizer"}, set()),
-        }
-
-    def published(self, name: str, kind: str, options: dict[str, Any]) -> Reward:
-        build, required, optional = self.kinds[kind]
-        if missing := sorted(required - options.keys()):
-            raise RewardError(f"rewards.{name}.{missing[0]}: is missing; kind {kind} needs a path there")
-        if unknown := sorted(options.keys() - required - optional):
-            known = ", ".join(sorted(required | optional | COMMON))
-            raise RewardError(f"rewards.{name}.{unknown[0]}: unknown key; kind {kind} knows {known}")
-        for key, value in options.items():
-            if not isinstance(value, str) or not value:
-                raise RewardError(f"rewards.{name}.{key}: is {value!r}; give a path or a name")
-        try:
-            return build(name, **options)
-        except RewardError as error:
-            raise RewardError(f"rewards.{name}: {error}") from error
-
-
-def build_rewards(settings: Mapping[str, Mapping[str, Any]], folder: str | Path, device: torch.device | str) -> Mixture:
-    """The mixture that section `rewards` asks for: files within `folder`, networks on `device` in float32.
-
-    Each entry NAME: {kind, weight (1.0), normalise (none | running), ...}. Kinds and their keys:
-    `clip` {file, model: ViT-L-14-quickgelu}: 100 cos(image, prompt);
-    `hpsv2` {file, model: ViT-H-14}: HPSv2 or HPSv2.1, as published, about 0.2 to 0.3;
-    `aesthetic` {file: the head, clip_file, model: ViT-L-14-quickgelu};
-    `imagereward` {file, tokenizer: bert-base-uncased's vocab.txt or its folder};
-    `package.module:factory` {...}: factory(folder, device, **rest) -> (images, prompts) -> scores.
-    `model` is open_clip's name, or a JSON file of its format within `folder`.
-    Raises RewardError naming the entry and the key.
+    Each section is one of `rank_e.config.kinds.RewardParams`; the user's own factory(folder, device, **keys) gives a
+    call (images, prompts) -> scores. RewardError names the entry and what is wrong with it.
     """
-    builder = _Builder(Path(folder), torch.device(device))
     terms = {}
-    for name, section in settings.items():
-        options = {key: value for key, value in section.items() if key not in COMMON}
-        kind, weight = section.get("kind"), section.get("weight", 1.0)
-        normalise = section.get("normalise", "none")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not isfinite(weight):
-            raise RewardError(f"rewards.{name}.weight: is {weight!r}; give a finite number")
-        if normalise not in ("none", "running"):
-            raise RewardError(f"rewards.{name}.normalise: is {normalise!r}; give none or running")
-        if isinstance(kind, str) and kind in builder.kinds:
-            reward = builder.published(name, kind, options)
-        elif isinstance(kind, str) and is_path(kind):
-            reward = call_factory(f"rewards.{name}", kind, builder.folder, builder.device, options, RewardError)
-        else:
-            known = ", ".join(builder.kinds)
-            raise RewardError(f"rewards.{name}.kind: is {kind!r}; give {known} or your own package.module:factory")
-        terms[name] = Term(reward, float(weight), RunningNormaliser(name) if normalise == "running" else None)
+    for name, section in sections.items():
+        where = f"rewards.{name}"
+        reward = call_factory(where, section.path, Path(folder), torch.device(device), section.options, RewardError)
+        normaliser = RunningNormaliser(name) if section.normalise == "running" else None
+        terms[name] = Term(reward, section.weight, normaliser)
     return Mixture(terms)

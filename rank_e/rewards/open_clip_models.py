@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rank_e.io.torchvision_ops import import_open_clip
 from rank_e.rewards.base import RewardError
-from rank_e.rewards.clip import ClipModel, Tokenize
 from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD
 from rank_e.rewards.weights import assign, read_weights
+
+Tokenize = Callable[[list[str]], Tensor]
+ClipModel = Any  # an open_clip.CLIP: open_clip ships no types
 
 
 def model_config(model: str) -> dict[str, Any]:
@@ -69,3 +74,14 @@ def load_clip(model: str, file: str | Path, device: torch.device) -> tuple[ClipM
         network.attn_mask = torch.full((length, length), float("-inf")).triu_(1)
     network.visual.image_mean, network.visual.image_std = OPENAI_MEAN, OPENAI_STD
     return network.to(device), open_clip.SimpleTokenizer(context_length=length)
+
+
+def shared_clip(model: str, file: Path, device: torch.device) -> tuple[ClipModel, Tokenize]:
+    """`load_clip`, but one network for all in this process that use the same file, as long as the file is the same."""
+    state = file.stat() if file.is_file() else None
+    return _shared_clip(model, file, device, state and (state.st_size, state.st_mtime_ns, state.st_ino))
+
+
+@lru_cache(maxsize=2)
+def _shared_clip(model: str, file: Path, device: torch.device, state: object) -> tuple[ClipModel, Tokenize]:
+    return load_clip(model, file, device)

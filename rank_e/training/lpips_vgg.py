@@ -54,3 +54,8 @@ class LpipsVGG:
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         return self.distances(a, b).mean()
+
+
+def lpips(folder: Path, device: torch.device, *, file: str) -> LpipsVGG:
+    """LPIPS with the VGG16 of `file` within `folder`."""
+    return LpipsVGG(folder / file, device)

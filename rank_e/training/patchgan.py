@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -62,3 +63,8 @@ class PatchGAN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images * 2.0 - 1.0)
+
+
+def patchgan(folder: Path, device: torch.device, *, channels: int, layers: int, generator: torch.Generator) -> PatchGAN:
+    """A fresh discriminator on patches; `folder` is not read: it is trained from scratch."""
+    return PatchGAN(channels, layers).initialise(generator).to(device)

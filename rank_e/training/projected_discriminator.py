@@ -273,3 +273,20 @@ class ProjectedDiscriminator(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         heads = cast(list[Head], list(self.heads))
         return torch.cat([head(x) for head, x in zip(heads, self.features(images), strict=True)], dim=1)
+
+
+def projected(
+    folder: Path,
+    device: torch.device,
+    *,
+    dinov3: str,
+    efficientnet: str,
+    efficientnet_name: str,
+    image_size: int,
+    channels: int,
+    generator: torch.Generator,
+) -> ProjectedDiscriminator:
+    """Fresh heads on the frozen networks `dinov3` (a folder) and `efficientnet` (a file) within `folder`."""
+    networks = folder / dinov3, folder / efficientnet
+    made = ProjectedDiscriminator(*networks, image_size, channels, efficientnet_name)
+    return made.initialise(generator).to(device)

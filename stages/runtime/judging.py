@@ -40,14 +40,10 @@ def held_out_set(stage: Stage, image_size: int) -> PromptSet:
     seed = seed_for(params.seed, "evaluation", "prompts")
     dataset = open_dataset(stage.params.data.held_out, image_size, "data.held_out")
     rows = dataset.prompts(params.prompts, seed) * params.samples_per_prompt
-    judges = build_judges(
-        {name: section.model_dump() for name, section in params.distances.items()},
-        {name: section.model_dump() for name, section in params.scores.items()},
-        Path(weights.evaluation),
-        stage.device,
-    )
-    rewards = {name: section.model_dump() for name, section in stage.params.ranking.rewards.items()}
-    judges.scores["reward"] = reward_score(rewards, Path(weights.training), stage.device, digest(rewards))
+    judges = build_judges(params.distances, params.scores, Path(weights.evaluation), stage.device)
+    rewards = stage.params.ranking.rewards
+    key = digest({name: section.model_dump() for name, section in rewards.items()})
+    judges.scores["reward"] = reward_score(rewards, Path(weights.training), stage.device, key)
     return PromptSet(HELD_OUT, [prompt for prompt, _ in rows], [category for _, category in rows], judges)
 
 

@@ -9,8 +9,7 @@ from stages.runtime.stage import Stage
 
 def rewards_of(stage: Stage, state: Mapping[str, Any]) -> Mixture:
     """The arm's rewards, going on from the running statistics in `state` (empty: none yet)."""
-    settings = {name: section.model_dump() for name, section in stage.arm_params.ranking.rewards.items()}
-    mixture = build_rewards(settings, stage.params.weights.training, stage.device)
+    mixture = build_rewards(stage.arm_params.ranking.rewards, stage.params.weights.training, stage.device)
     if state:
         mixture.load_state(state)
     return mixture

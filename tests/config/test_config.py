@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from rank_e.config import ConfigError, load, parse, resolve
+from rank_e.config import ConfigError, load, parse
+from rank_e.config.profiles import resolve
 
 ROOT = Path(__file__).parents[2]
 SHAPES: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "profiles/shapes.yaml").read_text())
@@ -78,7 +79,7 @@ def test_problems_of_a_section_of_several_kinds_are_named_as_the_file_has_them()
     lines = [line for line in found if "arms." not in line]
     assert any(
         line.startswith("params.yaml: data.training = ")
-        and line.endswith("with kind: webdataset or folder or coco or your own package.module:factory")
+        and line.endswith("with kind: webdataset or folder or coco or package.module:factory")
         for line in lines
     )
     assert any(line.startswith("params.yaml: data.held_out = ") for line in lines)

@@ -11,7 +11,8 @@ from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import load_yaml
 from ruamel.yaml import YAML
 
-from rank_e.config import ConfigError, load, load_profile, resolve
+from rank_e.config import ConfigError, load
+from rank_e.config.profiles import load_profile, resolve
 
 ROOT = Path(__file__).parents[2]
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))

@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-from rank_e.config import merge, resolve
+from rank_e.config import merge
+from rank_e.config.profiles import resolve
 from tests.helpers.discriminator_files import NAME as EFFICIENTNET
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import cli
-from rank_e.config import resolve
+from rank_e.config.profiles import resolve
 from tests.helpers.fake_artifacts import write_project
 
 ROOT = Path(__file__).parents[2]

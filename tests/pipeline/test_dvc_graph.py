@@ -14,7 +14,7 @@ from dvc.stage import Stage
 from networkx import descendants
 
 from pipeline.graph import load_graph, make_jobs
-from rank_e.config import resolve
+from rank_e.config.profiles import resolve
 from stages.runtime.stage import ARGUMENTS
 
 ROOT = Path(__file__).parents[2]

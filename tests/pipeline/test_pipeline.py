@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from rank_e.config import resolve
+from rank_e.config.profiles import resolve
 from rank_e.shapes.backbone import ShapesBackbone
 from stages.runtime.artifacts import read_artifact
 from tests.helpers.project import ROOT, dvc, environment

@@ -10,9 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rank_e.io.torchvision_ops import import_open_clip
+from rank_e.rewards import mixture as mixtures
 from rank_e.rewards.base import RewardError
-from rank_e.rewards.mixture import Mixture, Term, build_rewards
+from rank_e.rewards.mixture import Mixture, Term
 from rank_e.rewards.running import RunningNormaliser
+from tests.helpers.sections import rewards
 
 TINY: dict[str, Any] = {
     "embed_dim": 16,
@@ -21,6 +23,10 @@ TINY: dict[str, Any] = {
 }
 OWN = {"kind": "tests.rewards.test_rewards_mixture:brightness"}
 PROMPTS = ["a", "b", "c", "d"]
+
+
+def build_rewards(settings: dict[str, dict[str, Any]], folder: Path, device: str) -> Mixture:
+    return mixtures.build_rewards(rewards(settings), folder, device)
 
 
 def brightness(folder: Path, device: torch.device, factor: float = 1.0) -> Any:
@@ -147,17 +153,6 @@ def test_what_a_users_reward_returns_is_checked(images: Tensor) -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"kind": "beauty"}, r"rewards\.r\.kind: is 'beauty'; give clip, hpsv2, aesthetic, imagereward or your own"),
-        ({}, r"rewards\.r\.kind: is None"),
-        (OWN | {"weight": float("nan")}, r"rewards\.r\.weight: is nan"),
-        (OWN | {"weight": "1"}, r"rewards\.r\.weight: is '1'"),
-        (OWN | {"normalise": "batch"}, r"rewards\.r\.normalise: is 'batch'; give none or running"),
-        ({"kind": "clip"}, r"rewards\.r\.file: is missing"),
-        (
-            {"kind": "clip", "file": "x.pt", "size": "L"},
-            r"rewards\.r\.size: unknown key; kind clip knows file, kind, m",
-        ),
-        ({"kind": "clip", "file": 3}, r"rewards\.r\.file: is 3"),
         ({"kind": "clip", "file": "no.pt"}, r"rewards\.r: no\.pt does not exist"),
         ({"kind": "hpsv2", "file": "x", "model": "ViT-Q-1"}, r"rewards\.r: model: unknown open_clip model 'ViT-Q-1'"),
         ({"kind": "clip", "file": "x", "model": "ViT-B-16-SigLIP"}, r"rewards\.r: model: ViT-B-16-SigLIP is no plain"),

@@ -24,6 +24,7 @@ from rank_e.rewards.mixture import build_rewards
 from rank_e.rewards.open_clip_models import load_clip
 from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, clip_protocol, hps_protocol
 from rank_e.rewards.weights import read_weights
+from tests.helpers.sections import rewards
 from tests.helpers.tiny_nets import tiny_tokenizer
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "imagereward.json").read_text())
@@ -106,7 +107,7 @@ def section(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def build(folder: Path, kind: str) -> Reward:
-    return build_rewards({kind: section(folder, kind)}, Path(), "cpu")
+    return build_rewards(rewards({kind: section(folder, kind)}), Path(), "cpu")
 
 
 def pillow_inputs(images: Tensor, size: int) -> Tensor:

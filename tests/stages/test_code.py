@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rank_e.config import load, resolve
+from rank_e.config import load
+from rank_e.config.profiles import resolve
 from rank_e.errors import RankEError
 from stages.code import OUTSIDE, imported_by_name, manifests
 from stages.runtime.imports import Sources
@@ -109,6 +110,13 @@ def test_a_module_of_ones_own_is_part_of_the_stages_that_load_it(project: Path) 
     reward = {"rewards": {"sharp": {"kind": "mine.rewards:sharp", "weight": 1.0, "normalise": "none"}}}
     change(project, ranking=reward)
     assert users(project, "mine/rewards.py") == users(project, "mine/filters.py") == JUDGED | {"ranking", "decoder"}
+
+
+def test_a_dataset_of_ones_own_is_part_of_the_stages_that_read_data(project: Path) -> None:
+    watch(project, "mine")
+    change(project, data={"training": {"kind": "mine.rewards:images", "folder": "images", "shards": 3}})
+    readers = JUDGED | {"sft", "prompts", "decoder"}
+    assert users(project, "mine/rewards.py") == users(project, "mine/filters.py") == readers
 
 
 def test_a_judge_of_ones_own_leaves_the_training_alone(project: Path) -> None:

@@ -10,7 +10,8 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rank_e.config import parse, resolve
+from rank_e.config import parse
+from rank_e.config.profiles import resolve
 from rank_e.data.opening import open_dataset
 from rank_e.seeds import seed_for
 from rank_e.shapes.backbone import ShapesBackbone
@@ -57,7 +58,8 @@ class Calls:
 
 @pytest.fixture(autouse=True)
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's folder of its own, as the current one."""
+    """A project's folder of its own, as the current one, with the data's folder."""
+    (tmp_path / "rank_e").symlink_to(ROOT / "rank_e")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

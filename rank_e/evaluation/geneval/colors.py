@@ -77,7 +77,7 @@ class ClipColors:
         """CLIP from a local file as OpenAI, open_clip or timm publish it, in float32. Raises RankEError naming the file
         or the model.
         """
-        network, tokenize, source = load_clip(file, model, device, "geneval.clip")
+        network, tokenize, source = load_clip(file, model, device)
         preprocess = import_open_clip().image_transform(network.visual.image_size, is_train=False)  # OpenAI's mean, std
         return cls(network, tokenize, preprocess, f"clip:{model}", source)
 

@@ -15,7 +15,8 @@ from rank_e.backbones.janus import convert as janus
 from rank_e.backbones.llamagen.policy import LLAMAGEN, Policy, PolicyConfig
 from rank_e.backbones.llamagen.tokenizer import DECODER_PREFIXES, Tokenizer, TokenizerConfig
 from rank_e.backbones.llamagen.transformer import Block
-from rank_e.config import Params, load_profile
+from rank_e.config import Params
+from rank_e.config.profiles import load_profile
 from rank_e.seeds import generator
 from rank_e.training.patchgan import PatchGAN
 from stages import decoder, policy, prompts, ranking, rollouts, sft, start

@@ -16,12 +16,11 @@ from pipeline.preflight import named, validate
 from pipeline.preflight.estimate import Memory
 from pipeline.preflight.sizes import read_base
 from pipeline.preflight.validate import Machine, room_problems, this_machine
-from rank_e.config import load, resolve
+from rank_e.config import load
+from rank_e.config.profiles import resolve
 from rank_e.errors import RankEError
-from rank_e.evaluation import suite
 from rank_e.evaluation.hpsv2 import STYLES
 from rank_e.io.headers import read_header
-from rank_e.rewards.mixture import _Builder
 from tests.helpers import tiny_janus
 from tests.helpers.llamagen_files import Official
 from tests.helpers.t5_files import write_t5
@@ -78,6 +77,18 @@ def test_a_module_of_ones_own_that_dvc_would_not_watch_is_named(project: Path) -
     cli.main(["validate"])
 
 
+def test_a_dataset_of_ones_own_must_be_there(project: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["data"]["training"] = {"kind": "no.such:dataset", "folder": "assets"}
+        data["data"]["held_out"]["folder"] = "nowhere"
+
+    write_params(change)
+    assert problems()[-2:] == [
+        "data.training.kind = no.such:dataset: there is no module no.such; correct the path",
+        "data.held_out.folder: folder nowhere does not exist; get it (docs/reproduce.md) or correct the path",
+    ]
+
+
 def test_every_problem_is_listed_at_once(project: Path) -> None:
     def change(data: dict[str, Any]) -> None:
         data["backbone"]["base"] = "models/nothing"
@@ -93,7 +104,6 @@ def test_every_problem_is_listed_at_once(project: Path) -> None:
         data["ranking"]["rewards"] = {
             "clip": {"kind": "clip", "file": "ViT-L-14.pt", "weight": 1.0, "normalise": "none"},
             "mine": {"kind": "rank_e.shapes.metrics:nought", "weight": 1.0, "normalise": "none"},
-            "odd": {"kind": "hpsv2", "fil": "x", "weight": 1.0, "normalise": "none"},
         }
         data["decoder"]["perceptual"] = {"kind": "lpips", "file": "vgg16.pth"}
         data["decoder"]["discriminator"] = {
@@ -101,7 +111,7 @@ def test_every_problem_is_listed_at_once(project: Path) -> None:
             "efficientnet_name": "tf_efficientnet_lite0", "image_size": 256, "channels": 64,
         }  # fmt: skip
         data["evaluation"]["distances"] = {"fd": {"kind": "dinov2", "file": "dinov2"}, "x": {"kind": "no.such:thing"}}
-        data["evaluation"]["scores"] = {"clip": {"kind": "clip_scores", "file": "ViT-B-32.pt"}}
+        data["evaluation"]["scores"] = {"clip": {"kind": "clip_score", "file": "ViT-B-32.pt"}}
         data["evaluation"]["benchmarks"] = {
             "hps": {"kind": "hpsv2", "prompts": "hpd", "per_style": 0, "file": "HPS.pt", "model": "ViT-H-14"},
             "geneval": {
@@ -125,14 +135,12 @@ def test_every_problem_is_listed_at_once(project: Path) -> None:
         "weights.evaluation: folder models/evaluation",
         "ranking.rewards.clip.file: file models/training/ViT-L-14.pt",
         "ranking.rewards.mine.kind = rank_e.shapes.metrics:nought: rank_e.shapes.metrics has no nought",
-        "ranking.rewards.odd.file is missing",
-        "ranking.rewards.odd.fil: unknown key",
         "decoder.perceptual.file: file models/training/vgg16.pth",
         "decoder.discriminator.dinov3: folder models/training/dinov3",
         "decoder.discriminator.efficientnet: file models/training/lite0.pth",
         "evaluation.distances.fd.file: folder models/evaluation/dinov2",
         "evaluation.distances.x.kind = no.such:thing: there is no module no.such",
-        "evaluation.scores.clip.kind = clip_scores: unknown; give clip_score",
+        "evaluation.scores.clip.file: file models/evaluation/ViT-B-32.pt",
         "evaluation.benchmarks.hps.prompts: file models/evaluation/hpd/anime.json",
         "evaluation.benchmarks.hps.file: file models/evaluation/HPS.pt",
         "evaluation.benchmarks.geneval.prompts: file models/evaluation/g.jsonl",
@@ -140,7 +148,7 @@ def test_every_problem_is_listed_at_once(project: Path) -> None:
         "evaluation.benchmarks.geneval.clip: file models/evaluation/c",
     ):
         assert any(line.startswith(place) and ";" in line for line in found), place
-    assert len(found) == len(set(found)) == 21 + 3  # hpsv2's other three styles
+    assert len(found) == len(set(found)) == 19 + 3  # hpsv2's other three styles
 
 
 def test_a_base_that_contradicts_itself_or_its_name_is_named(project: Path) -> None:
@@ -217,12 +225,7 @@ def test_room_is_judged_before_a_published_base_is_there(project: Path, monkeypa
     assert found[1].startswith("disk: the run needs") and len(found) == 2
 
 
-def test_the_kinds_are_those_that_the_builders_know() -> None:
-    kinds = _Builder(Path(), torch.device("cpu")).kinds
-    assert {name: (required, optional) for name, (_, required, optional) in kinds.items()} == named.REWARDS
-    assert named.DISTANCES.keys() == suite.FEATURES.keys() and named.SCORES.keys() == suite.SCORES.keys()
-    for kind, (_, optional) in {**named.DISTANCES, **named.SCORES}.items():
-        assert optional == set(suite._OPTIONS.get(kind, ("image_size",)))
+def test_the_benchmarks_files_are_those_that_its_reader_wants() -> None:
     assert named.STYLES == STYLES
 
 
