@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     track.add_argument("--follow", action="store_true", help="go on until SIGTERM or Ctrl-C")
     track.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="time between copies (10)")
     add("report", do_report, "write report/index.html from the artifacts")
-    profile = add("profile", do_profile, "make profiles/NAME.yaml the params.yaml of the next run")
+    profile = add("profile", do_profile, "write the whole of profiles/NAME.yaml to params.yaml for the next run")
     profile.add_argument("name")
     convert = add("convert", do_convert, "turn official checkpoints into a base folder of safetensors, once")
     backbones = convert.add_subparsers(required=True, metavar="BACKBONE", dest="backbone")
@@ -182,16 +181,13 @@ def do_report(_: argparse.Namespace) -> None:
 
 
 def do_profile(arguments: argparse.Namespace) -> None:
-    """Copy a profile over params.yaml once it has proved valid."""
-    from rank_e.config import load
+    """Write the whole of a profile over params.yaml once it has proved valid."""
+    from rank_e.config.profiles import load_profile, resolve
 
-    source = Path("profiles") / f"{arguments.name}.yaml"
-    if not source.is_file():
-        known = ", ".join(sorted(path.stem for path in Path("profiles").glob("*.yaml"))) or "none here"
-        raise RankEError(f"{source} does not exist: profiles are {known}")
-    load(source)
-    shutil.copyfile(source, "params.yaml")
-    print(f"params.yaml is now {source}")
+    path = Path("profiles") / f"{arguments.name}.yaml"
+    load_profile(path)
+    Path("params.yaml").write_text(resolve(path), encoding="utf-8")
+    print(f"params.yaml is now {path}")
 
 
 def do_convert(arguments: argparse.Namespace) -> None:

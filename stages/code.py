@@ -61,6 +61,7 @@ def imported_by_name(params: Params) -> dict[str, set[str]]:
     scores = [*evaluation.scores.values(), *(item for benchmark in lists for item in benchmark.scores.values())]
     return {
         "rank_e/backbones/__init__.py": {paths_of(params.backbone.name).backbone.partition(":")[0]},
+        "rank_e/data/opening.py": modules(params.data.own),
         "rank_e/rewards/mixture.py": modules(rewards),
         "rank_e/evaluation/suite.py": modules([*evaluation.distances.values(), *scores]),
         "rank_e/training/networks.py": modules(

@@ -6,7 +6,8 @@ An arm with `decoder.train: false` hands on the very bytes it was given: the cha
 from pathlib import Path
 
 from rank_e.backbones.protocol import Backbone
-from rank_e.data.source import Source
+from rank_e.data.dataset import Dataset
+from rank_e.data.opening import open_dataset
 from rank_e.seeds import generator, seed_for
 from rank_e.training.decoder_update import DecoderUpdate, Nets
 from rank_e.training.networks import build_discriminator, build_perceptual
@@ -14,7 +15,6 @@ from rank_e.training.ranked_images import RankedImages
 from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.rewards import rewards_of
-from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, main
 from stages.runtime.training import train, write
 
@@ -42,17 +42,17 @@ def train_decoder(stage: Stage, previous: Artifact) -> None:
         "previous": previous,
     }
     backbone = backbone_of(stage)
-    source = source_of(stage, "training", backbone.image_size)
-    update = build(stage, backbone, source, inputs)
+    dataset = open_dataset(stage.params.data.training, backbone.image_size, "data.training")
+    update = build(stage, backbone, dataset, inputs)
     state = stage.state(*(artifact.path for artifact in inputs.values()))
     log = train(stage, update, state, state.load())
     progress = {"steps": update.steps_before + len(log)}
-    skipped = source.skipped()
+    skipped = dataset.skipped()
     write(stage, "decoder", update.state(), log, inputs=inputs, metrics={}, progress=progress, skipped=skipped)
     state.remove()
 
 
-def build(stage: Stage, backbone: Backbone, source: Source, inputs: dict[str, Artifact]) -> DecoderUpdate:
+def build(stage: Stage, backbone: Backbone, dataset: Dataset, inputs: dict[str, Artifact]) -> DecoderUpdate:
     """The update as it stands at the beginning of this round."""
     settings = stage.arm_params.decoder
     folder = Path(stage.params.weights.training)
@@ -72,7 +72,7 @@ def build(stage: Stage, backbone: Backbone, source: Source, inputs: dict[str, Ar
             inputs["rollouts"].tensors("rollouts")["tokens"].long(),
             ranking.tensors("ranking")["rank_weights"],
             prompts,
-            source.real_images(prompts, seed_for(stage.seed, "reals", stage.round)),
+            dataset.real_images(prompts, seed_for(stage.seed, "reals", stage.round)),
         ),
         settings,
         seed=stage.seed,

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from rank_e.data.opening import open_dataset
 from rank_e.evaluation.evaluator import Evaluator, decode
 from rank_e.evaluation.metric import ALWAYS, TOKEN_ENTROPY, TOKEN_KL
 from rank_e.evaluation.prompt_sets import PromptSet, held_out_set, open_benchmark
@@ -22,7 +23,6 @@ from rank_e.evaluation.tokens import entropy_bits, token_histogram, token_kl
 from rank_e.io.pixels import to_bytes
 from stages.runtime.artifacts import Artifact, ArtifactWriter, read_artifact
 from stages.runtime.backbone import backbone_of
-from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, main
 
 Weights = Mapping[str, Tensor]
@@ -36,7 +36,8 @@ def evaluate(stage: Stage, policy: Weights, decoder: Weights, inputs: dict[str, 
     changed = any(not torch.equal(base[name], decoder[name]) for name in base)
     own, original = backbone.tokenizer(decoder), backbone.tokenizer(base)
     model, saved = backbone.policy(policy), state.load()
-    held_out = held_out_set(stage.params, source_of(stage, "held_out", backbone.image_size), stage.device)
+    dataset = open_dataset(stage.params.data.held_out, backbone.image_size, "data.held_out")
+    held_out = held_out_set(stage.params, dataset, stage.device)
     references = load_references(inputs["reference"].path, held_out.suite.features)
     known = saved[0] if saved else {}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from rank_e.data.opening import open_dataset
 from rank_e.evaluation.affine import AffineHalves
 from rank_e.evaluation.evaluator import decode
 from rank_e.evaluation.prompt_sets import held_out_set
@@ -16,7 +17,6 @@ from rank_e.seeds import seed_for
 from stages.evaluation import evaluator_of
 from stages.runtime.artifacts import ArtifactWriter, read_artifact
 from stages.runtime.backbone import backbone_of
-from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, main
 
 
@@ -32,7 +32,8 @@ def run(stage: Stage) -> None:
         if params.arm(arm).decoder.train:  # a frozen arm's decoder is the original one
             decoders[arm] = inputs[f"{arm} decoder"].tensors("ema")
     paths = {name: artifact.path for name, artifact in inputs.items()}
-    state, dataset = stage.state(*paths.values()), source_of(stage, "held_out", backbone.image_size)
+    state = stage.state(*paths.values())
+    dataset = open_dataset(params.data.held_out, backbone.image_size, "data.held_out")
     held_out = held_out_set(params, dataset, stage.device)
     evaluator = evaluator_of(stage, held_out, load_references(inputs["reference"].path, held_out.suite.features))
     prompts = held_out.prompts[: params.evaluation.real_images]

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
+from rank_e.data.opening import open_dataset
 from rank_e.seeds import seed_for
 from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.backbone import backbone_of
-from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, main
 
 
@@ -16,13 +16,12 @@ def run(stage: Stage) -> None:
     samples that could not be read, which skipped.json names.
     """
     backbone = backbone_of(stage)
-    source = source_of(stage, "training", backbone.image_size)
-    draw = seed_for(stage.seed, "prompts", stage.round)
-    pairs = source.prompts(stage.params.prompts.per_round, draw)
-    table = pd.DataFrame(pairs, columns=["prompt", "category"]).rename_axis("index").reset_index()
+    dataset = open_dataset(stage.params.data.training, backbone.image_size, "data.training")
+    rows = dataset.prompts(stage.params.prompts.per_round, seed_for(stage.seed, "prompts", stage.round))
+    table = pd.DataFrame(rows, columns=["prompt", "category"]).rename_axis("index").reset_index()
     prompts = table["prompt"].tolist()
     embeddings, mask = backbone.encode_text(prompts)
-    skipped = source.skipped()
+    skipped = dataset.skipped()
     with ArtifactWriter(stage.path("prompts"), "prompts", seed=stage.seed, inputs={}) as out:
         out.table("prompts", table)
         out.tensors("text", {"embeddings": embeddings, "mask": mask})

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from rank_e.data.source import Originals, Source
+from rank_e.data.dataset import Dataset, Originals
+from rank_e.data.opening import open_dataset
 from rank_e.evaluation.base import digest
 from rank_e.evaluation.prompt_sets import held_out_set
 from rank_e.evaluation.reference import Statistics
@@ -24,7 +25,6 @@ from rank_e.seeds import seed_for
 from stages.evaluation import evaluator_of
 from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.backbone import backbone_of
-from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, main
 
 
@@ -36,7 +36,7 @@ def run(stage: Stage) -> None:
     at evaluation.real_images images.
     """
     params, backbone, state = stage.params.evaluation, backbone_of(stage), stage.state()
-    dataset = source_of(stage, "held_out", backbone.image_size)
+    dataset = open_dataset(stage.params.data.held_out, backbone.image_size, "data.held_out")
     held_out = held_out_set(stage.params, dataset, stage.device)
     originals = RealImages(dataset, state.folder / "skipped.json")
     seed = seed_for(params.seed, "reference")
@@ -94,7 +94,7 @@ class RealImages:
     was not noted.
     """
 
-    def __init__(self, dataset: Source, path: Path) -> None:
+    def __init__(self, dataset: Dataset, path: Path) -> None:
         self.dataset, self.path = dataset, path
         self.skipped: list[dict[str, str]] = json.loads(path.read_text()) if path.is_file() else []
 

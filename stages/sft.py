@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from rank_e.backbones.protocol import Backbone
+from rank_e.data.opening import open_dataset
 from rank_e.seeds import seed_for
 from rank_e.training.sft_update import EncodedImages, SftUpdate, encode_images
 from stages.runtime.backbone import backbone_of
-from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, main
 from stages.runtime.state import StageState
 from stages.runtime.training import Saved, by_file, by_name, train, write
@@ -43,16 +43,16 @@ class RealImages:
         params, done = stage.params.sft, len(self.captions)
         if done == params.images:
             return
-        source = source_of(stage, "training", backbone.image_size)
+        dataset = open_dataset(stage.params.data.training, backbone.image_size, "data.training")
         tokenizer = backbone.tokenizer(backbone.decoder_weights())
-        pairs = source.pairs(params.images, seed_for(stage.seed, "sft", "pictures"), done)
+        found = dataset.captioned_images(params.images, seed_for(stage.seed, "sft", "pictures"), done)
         before = self.skipped
         for _ in stage.progress(range(done, params.images, params.microbatch_size), "encoding"):
-            batch = list(islice(pairs, params.microbatch_size))
-            images = torch.stack([pair.image for pair in batch])
+            batch = list(islice(found, params.microbatch_size))
+            images = torch.stack([item.image for item in batch])
             self.tokens.append(encode_images(tokenizer, images).int())
-            self.captions += [pair.caption for pair in batch]
-            rows = {row["name"]: row for row in [*before, *source.skipped()]}
+            self.captions += [item.caption for item in batch]
+            rows = {row["name"]: row for row in [*before, *dataset.skipped()]}
             self.skipped = [rows[name] for name in sorted(rows)]  # however often the stage was killed
             if state.due():
                 state.save(by_name(self.state()), {"skipped": self.skipped})

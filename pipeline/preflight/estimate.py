@@ -13,8 +13,9 @@ from pathlib import Path
 
 from pipeline.preflight.sizes import published, read_base
 from rank_e.backbones.info import Sizes, backbone_info
-from rank_e.config import ArmParams, Params, load
+from rank_e.config import ArmParams, Params
 from rank_e.config.kinds import Kind
+from rank_e.config.profiles import load_profile
 from rank_e.errors import RankEError
 
 VALUE = {"float32": 4, "bfloat16": 2}  # bytes of a number, by runtime.dtype
@@ -204,7 +205,7 @@ def main(paths: list[str]) -> None:
     """Print the estimate of each params file."""
     try:
         for path in paths or ["params.yaml"]:
-            params = load(path)
+            params = load_profile(path)
             print(path, *summary(sizes_of(params), params), sep="\n  ")
     except RankEError as error:
         sys.exit(str(error))

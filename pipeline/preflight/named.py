@@ -22,7 +22,7 @@ GET = "get it (docs/reproduce.md) or correct the path"
 
 def missing_files(params: Params) -> list[str]:
     """What the data, rewards, networks and judges of the params need and do not find."""
-    found = [*_source("data.training", params.data.training), *_source("data.held_out", params.data.held_out)]
+    found = [*_dataset("data.training", params.data.training), *_dataset("data.held_out", params.data.held_out)]
     training, judging = Path(params.weights.training), Path(params.weights.evaluation)
     folders = {"weights.training": training, "weights.evaluation": judging}
     absent = [f"{where}: folder {folder} does not exist; {GET}" for where, folder in folders.items()]
@@ -101,12 +101,14 @@ def _importable(where: str, kind: str) -> Iterator[str]:
         yield f"{where} = {kind}: {module} has no {name}; correct the path"
 
 
-def _source(where: str, section: Any) -> Iterator[str]:
+def _dataset(where: str, section: Any) -> Iterator[str]:
+    """A dataset's folder and what its kind wants to lie there; a dotted path must be importable."""
     folder = Path(section.folder)
     if not folder.is_dir():
         yield f"{where}.folder: folder {folder} does not exist; {GET}"
         return
-    if section.kind == "shapes":
+    if ":" in section.kind:
+        yield from _importable(f"{where}.kind", section.kind)
         return
     if section.kind == "webdataset":
         if not any(folder.glob(section.tars)):

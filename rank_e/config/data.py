@@ -2,36 +2,29 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Discriminator, Tag
 
+from rank_e.config.kinds import OWN, DottedPath, Kind, tag
 from rank_e.config.types import BelowOne, Section, Text
 
 
-class PromptFile(Section):
-    """Prompts of their own: a file in the source's folder; a column is null where the file leaves no choice."""
+class PromptFileParams(Section):
+    """Prompts of their own: a file in the dataset's folder; a column is null where the file leaves no choice."""
 
     file: Text
     column: Text | None
     category: Text | None
 
 
-class ShapesSource(Section):
-    """The embedded world: prompts and images are drawn on demand; `folder` holds the code that draws them."""
-
-    kind: Literal["shapes"]
-    folder: Text
-    split: Literal["train", "held_out"]
-
-
-class Pairs(Section):
+class FilesParams(Section):
     """Images with captions in a folder; `prompts: null` takes the captions as prompts."""
 
     folder: Text
-    prompts: PromptFile | None
+    prompts: PromptFileParams | None
     max_bad_share: BelowOne
 
 
-class WebdatasetSource(Pairs):
+class WebdatasetParams(FilesParams):
     """Tars (`tars`, a pattern in the folder) of jpg, png or webp with txt or json; `column`: the caption's key."""
 
     kind: Literal["webdataset"]
@@ -39,7 +32,7 @@ class WebdatasetSource(Pairs):
     column: Text | None
 
 
-class FolderSource(Pairs):
+class FolderParams(FilesParams):
     """Image files in the folder, and a table of their captions (`captions`, a file in the folder)."""
 
     kind: Literal["folder"]
@@ -48,7 +41,7 @@ class FolderSource(Pairs):
     image_column: Text | None
 
 
-class CocoSource(Pairs):
+class CocoParams(FilesParams):
     """COCO 2014's own layout; a sample is an image with its first caption, or with every caption one."""
 
     kind: Literal["coco"]
@@ -56,11 +49,35 @@ class CocoSource(Pairs):
     every_caption: bool
 
 
-Source = Annotated[ShapesSource | WebdatasetSource | FolderSource | CocoSource, Field(discriminator="kind")]
+class OwnDatasetParams(Kind):
+    """A dataset that `kind: package.module:factory` opens: factory(folder, image_size, **the other keys).
+
+    DVC watches the folder: what the dataset reads lies in it.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    common = frozenset({"folder"})
+
+    kind: DottedPath
+    folder: Text
+
+
+DatasetParams = Annotated[
+    Annotated[WebdatasetParams, Tag("webdataset")]
+    | Annotated[FolderParams, Tag("folder")]
+    | Annotated[CocoParams, Tag("coco")]
+    | Annotated[OwnDatasetParams, Tag(OWN)],
+    Discriminator(tag),
+]
 
 
 class DataParams(Section):
     """Where prompts and real images come from: `training` for the rounds, `held_out` for the evaluation."""
 
-    training: Source
-    held_out: Source
+    training: DatasetParams
+    held_out: DatasetParams
+
+    @property
+    def own(self) -> list[OwnDatasetParams]:
+        """Those that a dotted path opens."""
+        return [item for item in (self.training, self.held_out) if isinstance(item, OwnDatasetParams)]

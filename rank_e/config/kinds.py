@@ -73,6 +73,12 @@ class RewardKind(Kind):
     normalise: Literal["none", "running"]
 
 
+def tag(value: Any) -> str | None:
+    """The name of a section's kind; OWN for a dotted path."""
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return OWN if isinstance(kind, str) and ":" in kind else kind
+
+
 def table(base: type[Kind], **builtins: tuple[str, dict[str, Any]]) -> Any:
     """The union of a table's kinds: name -> (dotted path of the factory, its keys), and the user's own.
 
@@ -87,10 +93,6 @@ def table(base: type[Kind], **builtins: tuple[str, dict[str, Any]]) -> Any:
         models.append(Annotated[model, Tag(name)])
     own: Any = create_model(f"{base.__name__}_own", __base__=(base, _Own), kind=(DottedPath, ...))
     models.append(Annotated[own, Tag(OWN)])
-
-    def tag(value: Any) -> str | None:
-        kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-        return OWN if isinstance(kind, str) and ":" in kind else kind
 
     return Annotated[Union[tuple(models)], Discriminator(tag)]  # noqa: UP007 - the members are computed
 

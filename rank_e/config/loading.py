@@ -14,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 from rank_e.config.data import DataParams
 from rank_e.config.evaluation import EvaluationParams, FactorialParams, taken_names
 from rank_e.config.messages import line, show
+from rank_e.config.renames import renamed
 from rank_e.config.schema import (
     SECTIONS,
     Arm,
@@ -89,22 +90,35 @@ def merge(shared: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
 
 def load(path: str | Path = "params.yaml") -> Params:
     """Read and validate a params file; ConfigError lists every problem, one line each."""
-    source = Path(path)
     try:
-        # DVC reads params with the same parser (YAML 1.2): 1e-4 is a number here as it is there.
-        data = YAML(typ="safe", pure=True).load(source.read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         fix = "run in the project's folder, or `rank-e profile shapes`"
-        raise ConfigError(f"{source} does not exist: {fix}") from None
-    except (UnicodeDecodeError, YAMLError) as error:
-        raise ConfigError(f"{source} is not readable as YAML: {' '.join(str(error).split())}") from None
-    return parse(data, str(source))
+        raise ConfigError(f"{path} does not exist: {fix}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not readable as YAML: {error}") from None
+    return parse_text(text, str(path))
 
 
-def parse(data: Any, source: str = "params.yaml") -> Params:
+def parse_text(text: str, name: str = "params.yaml") -> Params:
+    """Validate the text of a params file, which errors call `name`; as `load`."""
+    try:
+        # DVC reads params with the same parser (YAML 1.2): 1e-4 is a number here as it is there.
+        data = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise ConfigError(f"{name} is not readable as YAML: {' '.join(str(error).split())}") from None
+    return parse(data, name)
+
+
+def parse(data: Any, name: str = "params.yaml") -> Params:
     """Validate what a params file holds; ConfigError lists every problem, one line each."""
     if not isinstance(data, dict):
-        raise ConfigError(f"{source} must be a mapping of sections, found {show(data)}")
+        raise ConfigError(f"{name} must be a mapping of sections, found {show(data)}")
+    if "extends" in data:
+        raise ConfigError(f"{name}: extends: DVC reads params.yaml whole; write it by `rank-e profile NAME`")
+    if data.get("schema") == 1:
+        lines = [*renamed(data), "schema = 1: this version reads schema: 2; write the new names, then schema: 2"]
+        raise ConfigError("\n".join(f"{name}: {text}" for text in lines))
     problems: list[str] = []
     params: Params | None = None
     try:
@@ -115,7 +129,7 @@ def parse(data: Any, source: str = "params.yaml") -> Params:
     if params is not None and not problems:
         problems += _cross_problems(params)
     if problems or params is None:
-        raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems))
+        raise ConfigError("\n".join(f"{name}: {problem}" for problem in problems))
     return params
 
 

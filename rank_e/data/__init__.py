@@ -1,17 +1,8 @@
 """Prompts alone, and images with captions, from the files in which they are published."""
 
+from rank_e.data.dataset import CaptionedImage, Dataset, Originals
 from rank_e.data.errors import BadSampleError, DataError
-from rank_e.data.pairs import Batch, PairSource
-from rank_e.data.prompts import PromptRow, open_prompts
-from rank_e.data.report import BadSample, BadSamples
+from rank_e.data.file_dataset import FileDataset
+from rank_e.data.opening import open_dataset
 
-__all__ = [
-    "BadSample",
-    "BadSampleError",
-    "BadSamples",
-    "Batch",
-    "DataError",
-    "PairSource",
-    "PromptRow",
-    "open_prompts",
-]
+__all__ = ["BadSampleError", "CaptionedImage", "DataError", "Dataset", "FileDataset", "Originals", "open_dataset"]

@@ -1,7 +1,7 @@
 """Where the bytes and captions of image samples lie: webdataset tars, a folder with a table, COCO 2014.
 
-Each source knows its length and answers any index at once. `caption` and `image` raise BadSampleError for a
-sample that cannot be used; what is wrong with a source as a whole is a DataError when it is opened.
+Each knows its length and answers any index at once. `caption` and `image` raise BadSampleError for a sample that
+cannot be used; what is wrong with the files as a whole is a DataError when they are opened.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _META = re.compile(r"__[^/]*__(?:$|/)")  # and these members are about the tar
 
 
 class Samples(Protocol):
-    """A source of images with captions, indexed from 0; safe to read from several threads."""
+    """Images with captions, indexed from 0: all that `FileDataset` needs of a layout, or of a user's own files."""
 
     def __len__(self) -> int: ...
 
@@ -50,7 +50,7 @@ class WebdatasetSamples:
     """
 
     def __init__(self, tars: list[Path], column: str | None = None, where: str = "data") -> None:
-        """`where` names the source's parameters in errors."""
+        """`where` names the dataset's parameters in errors."""
         self.tars = tars
         self.column = column
         self.where = where

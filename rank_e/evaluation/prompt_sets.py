@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rank_e.config import Params
+from rank_e.data.dataset import Dataset
 from rank_e.data.prompts import open_prompts
-from rank_e.data.source import Source
 from rank_e.evaluation.base import Images, digest
 from rank_e.evaluation.estimates import Estimate
 from rank_e.evaluation.hpsv2 import read_benchmark
@@ -120,7 +120,7 @@ class GenEvalSet(PromptSet):
         return {self.name: nested({"": estimate(scores.overall, "overall"), **tasks})}
 
 
-def held_out_set(params: Params, dataset: Source, device: torch.device) -> PromptSet:
+def held_out_set(params: Params, dataset: Dataset, device: torch.device) -> PromptSet:
     """The held-out dataset's prompts, the whole list samples_per_prompt times, with the evaluation's metrics.
 
     The rewards' weighted sum is one more score, "reward".

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,15 @@ def call_factory(
     where: str,
     path: str,
     folder: Path,
-    device: torch.device,
+    given: torch.device | int,
     options: Mapping[str, Any],
     error: type[RankEError] = RankEError,
+    wanted: tuple[type, str] = (Callable, "something that can be called"),  # type: ignore[assignment]
 ) -> Any:
-    """factory(folder, device, **options) of the dotted `path`; what it gives must be callable.
+    """factory(folder, given, **options) of the dotted `path`; `given` is the device, for a dataset the image size.
 
-    Any error becomes an `error` in one line that begins with `where`: the code may be the user's.
+    What it gives must be an instance of `wanted`. Any error becomes an `error` in one line that begins with `where`:
+    the code may be the user's.
     """
     module, _, attribute = path.partition(":")
     try:
@@ -31,12 +33,12 @@ def call_factory(
     except (ImportError, AttributeError, ValueError) as cause:
         raise error(f"{where}.kind: {path} cannot be imported ({cause}); correct the path") from cause
     try:
-        made = factory(folder, device, **options)
+        made = factory(folder, given, **options)
     except RankEError as cause:
         raise error(f"{where}: {cause}") from cause
     except Exception as cause:
         line = " ".join(str(cause).split())
         raise error(f"{where}: {path} failed with {type(cause).__name__}: {line}; fix it") from cause
-    if not callable(made):
-        raise error(f"{where}: {path} gave a {type(made).__name__}; return something that can be called")
+    if not isinstance(made, wanted[0]):
+        raise error(f"{where}: {path} gave a {type(made).__name__}; return {wanted[1]}")
     return made

@@ -1,16 +1,19 @@
-"""The embedded world as a source: prompts and real images are drawn on demand, as many as are asked for."""
+"""The embedded world as a dataset: prompts and real images are drawn on demand, as many as are asked for."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from torch import Tensor
 
-from rank_e.data.source import Originals, Pair
+from rank_e.data.dataset import CaptionedImage, Originals
+from rank_e.data.errors import DataError
 from rank_e.io.pixels import to_bytes
 from rank_e.seeds import seed_for
 from rank_e.shapes import world
+from rank_e.shapes.scene import SIZE
 
 
-class ShapesSource:
+class ShapesDataset:
     """One split of the world, "train" or "held_out"; nothing in it can be damaged."""
 
     def __init__(self, split: str) -> None:
@@ -25,10 +28,10 @@ class ShapesSource:
         named = [world.Prompt.from_text(index, text) for index, text in enumerate(prompts)]
         return world.images([world.scene_for(prompt, seed) for prompt in named])
 
-    def pairs(self, count: int, seed: int, start: int = 0) -> Iterator[Pair]:
+    def captioned_images(self, count: int, seed: int, start: int = 0) -> Iterator[CaptionedImage]:
         """`count` prompts in the world's mix, each with an image of a scene of its own."""
         for prompt in world.prompts(self.split, count, seed)[start:]:
-            yield Pair(world.images([world.scene_for(prompt, seed)])[0], prompt.text)
+            yield CaptionedImage(world.images([world.scene_for(prompt, seed)])[0], prompt.text)
 
     def originals(self, start: int, stop: int, prompts: Sequence[str], seed: int) -> Originals:
         """Image i shows prompt i modulo their number, each time in another scene: exactly the prompts' mix."""
@@ -41,3 +44,12 @@ class ShapesSource:
     def skipped(self) -> list[dict[str, str]]:
         """Nothing: what is drawn is always whole."""
         return []
+
+
+def open_dataset(folder: Path, image_size: int, split: str) -> ShapesDataset:
+    """What `kind: rank_e.shapes.dataset:open_dataset` names; `folder` holds the code that draws, for DVC to watch."""
+    if split not in ("train", "held_out"):
+        raise DataError(f"split = {split!r}: must be train or held_out")
+    if image_size != SIZE:
+        raise DataError(f"the embedded world's images are {SIZE} pixels wide, the backbone's {image_size}")
+    return ShapesDataset(split)

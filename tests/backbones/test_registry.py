@@ -17,6 +17,7 @@ from rank_e.backbones import BACKBONES, Paths, load_backbone
 from rank_e.backbones.info import backbone_info
 from rank_e.backbones.protocol import PolicyModel, TokenizerModel
 from rank_e.config import load
+from rank_e.config.profiles import resolve
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import read_tensors
 from rank_e.sampling.sampler import SamplingConfig, sample
@@ -36,7 +37,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     for name in ("rank_e", "stages", "assets"):
         (tmp_path / name).symlink_to(ROOT / name)
-    params = yaml.safe_load((ROOT / "profiles/tiny.yaml").read_text())
+    params = yaml.safe_load(resolve(ROOT / "profiles/tiny.yaml"))
     params["backbone"] = {"name": "toy", "base": "toy-1"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     monkeypatch.chdir(tmp_path)

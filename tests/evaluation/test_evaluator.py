@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rank_e.config import load
+from rank_e.config.profiles import load_profile
 from rank_e.errors import RankEError
 from rank_e.evaluation.base import EvaluationError, Images
 from rank_e.evaluation.evaluator import Evaluator, decode
@@ -25,7 +25,7 @@ from rank_e.seeds import generator
 from tests.helpers.tiny_nets import POLICY, tiny_policy, tiny_tokenizer
 
 COUNT = 20
-PARAMS = load("profiles/tiny.yaml").evaluation
+PARAMS = load_profile("profiles/tiny.yaml").evaluation
 
 
 class Killed(BaseException):

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from rank_e.config import merge
+from rank_e.config.profiles import resolve
 from tests.helpers.discriminator_files import NAME as EFFICIENTNET
 
 ROOT = Path(__file__).parents[2]
@@ -138,7 +139,7 @@ JANUS: dict[str, Any] = {
 
 def params_of(*changes: dict[str, Any]) -> dict[str, Any]:
     """The whole of a params.yaml: the tiny profile with COMMON and `changes` laid over it, one after another."""
-    params: dict[str, Any] = yaml.safe_load((ROOT / "profiles/tiny.yaml").read_text())
+    params: dict[str, Any] = yaml.safe_load(resolve(ROOT / "profiles/tiny.yaml"))
     params["ranking"]["rewards"] = {}  # what the profile names here is the embedded world's
     params["evaluation"] |= {"distances": {}, "scores": {}}
     for change in (COMMON, *changes):

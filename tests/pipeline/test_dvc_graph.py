@@ -14,6 +14,7 @@ from dvc.stage import Stage
 from networkx import descendants
 
 from pipeline.graph import load_graph, make_groups
+from rank_e.config.profiles import resolve
 from stages.runtime.stage import ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ def project(folder: Path, profile: str) -> Path:
     (folder / ".dvc").mkdir()
     config = (ROOT / ".dvc/config").read_text()
     (folder / ".dvc/config").write_text(config.replace("[core]", "[core]\n    no_scm = true"))
-    shutil.copy(ROOT / f"profiles/{profile}.yaml", folder / "params.yaml")
+    (folder / "params.yaml").write_text(resolve(ROOT / f"profiles/{profile}.yaml"))
     return folder
 
 
@@ -113,7 +114,7 @@ def test_no_command_needs_a_shell_between_dvc_and_the_stage(graphs: dict[str, Re
         ("rollouts.guidance", {"rollouts", "policy"}),
         ("ranking.temperature", {"ranking"}),
         ("ranking.rewards", {"code", "ranking", "decoder", *JUDGED}),
-        ("data.training", {"sft", "prompts", "decoder"}),
+        ("data.training", {"code", "sft", "prompts", "decoder"}),
         ("sft.learning_rate", {"sft"}),
         ("sft.train", {"sft", "sft_evaluation"}),
         ("data.held_out", JUDGED),

@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from rank_e.config.profiles import resolve
 from rank_e.shapes.backbone import ShapesBackbone
 from stages.runtime.artifacts import read_artifact
 from tests.helpers.project import ROOT, dvc, environment
@@ -31,7 +32,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = ROOT / name
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder / name)
-    shutil.copy(ROOT / "profiles" / "tiny.yaml", folder / "params.yaml")
+    (folder / "params.yaml").write_text(resolve(ROOT / "profiles/tiny.yaml"))
     dvc(folder, "init", "--no-scm", "--quiet")
     dvc(folder, "config", "core.analytics", "false")
     dvc(folder, "repro")

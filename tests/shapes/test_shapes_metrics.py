@@ -22,7 +22,7 @@ from rank_e.rewards.clip import clip_inputs
 from rank_e.rewards.mixture import build_rewards
 from rank_e.shapes import clip, world
 from rank_e.shapes.backbone import load_clip
-from rank_e.shapes.dataset import ShapesSource
+from rank_e.shapes.dataset import ShapesDataset
 from rank_e.shapes.metrics import CachedEvaluator
 from rank_e.training.networks import build_perceptual
 from tests.helpers.sections import scores
@@ -43,9 +43,9 @@ def suite() -> Suite:
 
 @pytest.fixture(scope="module")
 def real() -> tuple[Tensor, list[str], list[str]]:
-    pairs = ShapesSource("held_out").prompts(80, 5)
+    pairs = ShapesDataset("held_out").prompts(80, 5)
     prompts, categories = [prompt for prompt, _ in pairs], [category for _, category in pairs]
-    return ShapesSource("held_out").real_images(prompts, 6), prompts, categories
+    return ShapesDataset("held_out").real_images(prompts, 6), prompts, categories
 
 
 def evaluate_all(folder: Path, suite: Suite, images: Tensor, prompts: list[str], categories: list[str]) -> ImageStream:
@@ -61,7 +61,7 @@ def test_real_images_are_right_near_and_match_their_prompts_and_damage_shows(
     suite: Suite, real: tuple[Tensor, list[str], list[str]], tmp_path: Path
 ) -> None:
     images, prompts, categories = real
-    others = ShapesSource("held_out").real_images(prompts, 7)
+    others = ShapesDataset("held_out").real_images(prompts, 7)
     known = evaluate_all(tmp_path / "known", suite, others, prompts, categories)
     references = {name: Statistics.of(known, name, "other scenes") for name in DISTANCES}
     blurred = torch.nn.functional.avg_pool2d(images, 5, 1, 2, count_include_pad=False)
@@ -106,11 +106,11 @@ def test_the_evaluator_runs_once_for_all_its_metrics_and_again_for_other_images(
 
 
 def test_originals_repeat_the_prompts_in_other_scenes() -> None:
-    prompts = [prompt for prompt, _ in ShapesSource("held_out").prompts(6, 1)]
-    source = ShapesSource("held_out")
-    whole = source.originals(0, 12, prompts, 3)
+    prompts = [prompt for prompt, _ in ShapesDataset("held_out").prompts(6, 1)]
+    dataset = ShapesDataset("held_out")
+    whole = dataset.originals(0, 12, prompts, 3)
     assert whole.captions == prompts * 2
-    later = source.originals(6, 12, prompts, 3)
+    later = dataset.originals(6, 12, prompts, 3)
     assert all(torch.equal(a, b) for a, b in zip(whole.images[6:], later.images, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(whole.images[:6], whole.images[6:], strict=True))
     named = [world.Prompt.from_text(i, text) for i, text in enumerate(whole.captions)]

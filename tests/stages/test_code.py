@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from rank_e.config import load
+from rank_e.config.profiles import resolve
 from rank_e.errors import RankEError
 from stages.code import OUTSIDE, code_lists, imported_by_name
 from stages.runtime.imports import Sources
@@ -28,7 +29,7 @@ def project(tmp_path: Path) -> Path:
     for name in ("rank_e", "stages"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    shutil.copy(ROOT / "profiles/tiny.yaml", tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text(resolve(ROOT / "profiles/tiny.yaml"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/rewards.py").write_text("import torch\n\ndef sharp(folder, device):\n    from . import filters\n")
     (tmp_path / "mine/filters.py").write_text("EDGE = 1.0\n")
@@ -116,6 +117,13 @@ def test_a_module_of_ones_own_is_part_of_the_stages_that_load_it(project: Path) 
     reward = {"rewards": {"sharp": {"kind": "mine.rewards:sharp", "weight": 1.0, "normalise": "none"}}}
     change(project, ranking=reward)
     assert users(project, "mine/rewards.py") == users(project, "mine/filters.py") == JUDGED | {"ranking", "decoder"}
+
+
+def test_a_dataset_of_ones_own_is_part_of_the_stages_that_read_data(project: Path) -> None:
+    watch(project, "mine")
+    change(project, data={"training": {"kind": "mine.rewards:images", "folder": "images", "shards": 3}})
+    readers = JUDGED | {"sft", "prompts", "decoder"}
+    assert users(project, "mine/rewards.py") == users(project, "mine/filters.py") == readers
 
 
 def test_a_judge_of_ones_own_leaves_the_training_alone(project: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from rank_e.data.source import Originals
+from rank_e.data.dataset import Originals
 from stages.reference import RealImages
 
 

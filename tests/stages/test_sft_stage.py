@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rank_e.config import parse
+from rank_e.config.profiles import resolve
+from rank_e.data.opening import open_dataset
 from rank_e.seeds import seed_for
 from rank_e.shapes.backbone import ShapesBackbone
 from rank_e.training.sft_update import SftUpdate
@@ -18,12 +20,11 @@ from stages import sft, sft_evaluation, start
 from stages.runtime import state
 from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.backbone import backbone_of
-from stages.runtime.source import source_of
 from stages.runtime.stage import Stage, make_stage
 from tests.helpers.fake_artifacts import write_evaluation
 
 ROOT = Path(__file__).parents[2]
-TINY: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "profiles/tiny.yaml").read_text())
+TINY: dict[str, Any] = YAML(typ="safe", pure=True).load(resolve(ROOT / "profiles/tiny.yaml"))
 SMALL = {
     "train": True,
     "images": 24,
@@ -57,7 +58,8 @@ class Calls:
 
 @pytest.fixture(autouse=True)
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's folder of its own, as the current one."""
+    """A project's folder of its own, as the current one, with the data's folder."""
+    (tmp_path / "rank_e").symlink_to(ROOT / "rank_e")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -127,8 +129,8 @@ def test_the_policy_learns_the_tokens_of_images_from_their_own_captions(monkeypa
     backbone = backbone_of(stage)
     sft.run(stage)
     (tokens, text), *more = seen
-    source = source_of(stage, "training", backbone.image_size)
-    pairs = list(source.pairs(24, seed_for(0, "sft", "pictures")))
+    dataset = open_dataset(stage.params.data.training, backbone.image_size, "data.training")
+    pairs = list(dataset.captioned_images(24, seed_for(0, "sft", "pictures")))
     images = torch.stack([pair.image for pair in pairs])
     assert not more
     with torch.no_grad():
@@ -176,21 +178,21 @@ def test_killed_and_run_again_it_ends_in_the_same_bytes(
 
 
 def test_what_was_skipped_before_a_kill_is_reported_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A source that meets a bad sample in its first batch and another in its last."""
+    """A dataset that meets a bad sample in its first batch and another in its last."""
 
     class Damaged:
-        def __init__(self, source: Any) -> None:
-            self.source, self.bad = source, dict[str, str]()
+        def __init__(self, dataset: Any) -> None:
+            self.dataset, self.bad = dataset, dict[str, str]()
 
-        def pairs(self, count: int, seed: int, start: int) -> Iterator[Any]:
-            for number, pair in enumerate(self.source.pairs(count, seed, start), start):
+        def captioned_images(self, count: int, seed: int, start: int) -> Iterator[Any]:
+            for number, item in enumerate(self.dataset.captioned_images(count, seed, start), start):
                 self.bad |= {f"{number}.png": "is broken"} if number in (1, 22) else {}
-                yield pair
+                yield item
 
         def skipped(self) -> list[dict[str, str]]:
             return [{"name": name, "reason": reason} for name, reason in self.bad.items()]
 
-    monkeypatch.setattr(sft, "source_of", lambda *arguments: Damaged(source_of(*arguments)))
+    monkeypatch.setattr(sft, "open_dataset", lambda *arguments: Damaged(open_dataset(*arguments)))
     sft.run(cell())
     whole = contents("artifacts/sft/s0/policy")
     assert [row["name"] for row in policy().json("skipped")] == ["1.png", "22.png"]

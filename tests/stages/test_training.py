@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from torch import Tensor
 
 from rank_e.config import parse
+from rank_e.config.profiles import resolve
 from rank_e.training.update import Update, UpdateState
 from stages.runtime import state as runtime_state
 from stages.runtime.artifacts import Artifact, read_artifact
@@ -17,7 +18,7 @@ from stages.runtime.stage import Stage, make_stage
 from stages.runtime.training import by_file, by_name, train, write
 
 ROOT = Path(__file__).parents[2]
-TINY: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "profiles/tiny.yaml").read_text())
+TINY: dict[str, Any] = YAML(typ="safe", pure=True).load(resolve(ROOT / "profiles/tiny.yaml"))
 
 
 class Killed(BaseException):

@@ -20,7 +20,8 @@ from rank_e.backbones.llamagen.policy import LLAMAGEN, Policy, PolicyConfig
 from rank_e.backbones.llamagen.sizes import LlamaGenInfo
 from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.backbones.llamagen.transformer import Block
-from rank_e.config import Params, load
+from rank_e.config import Params
+from rank_e.config.profiles import load_profile
 from rank_e.seeds import generator
 from rank_e.training.patchgan import PatchGAN
 from stages import decoder, policy, prompts, ranking, rollouts, sft, start
@@ -63,7 +64,7 @@ def written(path: Path, *names: str) -> int:
 def world() -> tuple[Sizes, Params]:
     sizes, problems = read_base("shapes", ROOT / "assets/shapes")
     assert problems == []
-    return sizes, load(ROOT / "profiles/tiny.yaml")
+    return sizes, load_profile(ROOT / "profiles/tiny.yaml")
 
 
 def test_a_rounds_artifacts_have_the_estimated_sizes(
@@ -167,7 +168,7 @@ def test_a_decoded_image_keeps_about_what_is_estimated(side: int, multipliers: t
 
 
 def test_memory_follows_what_fills_it() -> None:
-    params, sizes = load(ROOT / "profiles/llamagen-xl-clip.yaml"), LLAMAGEN_XL
+    params, sizes = load_profile(ROOT / "profiles/llamagen-xl-clip.yaml"), LLAMAGEN_XL
     arm = params.arm("coevolved")
     half = arm.model_copy(update={"policy": arm.policy.model_copy(update={"microbatch_size": 32})})
     plain = arm.model_copy(update={"policy": arm.policy.model_copy(update={"checkpointing": False})})
@@ -178,14 +179,14 @@ def test_memory_follows_what_fills_it() -> None:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*-*.yaml")))
 def test_a_published_profile_fits_one_80_gb_card(name: str) -> None:
-    params = load(ROOT / f"profiles/{name}.yaml")
+    params = load_profile(ROOT / f"profiles/{name}.yaml")
     need = estimate.memory(published(params.backbone.name, Path(params.backbone.base)), params)
     assert need.device * 1.1 < 79.1 * 2**30 and need.host < 128e9
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*-*.yaml")))
 def test_a_published_profiles_rounds_are_the_papers_steps(name: str) -> None:
-    params = load(ROOT / f"profiles/{name}.yaml")
+    params = load_profile(ROOT / f"profiles/{name}.yaml")
     updates = params.prompts.per_round * params.rollouts.group_size // params.policy.minibatch_size
     assert updates == params.decoder.steps and updates * len(params.rounds) == 6000
     assert params.ranking.temperature.rounds == len(params.rounds) / 5

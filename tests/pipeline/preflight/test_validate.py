@@ -17,6 +17,7 @@ from pipeline.preflight.estimate import Memory
 from pipeline.preflight.sizes import read_base
 from pipeline.preflight.validate import Machine, room_problems, this_machine
 from rank_e.config import load
+from rank_e.config.profiles import resolve
 from rank_e.errors import RankEError
 from rank_e.evaluation.hpsv2 import STYLES
 from rank_e.io.headers import read_header
@@ -30,7 +31,7 @@ Change = Callable[[dict[str, Any]], None]
 
 def write_params(change: Change) -> None:
     """params.yaml of the tiny profile after a change."""
-    data = YAML(typ="safe", pure=True).load((ROOT / "profiles/tiny.yaml").read_text(encoding="utf-8"))
+    data = YAML(typ="safe", pure=True).load(resolve(ROOT / "profiles/tiny.yaml"))
     change(data)
     with Path("params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(data, file)
@@ -76,6 +77,18 @@ def test_a_module_of_ones_own_that_dvc_would_not_watch_is_named(project: Path) -
     pipeline = project / "dvc.yaml"
     pipeline.write_text(pipeline.read_text().replace("      - rank_e\n", "      - rank_e\n      - mine.py\n", 1))
     cli.main(["validate"])
+
+
+def test_a_dataset_of_ones_own_must_be_there(project: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["data"]["training"] = {"kind": "no.such:dataset", "folder": "assets"}
+        data["data"]["held_out"]["folder"] = "nowhere"
+
+    write_params(change)
+    assert problems()[-2:] == [
+        "data.training.kind = no.such:dataset: there is no module no.such; correct the path",
+        "data.held_out.folder: folder nowhere does not exist; get it (docs/reproduce.md) or correct the path",
+    ]
 
 
 def test_every_problem_is_listed_at_once(project: Path) -> None:

@@ -1,9 +1,9 @@
-"""Where a run's prompts and real images come from: one protocol for the embedded world and for files."""
+"""Where a run's prompts and real images come from: one protocol for files, the embedded world and a user's own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -15,14 +15,15 @@ class Originals(NamedTuple):
     captions: list[str]
 
 
-class Pair(NamedTuple):
+class CaptionedImage(NamedTuple):
     """A real image (float32 [3, S, S] in [0, 1], at the backbone's size) and its own caption."""
 
     image: Tensor
     caption: str
 
 
-class Source(Protocol):
+@runtime_checkable
+class Dataset(Protocol):
     """Prompts and real images; every answer is a function of its arguments alone."""
 
     def prompts(self, count: int, seed: int) -> list[tuple[str, str]]:
@@ -33,8 +34,8 @@ class Source(Protocol):
         """As many real images as prompts: float32 [N, 3, S, S] in [0, 1] at the backbone's size."""
         ...
 
-    def pairs(self, count: int, seed: int, start: int = 0) -> Iterator[Pair]:
-        """Pairs number `start` to `count` of the `count` that `seed` gives, read one by one; from any `start` the same.
+    def captioned_images(self, count: int, seed: int, start: int = 0) -> Iterator[CaptionedImage]:
+        """Number `start` to `count` of the `count` that `seed` gives, read one by one; from any `start` the same.
 
         None comes twice while there are enough, but for the one that takes the place of one that cannot be read.
         """

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from rank_e.data.errors import BadSampleError, DataError
 
 
 @dataclass(frozen=True)
 class BadSample:
-    """One skipped sample: its index in the source, its file or tar member, and why."""
+    """One skipped sample: its index in the dataset, its file or tar member, and why."""
 
     index: int
     name: str
@@ -19,9 +17,14 @@ class BadSample:
 
 
 class BadSamples:
-    """Skipped samples of `total`; at most `max_share` of them in [0, 1) may be bad. `where` names the source."""
+    """Skipped samples of `total`, of which at most `max_share` in [0, 1) may be bad.
+
+    `where` names the dataset's parameters in errors.
+    """
 
     def __init__(self, total: int, max_share: float, where: str = "data") -> None:
+        if not 0 <= max_share < 1:
+            raise DataError(f"{where}.max_bad_share is {max_share}; give a share of at least 0 and below 1")
         self.total = total
         self.max_share = max_share
         self.where = where
@@ -43,16 +46,3 @@ class BadSamples:
     def rows(self) -> list[BadSample]:
         """The skipped samples by index."""
         return [self._rows[index] for index in sorted(self._rows)]
-
-    def state(self) -> dict[str, Any]:
-        """As plain JSON: total, max_share, and the rows by index. This is also the report to write."""
-        return {"total": self.total, "max_share": self.max_share, "bad": [asdict(row) for row in self.rows()]}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state()`. DataError when it is of another number of samples."""
-        if state["total"] != self.total:
-            raise DataError(
-                f"the report of bad samples is of {state['total']} samples, the data holds {self.total}; "
-                "use the data that the run began with, or begin again"
-            )
-        self._rows = {row["index"]: BadSample(**row) for row in state["bad"]}

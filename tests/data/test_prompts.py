@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rank_e.data import DataError, PromptRow, open_prompts
+from rank_e.data import DataError
+from rank_e.data.prompts import PromptRow, open_prompts
 
 TEXTS = ['A sign that says "tie", in red.', "Two dogs, one cat", "naïve café ☕", "None", "42", 'the word """quoted"""']
 LABELS = ["sign", "animals", "sign", "", "0", "x"]

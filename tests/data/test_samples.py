@@ -15,20 +15,21 @@ import torch
 import webdataset
 from PIL import Image
 
-from rank_e.data import BadSampleError, DataError, PairSource
+from rank_e.data import BadSampleError, DataError
+from rank_e.data.reader import SampleReader
 from rank_e.data.samples import WebdatasetSamples, open_coco, open_folder, open_webdataset
 from tests.helpers.tars import CAPTIONS, image, members, write_tar
 
 OPENERS: dict[str, Any] = {"webdataset": open_webdataset, "folder": open_folder, "coco": open_coco}
 
 
-def source_of(layout: str, path: str | Path | list[str], max_bad_share: float = 0.01, **options: object) -> PairSource:
+def reader(layout: str, path: str | Path | list[str], **options: object) -> SampleReader:
     where = path if isinstance(path, list) else str(path)
-    return PairSource(OPENERS[layout](where, **options), 16, max_bad_share)
+    return SampleReader(OPENERS[layout](where, **options), 16)
 
 
-def contents(source: PairSource) -> list[tuple[list, str]]:
-    return [(pixels.tolist(), caption) for pixels, caption in (source.read(i) for i in range(len(source)))]
+def contents(samples: SampleReader) -> list[tuple[list, str]]:
+    return [(pixels.tolist(), caption) for pixels, caption in (samples.read(i) for i in range(len(samples)))]
 
 
 @pytest.fixture
@@ -41,11 +42,11 @@ def expected() -> list[tuple[list, str]]:
 def test_webdataset_tars(tmp_path: Path, expected: list) -> None:
     write_tar(tmp_path / "b-1.tar", members(range(4, 6)))
     write_tar(tmp_path / "b-0.tar", members(range(4)))
-    assert contents(source_of("webdataset", tmp_path)) == expected
-    assert contents(source_of("webdataset", tmp_path / "b-[01].tar")) == expected
+    assert contents(reader("webdataset", tmp_path)) == expected
+    assert contents(reader("webdataset", tmp_path / "b-[01].tar")) == expected
     parts = [str(tmp_path / "b-0.tar"), str(tmp_path / "b-1.tar")]
-    assert contents(source_of("webdataset", parts)) == expected
-    assert contents(source_of("webdataset", tmp_path / "b-1.tar")) == expected[4:]
+    assert contents(reader("webdataset", parts)) == expected
+    assert contents(reader("webdataset", tmp_path / "b-1.tar")) == expected[4:]
     assert sorted(os.listdir(tmp_path)) == ["b-0.tar", "b-1.tar"]  # nothing is extracted
 
 
@@ -99,10 +100,10 @@ def test_a_tar_sample_that_cannot_be_used_says_why(tmp_path: Path) -> None:
         ([("8.png", image(8)[:400]), ("8.txt", b"truncated")], "cannot be decoded"),
     ]
     path = write_tar(tmp_path / "a.tar", [member for case, _ in cases for member in case])
-    source = source_of("webdataset", path)
+    samples = reader("webdataset", path)
     for index, (_, reason) in enumerate(cases):
         with pytest.raises(BadSampleError, match=reason) as caught:
-            source.read(index)
+            samples.read(index)
         assert caught.value.name == f"{path}:{index}" and "\n" not in str(caught.value)
 
 
@@ -127,21 +128,21 @@ def test_damaged_tars_stop_at_once_and_are_named(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.tar"
         path.write_bytes(data)
         with pytest.raises(DataError, match=message) as caught:
-            source_of("webdataset", path)
+            reader("webdataset", path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     for place in ("missing.tar", "no-*.tar"):
         with pytest.raises(DataError, match=r"(missing|no-\*)\.tar: (does not exist|no tar there)"):
-            source_of("webdataset", tmp_path / place)
+            reader("webdataset", tmp_path / place)
 
 
 def test_a_tar_that_shrinks_after_indexing_gives_bad_samples(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", members(range(6)))
-    source = source_of("webdataset", path)
+    samples = reader("webdataset", path)
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"00005.png") + 600])
-    assert source.read(4)[1] == CAPTIONS[4]
+    assert samples.read(4)[1] == CAPTIONS[4]
     with pytest.raises(BadSampleError, match=r"00005: ends after \d+ of \d+ bytes"):
-        source.image(5)
+        samples.image(5)
 
 
 def test_the_index_takes_little_memory_a_sample(tmp_path: Path) -> None:
@@ -165,27 +166,25 @@ def test_a_folder_with_a_table(tmp_path: Path, kind: str, expected: list) -> Non
         "parquet": lambda: table.to_parquet(path),
     }
     writers[kind]()
-    assert contents(source_of("folder", tmp_path)) == expected
+    assert contents(reader("folder", tmp_path)) == expected
     moved = path.rename(tmp_path / f"mine.{kind}")
     with pytest.raises(DataError, match=r"data\.captions"):
-        source_of("folder", tmp_path)
-    assert contents(source_of("folder", tmp_path, captions=moved, column="caption")) == expected
+        reader("folder", tmp_path)
+    assert contents(reader("folder", tmp_path, captions=moved, column="caption")) == expected
 
 
 def test_a_folder_names_missing_images_and_captions(tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(image(0))
     (tmp_path / "captions.csv").write_text('image,text\n0.png,a\n1.png,b\n0.png," "\n', encoding="utf-8")
-    source = source_of("folder", tmp_path, max_bad_share=0.9)
-    report = source.new_report()
-    assert [batch.captions for batch in source.batches(2, None, epochs=1, report=report)] == [["a"]]
-    assert [(Path(row.name).name, row.reason) for row in report.rows()] == [
-        ("1.png", "cannot be read (No such file or directory)"),
-        ("0.png", "its caption is missing, empty or no text"),
-    ]
+    samples = reader("folder", tmp_path)
+    assert samples.read(0)[1] == "a"
+    for index, reason in ((1, r"1\.png: cannot be read \(No such file"), (2, r"0\.png: its caption is missing, empty")):
+        with pytest.raises(BadSampleError, match=reason):
+            samples.read(index)
     with pytest.raises(DataError, match=r"captions\.csv: no column 'file'.*data\.image_column"):
-        source_of("folder", tmp_path, image_column="file")
+        reader("folder", tmp_path, image_column="file")
     with pytest.raises(DataError, match="is no folder"):
-        source_of("folder", tmp_path / "nowhere")
+        reader("folder", tmp_path / "nowhere")
 
 
 def write_coco(root: Path) -> None:
@@ -205,8 +204,8 @@ def write_coco(root: Path) -> None:
 
 def test_coco_layout(tmp_path: Path, expected: list) -> None:
     write_coco(tmp_path)
-    assert contents(source_of("coco", tmp_path)) == expected
-    every = source_of("coco", tmp_path, every_caption=True)
+    assert contents(reader("coco", tmp_path)) == expected
+    every = reader("coco", tmp_path, every_caption=True)
     others = [f"other {k}" for k in range(4)]
     assert [every.caption(i) for i in range(len(every))] == [CAPTIONS[0], *others, *CAPTIONS[1:]]
     assert torch.equal(every.read(4)[0], every.read(0)[0]) and not torch.equal(every.read(5)[0], every.read(0)[0])
@@ -215,16 +214,16 @@ def test_coco_layout(tmp_path: Path, expected: list) -> None:
 
 def test_coco_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"captions_val2014\.json: does not exist"):
-        source_of("coco", tmp_path)
+        reader("coco", tmp_path)
     write_coco(tmp_path)
     file = tmp_path / "annotations" / "captions_val2014.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     content["annotations"] = [note for note in content["annotations"] if note["image_id"] != 43]
     file.write_text(json.dumps(content), encoding="utf-8")
-    source = source_of("coco", tmp_path)
-    assert len(source) == 6
+    samples = reader("coco", tmp_path)
+    assert len(samples) == 6
     with pytest.raises(BadSampleError, match="its caption is missing"):
-        source.read(1)
+        samples.read(1)
     for broken, message in (
         ("{}", "is no COCO captions file"),
         ("[", "is no COCO captions file"),
@@ -233,4 +232,4 @@ def test_coco_errors_name_the_file(tmp_path: Path) -> None:
     ):
         file.write_text(broken, encoding="utf-8")
         with pytest.raises(DataError, match=message):
-            source_of("coco", tmp_path)
+            reader("coco", tmp_path)
