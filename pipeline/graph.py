@@ -1,7 +1,7 @@
 """The stages of dvc.yaml with their matrices expanded: DVC's own names, what each is called for, what it waits for.
 
-DVC's own parser expands them. Its index would give the same, but reads dvc.lock as well: in a project that has run,
-`rank-e validate` would take 3 seconds in place of 1.6. Arm, seed and round are what a stage's command says.
+DVC's own parser expands them. Its index would give the same, but reads dvc.lock as well, which costs `rank-e validate`
+another second in a project that has run. Arm, seed and round are what a stage's command says.
 """
 
 from collections.abc import Mapping, Sequence

@@ -17,8 +17,6 @@ from pipeline.graph import Node, load_graph
 from tests.helpers.toy_pipeline import nodes
 
 ROOT = Path(__file__).parents[2]
-ARMS = ("frozen", "coevolved")
-TRAINED = ["start", "rollouts", "ranking", "policy", "decoder"]
 
 
 def lines_of(repro: Repro, node: Node) -> list[str]:
