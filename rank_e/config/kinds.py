@@ -98,7 +98,11 @@ def table(base: type[Kind], **builtins: tuple[str, dict[str, Any]]) -> Any:
 
 
 OPENAI_L14, OPENAI_B32 = "ViT-L-14-quickgelu", "ViT-B-32-quickgelu"
-IMAGE_SIZE = (Count, 256)
+_SIZE: dict[str, Any] = {"image_size": (Count, 256)}  # side in pixels to which every image is brought first
+_CLIP: dict[str, Any] = {"file": File, "model": (Text, OPENAI_B32), **_SIZE}
+_HEAD: dict[str, Any] = {"file": File, "clip_file": File, "model": (Text, OPENAI_L14)}
+_PATCHES: dict[str, Any] = {"channels": Count, "layers": Annotated[int, Field(ge=1, le=8)]}
+_FROZEN: dict[str, Any] = {"dinov3": Folder, "efficientnet": File, "efficientnet_name": Text}
 
 if TYPE_CHECKING:  # what all kinds of a table have in common
     RewardParams = RewardKind
@@ -111,37 +115,22 @@ else:
         RewardKind,
         clip=("rank_e.rewards.clip:clip_reward", {"file": File, "model": (Text, OPENAI_L14)}),
         hpsv2=("rank_e.rewards.hpsv2:hpsv2_reward", {"file": File, "model": (Text, "ViT-H-14")}),
-        aesthetic=(
-            "rank_e.rewards.aesthetic:aesthetic_reward",
-            {"file": File, "clip_file": File, "model": (Text, OPENAI_L14)},
-        ),
+        aesthetic=("rank_e.rewards.aesthetic:aesthetic_reward", _HEAD),
         imagereward=("rank_e.rewards.imagereward:imagereward", {"file": File, "tokenizer": Vocabulary}),
     )
     DistanceParams = table(
         Kind,
-        inception=("rank_e.evaluation.features:inception_features", {"file": File, "image_size": IMAGE_SIZE}),
-        dinov2=("rank_e.evaluation.features:dinov2_features", {"file": Folder, "image_size": IMAGE_SIZE}),
-        clip_features=(
-            "rank_e.evaluation.features:clip_features",
-            {"file": File, "model": (Text, OPENAI_B32), "image_size": IMAGE_SIZE},
-        ),
+        inception=("rank_e.evaluation.features:inception_features", {"file": File, **_SIZE}),
+        dinov2=("rank_e.evaluation.features:dinov2_features", {"file": Folder, **_SIZE}),
+        clip_features=("rank_e.evaluation.features:clip_features", _CLIP),
     )
-    ScoreParams = table(
-        Kind,
-        clip_score=(
-            "rank_e.evaluation.scores:clip_score",
-            {"file": File, "model": (Text, OPENAI_B32), "image_size": IMAGE_SIZE},
-        ),
-    )
+    ScoreParams = table(Kind, clip_score=("rank_e.evaluation.scores:clip_score", _CLIP))
     PerceptualParams = table(Kind, lpips=("rank_e.training.lpips_vgg:lpips", {"file": File}))
     DiscriminatorParams = table(
         Kind,
-        patchgan=(
-            "rank_e.training.patchgan:patchgan",
-            {"channels": Count, "layers": Annotated[int, Field(ge=1, le=8)]},
-        ),
+        patchgan=("rank_e.training.patchgan:patchgan", _PATCHES),
         projected=(
             "rank_e.training.projected_discriminator:projected",
-            {"dinov3": Folder, "efficientnet": File, "efficientnet_name": Text, "image_size": Count, "channels": Count},
+            {**_FROZEN, "image_size": Count, "channels": Count},
         ),
     )
