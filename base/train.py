@@ -50,7 +50,7 @@ class Steps:
         next(self.bar, None)
 
 
-def load_clip(name: str) -> torch.nn.Module:
+def trained_clip(name: str) -> torch.nn.Module:
     model = clip.build(CLIPS[name])
     model.load_state_dict(read_artifact(ROOT / name, name).tensors("weights"))
     return model.eval().requires_grad_(False)
@@ -72,7 +72,7 @@ def train(name: str, params: BaseParams) -> None:
         model = train_base_tokenizer(settings, params.tokenizer_size, log)
     elif name == "policy":
         inputs = {"text": ROOT / "text", "tokenizer": ROOT / "tokenizer"}
-        text = clip.TextEncoder(load_clip("text"))
+        text = clip.TextEncoder(trained_clip("text"))
         model = train_base_policy(settings, params.policy_size, text, load_tokenizer(params), log)
     else:
         model = train_base_clip(name, settings, log)
@@ -82,7 +82,7 @@ def train(name: str, params: BaseParams) -> None:
 
 def pack(params: BaseParams) -> None:
     """All networks in float16 with a manifest of sizes, parameters and metrics: base/trained/packed."""
-    text = clip.TextEncoder(load_clip("text"))
+    text = clip.TextEncoder(trained_clip("text"))
     tokenizer = load_tokenizer(params)
     sizes = {
         "policy": vars(policy_config(params.policy_size, text, tokenizer)),

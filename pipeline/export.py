@@ -19,10 +19,10 @@ from rank_e.io.manifest import BASE_FILE, files_of, read_manifest, save_json
 from stages.runtime.artifacts import MANIFEST, manifest_sha256, read_artifact
 from stages.runtime.stage import artifact_path
 
-Weights = Literal["ema", "online"]
+WeightsKind = Literal["ema", "online"]
 
 
-def export(params: Params, arm: str, seed: int | None, round_id: int, weights: Weights, to: Path) -> dict[str, Any]:
+def export(params: Params, arm: str, seed: int | None, round_id: int, weights: WeightsKind, to: Path) -> dict[str, Any]:
     """Write policy and decoder of a cell over the base into the new folder `to`; its manifest.json.
 
     seed: None for the only one. round_id: 0 for the weights that the arm began with. weights: "ema" is what the
@@ -75,7 +75,7 @@ def check_cell(params: Params, arm: str, seed: int | None, round_id: int) -> int
     return params.seeds[0] if seed is None else seed
 
 
-def read_weights(kind: str, path: Path, weights: Weights) -> dict[str, Tensor]:
+def read_weights(kind: str, path: Path, weights: WeightsKind) -> dict[str, Tensor]:
     """The tensors of an artifact of `kind` after a look at every file's sha256."""
     if not path.exists():
         raise RankEError(f"{path} does not exist yet: run `rank-e run` or `dvc repro`")

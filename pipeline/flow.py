@@ -38,7 +38,7 @@ class RunError(RankEError):
     """The flow ended before all stages did."""
 
 
-class Count:
+class StageCount:
     """How many stages have ended, of how many, for the log."""
 
     def __init__(self, total: int) -> None:
@@ -62,14 +62,14 @@ def _again(task: Any, run: Any, state: Any) -> bool:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=_again)
-def run_node(repro: Repro, node: Node, count: Count) -> None:
+def run_node(repro: Repro, node: Node, count: StageCount) -> None:
     """One stage of DVC; its output goes to this task's log."""
     logger = get_run_logger()
     logger.info(count.line(repro.run(node, logger.info)))
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def run_group(project: Path, nodes: Sequence[Node], retries: int, count: Count) -> None:
+def run_group(project: Path, nodes: Sequence[Node], retries: int, count: StageCount) -> None:
     """Nodes one after another in one DVC process."""
     repro = Repro(project, nodes)
     try:
@@ -89,14 +89,14 @@ def rank_e_flow(project: str = ".", jobs: int = 2, retries: int = 1) -> None:
     load(folder / "params.yaml")  # all of its problems at once, before anything begins
     groups = make_groups(load_graph(folder))
     timings_path(folder).unlink(missing_ok=True)
-    count = Count(sum(len(group.nodes) for group in groups))
+    count = StageCount(sum(len(group.nodes) for group in groups))
     with ending_children(), warm_stages(folder):
         failed = _run_groups(folder, groups, jobs, retries, count)
     if failed:
         raise RunError(f"these failed: {', '.join(failed)}; fix the cause and `rank-e run` again")
 
 
-def _run_groups(folder: Path, groups: Sequence[NodeGroup], jobs: int, retries: int, count: Count) -> list[str]:
+def _run_groups(folder: Path, groups: Sequence[NodeGroup], jobs: int, retries: int, count: StageCount) -> list[str]:
     """Keep `jobs` groups running, each time the first whose turn has come; the names of those that failed.
 
     What waits for a failed group is left out; everything else is done.

@@ -1,7 +1,7 @@
 """Every random number of the project starts here: a seed is a hash of the names of what it is for.
 
 A seed depends on the run's seed and on names alone (stage, round, index), never on batch size, order, device or
-on what ran before, so that two arms draw the same numbers for the same prompts and a killed run repeats itself.
+on what ran before, so that two arms see the same numbers for the same prompts and a killed run repeats itself.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Stage prompts: draw a round's training prompts, the same for every arm, and encode them once."""
+"""Stage prompts: choose a round's training prompts, the same for every arm, and encode them once."""
 
 import pandas as pd
 

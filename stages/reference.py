@@ -38,7 +38,7 @@ def run(stage: Stage) -> None:
     params, backbone, state = stage.params.evaluation, backbone_of(stage), stage.state()
     dataset = open_dataset(stage.params.data.held_out, backbone.image_size, "data.held_out")
     held_out = held_out_set(stage.params, dataset, stage.device)
-    originals = RealImages(dataset, state.folder / "skipped.json")
+    originals = ReferenceImages(dataset, state.folder / "skipped.json")
     seed = seed_for(params.seed, "reference")
     tokenizer = backbone.tokenizer(backbone.decoder_weights())
     size, device = tokenizer.config.image_size, stage.device
@@ -87,7 +87,7 @@ def run(stage: Stage) -> None:
     state.remove()
 
 
-class RealImages:
+class ReferenceImages:
     """A dataset's real images, and an account of those that were skipped which outlives a killed stage.
 
     What is skipped is written down before the images of its batch are used, so that no image counts whose replacement

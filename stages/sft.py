@@ -19,7 +19,7 @@ from stages.runtime.state import StageState
 from stages.runtime.training import Saved, by_file, by_name, train, write
 
 
-class RealImages:
+class TrainingImages:
     """Tokens int32 [n, L] and captions of the first n of `sft.images` pairs: what a stage's state keeps of them."""
 
     def __init__(self, saved: Saved | None) -> None:
@@ -70,7 +70,7 @@ def train_policy(stage: Stage, backbone: Backbone) -> None:
     """Encode, train from the base, and write; a killed stage goes on from its last saved batch or update."""
     params, state = stage.params.sft, stage.state()
     saved = state.load()
-    images = RealImages(saved)
+    images = TrainingImages(saved)
     images.read(stage, backbone, state)
     base = backbone.policy_weights()
     update = SftUpdate(backbone.policy(base), images.encoded(backbone), params, stage.seed)

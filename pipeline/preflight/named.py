@@ -14,17 +14,17 @@ from typing import Any
 
 from rank_e.config import Params
 from rank_e.config.kinds import Kind
+from rank_e.io.headers import WEIGHT_FILES
 
 STYLES = ("anime", "concept-art", "paintings", "photo")  # HPSv2's benchmark files
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 GET = "get it (docs/reproduce.md) or correct the path"
 
 
 def missing_files(params: Params) -> list[str]:
-    """What the data, rewards, networks and judges of the params need and do not find."""
+    """What the data, rewards, networks and metrics of the params need and do not find."""
     found = [*_dataset("data.training", params.data.training), *_dataset("data.held_out", params.data.held_out)]
-    training, judging = Path(params.weights.training), Path(params.weights.evaluation)
-    folders = {"weights.training": training, "weights.evaluation": judging}
+    training, evaluating = Path(params.weights.training), Path(params.weights.evaluation)
+    folders = {"weights.training": training, "weights.evaluation": evaluating}
     absent = [f"{where}: folder {folder} does not exist; {GET}" for where, folder in folders.items()]
     found += [line for line, folder in zip(absent, folders.values(), strict=True) if not folder.is_dir()]
     for arm in map(params.arm, params.arms):
@@ -35,11 +35,11 @@ def missing_files(params: Params) -> list[str]:
             found += _needs("decoder.discriminator", arm.decoder.discriminator, training)
     evaluation = params.evaluation
     for name, section in evaluation.distances.items():
-        found += _needs(f"evaluation.distances.{name}", section, judging)
+        found += _needs(f"evaluation.distances.{name}", section, evaluating)
     for name, section in evaluation.scores.items():
-        found += _needs(f"evaluation.scores.{name}", section, judging)
+        found += _needs(f"evaluation.scores.{name}", section, evaluating)
     for name, benchmark in evaluation.benchmarks.items():
-        found += _benchmark(f"evaluation.benchmarks.{name}", benchmark, judging)
+        found += _benchmark(f"evaluation.benchmarks.{name}", benchmark, evaluating)
     return list(dict.fromkeys(found))  # arms share most of what they name
 
 
@@ -55,8 +55,8 @@ def _folder(where: str, path: Path) -> Iterator[str]:
         yield f"{where}: folder {path} does not exist; {GET}"
         return
     yield from need_file(where, path / "config.json")
-    if not any((path / name).is_file() for name in WEIGHTS):
-        yield f"{where}: folder {path} holds none of {', '.join(WEIGHTS)}; {GET}"
+    if not any((path / name).is_file() for name in WEIGHT_FILES):
+        yield f"{where}: folder {path} holds none of {', '.join(WEIGHT_FILES)}; {GET}"
 
 
 def _needs(where: str, section: Kind, folder: Path) -> Iterator[str]:

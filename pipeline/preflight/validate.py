@@ -78,7 +78,7 @@ def base_problems(params: Params) -> tuple[Sizes | None, list[str]]:
     name, folder = params.backbone.name, Path(params.backbone.base)
     known: Sizes | None = None
     try:
-        known = published(name, folder)  # room can be judged before a base is converted
+        known = published(name, folder)  # room can be reckoned before a base is converted
         sizes, found = read_base(name, folder)
     except RankEError as error:
         return known, [str(error)]

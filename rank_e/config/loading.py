@@ -168,13 +168,13 @@ def _cross_problems(params: Params) -> list[str]:
     for index, item in enumerate(params.rounds):
         require(item.id == index + 1, f"rounds.{index}.id", item.id, f"{index + 1}: ids count 1, 2, 3, ...")
         require(item.prev == item.id - 1, f"rounds.{index}.prev", item.prev, f"id - 1 = {item.id - 1}")
-    ids, judged = range(1, params.last_round + 1), params.evaluated
-    rising = judged == sorted({*judged} & {*ids})
-    require(rising, "evaluated", judged, f"ids of rounds in rising order, each once, the last {params.last_round}")
+    ids, evaluated = range(1, params.last_round + 1), params.evaluated
+    rising = evaluated == sorted({*evaluated} & {*ids})
+    require(rising, "evaluated", evaluated, f"ids of rounds in rising order, each once, the last {params.last_round}")
     require(
-        not rising or judged[-1] == params.last_round,
+        not rising or evaluated[-1] == params.last_round,
         "evaluated",
-        judged,
+        evaluated,
         f"a list that ends with round {params.last_round}",
     )
     sft = params.sft

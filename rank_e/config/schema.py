@@ -29,7 +29,7 @@ class BackboneParams(Section):
 
 
 class WeightsParams(Section):
-    """Folders of local network files: what rewards and decoder update read, and what the judges read."""
+    """Folders of local network files: what rewards and decoder update read, and what the metrics read."""
 
     training: Text
     evaluation: Text
@@ -73,7 +73,7 @@ class SftParams(Section):
 
 
 class PromptsParams(Section):
-    """How many prompts a round draws, without replacement while there are enough."""
+    """How many prompts a round takes, without replacement while there are enough."""
 
     per_round: Count
 

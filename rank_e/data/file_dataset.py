@@ -27,7 +27,7 @@ class FileDataset:
     """The `Dataset` over any `Samples`, its images `image_size` pixels wide.
 
     `rows`: the prompts; None takes the samples' captions. At most `max_bad_share` of the samples in [0, 1) may be bad;
-    `where` names the dataset's parameters in errors. Prompts and images are drawn apart: the decoder's anchor needs
+    `where` names the dataset's parameters in errors. Prompts and images are chosen apart: the decoder's anchor needs
     real images, not those of the round's prompts.
     """
 

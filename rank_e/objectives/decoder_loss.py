@@ -29,7 +29,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Weights:
+class TermWeights:
     """What each term weighs: a number, or a scalar without a gradient; measured: what the log says of them."""
 
     reward: float | Tensor
@@ -40,18 +40,17 @@ class Weights:
     measured: dict[str, float]
 
 
-def decoder_loss(terms: Terms, weights: Weights) -> Tensor:
-    """L_D, a scalar."""
-    return (
-        weights.reward * terms.reward
-        + weights.rank_gan * terms.rank_gan
-        + weights.adversarial * terms.adversarial  # with the next line: lambda_r L_recon
-        + weights.reconstruction * terms.reconstruction
-        + weights.consistency * terms.consistency
-    )
+def decoder_loss(terms: Terms, weights: TermWeights) -> Tensor:
+    """L_D, a scalar: the sum of its four weighted terms."""
+    reward, rank_gan = weights.reward * terms.reward, weights.rank_gan * terms.rank_gan
+    recon = weights.adversarial * terms.adversarial + weights.reconstruction * terms.reconstruction
+    consist = weights.consistency * terms.consistency
+    return reward + rank_gan + recon + consist
 
 
-def gradient_norm_weights(terms: Terms, rollouts: Tensor, reconstructions: Tensor, params: DecoderParams) -> Weights:
+def gradient_norm_weights(
+    terms: Terms, rollouts: Tensor, reconstructions: Tensor, params: DecoderParams
+) -> TermWeights:
     """Each alignment term's gradient at the decoder's output has a fixed share of the reconstruction's.
 
     rollouts, reconstructions: the decoder's outputs, on which the terms depend; the graphs are kept.
@@ -67,7 +66,7 @@ def gradient_norm_weights(terms: Terms, rollouts: Tensor, reconstructions: Tenso
         measured[f"weight_{name}"] = float(found)
         return found
 
-    return Weights(
+    return TermWeights(
         reward=weight("reward", terms.reward, params.lambda_reward, params.reward_ratio),
         rank_gan=weight("gan", terms.rank_gan, params.lambda_gan, params.adversarial_ratio),
         adversarial=0.0,
@@ -77,7 +76,7 @@ def gradient_norm_weights(terms: Terms, rollouts: Tensor, reconstructions: Tenso
     )
 
 
-def adaptive_weights(terms: Terms, last_layer: Tensor, params: DecoderParams) -> Weights:
+def adaptive_weights(terms: Terms, last_layer: Tensor, params: DecoderParams) -> TermWeights:
     """The paper's: plain lambdas, and VQGAN's last-layer rule for the adversarial term on reconstructions.
 
     last_layer: the decoder's last weight, on which the terms depend; the graphs are kept.
@@ -88,7 +87,7 @@ def adaptive_weights(terms: Terms, last_layer: Tensor, params: DecoderParams) ->
         weight = adaptive_weight(terms.reconstruction, terms.adversarial, last_layer)
         adversarial = params.lambda_reconstruction * params.adversarial_ratio * weight
         measured["weight_adaptive"] = float(weight)
-    return Weights(
+    return TermWeights(
         reward=params.lambda_reward,
         rank_gan=params.lambda_gan * params.adversarial_ratio,
         adversarial=adversarial,

@@ -24,7 +24,7 @@ def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[f
 
     The shorter side is resized to `size` (bicubic, antialiased), the centre is cut out, then (x - mean) /
     std. An image of the right size is not resampled. Overshoots of the resize are kept; published checkpoints
-    are judged with `preprocessing.clip_protocol`, which cuts them off as Pillow does.
+    score with `preprocessing.clip_protocol`, which cuts them off as Pillow does.
     """
     return normalise(shorter_side(images, size), mean, std)
 

@@ -38,7 +38,7 @@ class SamplingConfig:
         return 1 if self.guidance == 1.0 else 2
 
 
-class Samples(NamedTuple):
+class SampledTokens(NamedTuple):
     """tokens int64 [N, L]; log_probs float32 [N, L] under the guided, tempered, filtered distribution."""
 
     tokens: Tensor
@@ -56,7 +56,7 @@ def sample(
     repeats: int = 1,
     greedy: bool = False,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
-) -> Samples:
+) -> SampledTokens:
     """Draw `repeats` samples for each prompt.
 
     text [P, T, C] or [P, T] left-padded and mask bool [P, T]; seeds: P * repeats ints, prompt-major (sample i belongs
@@ -81,8 +81,8 @@ def sample(
         batches.append(_sample_batch(policy, prefix, uniforms, config))
     if not batches:
         empty = torch.empty(0, length, device=device)
-        return Samples(empty.long(), empty)
-    return Samples(torch.cat([b.tokens for b in batches]), torch.cat([b.log_probs for b in batches]))
+        return SampledTokens(empty.long(), empty)
+    return SampledTokens(torch.cat([b.tokens for b in batches]), torch.cat([b.log_probs for b in batches]))
 
 
 def score(
@@ -132,7 +132,9 @@ def _branches(
     return prefix.rows(torch.cat([owners, len(text) + which[owners]]))
 
 
-def _sample_batch(policy: PolicyModel, prefix: PrefixRows, uniforms: Tensor | None, config: SamplingConfig) -> Samples:
+def _sample_batch(
+    policy: PolicyModel, prefix: PrefixRows, uniforms: Tensor | None, config: SamplingConfig
+) -> SampledTokens:
     """Sample all rows of one batch together; uniforms float64 [n, L], or None for greedy."""
     n, length = len(prefix.hidden) // config.branches, policy.length
     cache, logits = policy.cache(prefix), policy.logits(prefix.hidden)
@@ -145,7 +147,7 @@ def _sample_batch(policy: PolicyModel, prefix: PrefixRows, uniforms: Tensor | No
         log_probs[:, position] = _pick(distribution, token)
         if position + 1 < length:
             logits = policy.step(token.repeat(config.branches), cache, position)
-    return Samples(tokens, log_probs)
+    return SampledTokens(tokens, log_probs)
 
 
 def _log_distribution(logits: Tensor, config: SamplingConfig, always: Tensor | None = None) -> Tensor:

@@ -24,7 +24,7 @@ def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
 
 
-def load_clip(folder: Path, name: str, size: clip.ClipSize, device: torch.device) -> ClipModel:
+def load_world_clip(folder: Path, name: str, size: clip.ClipSize, device: torch.device) -> ClipModel:
     """The CLIP called `name` ("text", "reward" or "evaluator") of a base folder, frozen, float32."""
     model = clip.build(size)
     model.load_state_dict(load_tensors(folder, name), strict=True)
@@ -49,7 +49,7 @@ class ShapesBackbone:
 
     @cached_property
     def text_encoder(self) -> clip.TextEncoder:
-        return clip.TextEncoder(load_clip(self.folder, "text", clip.TEXT, self.device))
+        return clip.TextEncoder(load_world_clip(self.folder, "text", clip.TEXT, self.device))
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> tuple[Tensor, Tensor]:

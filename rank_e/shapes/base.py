@@ -25,7 +25,7 @@ class _Section(BaseModel):
 
 
 class TrainingParams(_Section):
-    """Length and pace of one training: steps, batch (images a step), peak learning rate, seed, images drawn."""
+    """Length and pace of one training: steps, batch (images a step), peak learning rate, seed, images rendered."""
 
     steps: PositiveInt
     batch: PositiveInt

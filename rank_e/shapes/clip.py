@@ -126,7 +126,7 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, same: Tensor) -
 
 
 def pools_of(captions: list[str]) -> list[Tensor]:
-    """Where batches are drawn from, in turn: int64 rows of one category, all rows, of the next category, all rows..."""
+    """What batches are taken from, in turn: int64 rows of one category, all rows, of the next category, all rows..."""
     everything = torch.arange(len(captions))
     category = torch.tensor([CATEGORIES.index(COMPOSITIONS[caption].category) for caption in captions])
     alike = [rows for number in range(len(CATEGORIES)) if len(rows := everything[category == number])]

@@ -11,7 +11,7 @@ from rank_e.rewards.clip import clip_inputs
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
 from rank_e.shapes import clip, world
-from rank_e.shapes.backbone import ShapesBackbone, load_clip
+from rank_e.shapes.backbone import ShapesBackbone, load_world_clip
 from rank_e.shapes.base import encode_images, real_set
 from rank_e.shapes.captions import COMPOSITIONS
 
@@ -48,7 +48,8 @@ def measure(folder: Path) -> dict[str, float]:
     device = torch.device("cpu")
     backbone = ShapesBackbone(folder, device, torch.float32)
     reward, evaluator = (
-        load_clip(folder, name, size, device) for name, size in (("reward", clip.REWARD), ("evaluator", clip.EVALUATOR))
+        load_world_clip(folder, name, size, device)
+        for name, size in (("reward", clip.REWARD), ("evaluator", clip.EVALUATOR))
     )
     images, captions = real_set("held_out", IMAGES, SEED)
     prompts = [world.Prompt.from_text(i, caption) for i, caption in enumerate(captions)]
@@ -61,10 +62,10 @@ def measure(folder: Path) -> dict[str, float]:
         [policy(*rows) for rows in zip(text.split(128), mask.split(128), tokens.split(128), strict=True)]
     )
     seeds = [seed_for(SEED, "measure", index) for index in range(IMAGES)]
-    drawn = sample(policy, text, mask, seeds, SamplingConfig(guidance=GUIDANCE), batch_size=256).tokens
+    sampled = sample(policy, text, mask, seeds, SamplingConfig(guidance=GUIDANCE), batch_size=256).tokens
     decoded, restored = (
         torch.cat([from_signed(tokenizer.decode_tokens(rows)) for rows in batch.split(128)]).clamp(0, 1)
-        for batch in (drawn, tokens)
+        for batch in (sampled, tokens)
     )
     return {
         "reconstruction_accuracy": world.check_images(restored, prompts).float().mean().item(),

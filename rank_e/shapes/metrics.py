@@ -17,7 +17,7 @@ from rank_e.io.files import sha256_of
 from rank_e.io.pixels import from_bytes
 from rank_e.rewards.clip import ClipModel, ClipReward
 from rank_e.shapes import clip, world
-from rank_e.shapes.backbone import load_clip
+from rank_e.shapes.backbone import load_world_clip
 from rank_e.shapes.features import EvaluatorFeatures, evaluator_features, patch_features
 
 
@@ -40,7 +40,7 @@ class CachedEvaluator:
 
 @lru_cache(maxsize=1)
 def _evaluator(folder: Path, device: torch.device) -> CachedEvaluator:
-    return CachedEvaluator(load_clip(folder, "evaluator", clip.EVALUATOR, device))
+    return CachedEvaluator(load_world_clip(folder, "evaluator", clip.EVALUATOR, device))
 
 
 @lru_cache(maxsize=1)

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from rank_e.rewards.preprocessing import normalise
 from rank_e.shapes import clip
-from rank_e.shapes.backbone import load_clip
+from rank_e.shapes.backbone import load_world_clip
 
 STAGES = [0, 1]  # the stem and the first residual stage: edges and texture, not meaning
 
 
-class Perceptual:
+class FeatureDistance:
     """d(a, b) = mean squared distance of unit-normalised features, averaged over depths.
 
     Images [N, 3, H, W] in [0, 1] -> scalar >= 0, zero for equal images; differentiable in both. The evaluator's
@@ -35,6 +35,6 @@ class Perceptual:
         return torch.stack([(x - y).square().sum(1).mean() for x, y in pairs]).mean()
 
 
-def perceptual(folder: Path, device: torch.device) -> Perceptual:
+def perceptual(folder: Path, device: torch.device) -> FeatureDistance:
     """A distance by the reward CLIP's early features."""
-    return Perceptual(load_clip(folder, "reward", clip.REWARD, device))
+    return FeatureDistance(load_world_clip(folder, "reward", clip.REWARD, device))

@@ -18,7 +18,7 @@ from rank_e.objectives.anchors import consistency
 from rank_e.objectives.decoder_loss import (
     OFF,
     Terms,
-    Weights,
+    TermWeights,
     adaptive_weights,
     decoder_loss,
     gradient_norm_weights,
@@ -177,7 +177,7 @@ class DecoderUpdate:
                 adversarial = -self.discriminator.logits(images["reconstructions"], generator).mean()
         return reward, rank_gan, adversarial, alignment_metrics
 
-    def _weights(self, terms: Terms, images: dict[str, Tensor]) -> Weights:
+    def _weights(self, terms: Terms, images: dict[str, Tensor]) -> TermWeights:
         """What each term weighs, by the rule of `decoder.adversarial_rule`."""
         if self.params.adversarial_rule == "gradient_norm":
             return gradient_norm_weights(terms, images["rollouts"], images["reconstructions"], self.params)

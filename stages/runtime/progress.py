@@ -20,7 +20,7 @@ from rich.progress import (
 LINE_SECONDS = 5.0
 """Where no terminal shows a bar, at most one line in this time."""
 
-Item = TypeVar("Item")
+Step = TypeVar("Step")
 
 
 class EventLog:
@@ -38,7 +38,7 @@ class EventLog:
             file.write(json.dumps(entry) + "\n")
 
 
-def track(steps: Sequence[Item], label: str) -> Iterator[Item]:
+def track(steps: Sequence[Step], label: str) -> Iterator[Step]:
     """Yield each step; show a bar on a terminal, else lines: `policy frozen s0 r1 8/24 33 % ETA 0:12`."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
@@ -56,7 +56,7 @@ def track(steps: Sequence[Item], label: str) -> Iterator[Item]:
         yield from bar.track(steps, total=len(steps), description=label)
 
 
-def _lines(steps: Sequence[Item], label: str) -> Iterator[Item]:
+def _lines(steps: Sequence[Step], label: str) -> Iterator[Step]:
     begin = shown = time.monotonic()
     for done, step in enumerate(steps, start=1):
         yield step

@@ -1,4 +1,4 @@
-"""Every example of the documentation runs as it stands: the user's own things, the notebook's lines, how to add more."""
+"""Every example of the documentation runs as it stands: one's own things, the notebook's lines, how to add more."""
 
 import re
 from importlib import import_module

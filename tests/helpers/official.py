@@ -1,4 +1,4 @@
-"""A project on official formats at toy size: seeded checkpoints, data, rewards and judges, and how a test runs it."""
+"""A project on official formats at toy size: seeded checkpoints, data, rewards and metrics, and how a test runs it."""
 
 import io
 import json
@@ -146,7 +146,7 @@ class Inception(nn.Module):
 def write_evaluation_weights(folder: Path) -> None:
     """Evaluators: another CLIP, an Inception archive, a prompt list, GenEval's prompts and networks."""
     folder.mkdir(parents=True)
-    write_clip(folder, "judge", seed=6)
+    write_clip(folder, "evaluator", seed=6)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         torch.jit.script(Inception().requires_grad_(False)).save(str(folder / "inception.pt"))

@@ -1,4 +1,4 @@
-"""params.yaml for runs on official formats, at toy size: the tiny profile with other backbones, data and judges."""
+"""params.yaml for runs on official formats, at toy size: the tiny profile with other backbones, data and metrics."""
 
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ COMMON: dict[str, Any] = {
         "real_images": 4,
         "bootstrap": 4,
         "images": 2,
-        "distances": {"fd_clip": {"kind": "clip_features", "file": "judge.safetensors", "model": "judge.json"}},
-        "scores": {"clip": {"kind": "clip_score", "file": "judge.safetensors", "model": "judge.json"}},
+        "distances": {"fd_clip": {"kind": "clip_features", "file": "evaluator.safetensors", "model": "evaluator.json"}},
+        "scores": {"clip": {"kind": "clip_score", "file": "evaluator.safetensors", "model": "evaluator.json"}},
     },
 }
 CLIP_FILE = {"file": "clip.safetensors", "model": "clip.json"}
@@ -79,15 +79,15 @@ LLAMAGEN: dict[str, Any] = {
                 "category": "Category",
                 "prompts": 2,
                 "samples_per_prompt": 2,
-                "scores": {"clip": {"kind": "clip_score", "file": "judge.safetensors", "model": "judge.json"}},
+                "scores": {"clip": {"kind": "clip_score", "file": "evaluator.safetensors", "model": "evaluator.json"}},
             },
             "geneval": {
                 "kind": "geneval",
                 "prompts": "geneval.jsonl",
                 "samples_per_prompt": 1,
                 "detector": "mask2former",
-                "clip": "judge.safetensors",
-                "model": "judge.json",
+                "clip": "evaluator.safetensors",
+                "model": "evaluator.json",
             },
         },
     },
@@ -129,8 +129,8 @@ JANUS: dict[str, Any] = {
                 "kind": "hpsv2",
                 "prompts": "hpsv2",
                 "per_style": 1,
-                "file": "judge.safetensors",
-                "model": "judge.json",
+                "file": "evaluator.safetensors",
+                "model": "evaluator.json",
             }
         }
     },

@@ -7,7 +7,7 @@ from torch import Tensor
 from rank_e.objectives.decoder_loss import (
     OFF,
     Terms,
-    Weights,
+    TermWeights,
     adaptive_weights,
     decoder_loss,
     gradient_norm_weights,
@@ -50,7 +50,7 @@ def lambdas(**changes: object) -> dict[str, object]:
 
 def test_the_loss_is_the_papers_sum() -> None:
     numbers = torch.tensor([2.0, 3.0, 5.0, 7.0, 11.0])
-    weights = Weights(0.1, torch.tensor(0.2), 0.3, 0.4, 0.5, {})
+    weights = TermWeights(0.1, torch.tensor(0.2), 0.3, 0.4, 0.5, {})
     assert decoder_loss(Terms(*numbers), weights).item() == pytest.approx(0.2 + 0.6 + 1.5 + 2.8 + 5.5)
 
 

@@ -19,7 +19,7 @@ from stages.runtime.stage import ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("rollouts", "ranking", "policy", "decoder", "evaluation")
-JUDGED = {"reference", "baseline", "sft_evaluation", "evaluation", "factorial"}
+EVALUATED = {"reference", "baseline", "sft_evaluation", "evaluation", "factorial"}
 
 # Stands in for every stage but `code`: its outs are a hash of the files and params that dvc.yaml lets it read.
 FAKE = """
@@ -113,17 +113,17 @@ def test_no_command_needs_a_shell_between_dvc_and_the_stage(graphs: dict[str, Re
         ("policy.learning_rate", {"policy"}),
         ("rollouts.guidance", {"rollouts", "policy"}),
         ("ranking.temperature", {"ranking"}),
-        ("ranking.rewards", {"code", "ranking", "decoder", *JUDGED}),
+        ("ranking.rewards", {"code", "ranking", "decoder", *EVALUATED}),
         ("data.training", {"code", "sft", "prompts", "decoder"}),
         ("sft.learning_rate", {"sft"}),
         ("sft.train", {"sft", "sft_evaluation"}),
-        ("data.held_out", JUDGED),
-        ("weights.training", {"ranking", "decoder", *JUDGED}),
-        ("weights.evaluation", JUDGED),
+        ("data.held_out", {"code", *EVALUATED}),
+        ("weights.training", {"ranking", "decoder", *EVALUATED}),
+        ("weights.evaluation", EVALUATED),
         ("prompts.per_round", {"prompts"}),
         ("factorial.round", {"factorial"}),
-        ("evaluation.bootstrap", JUDGED),
-        ("evaluation.scores", {"code", *JUDGED}),
+        ("evaluation.bootstrap", EVALUATED),
+        ("evaluation.scores", {"code", *EVALUATED}),
         ("backbone.name", set(ARGUMENTS) - {"report"}),
     ],
 )
@@ -203,8 +203,8 @@ def test_a_change_runs_again_only_what_depends_on_it(tmp_path: Path) -> None:
 
     assert edited("rank_e/config/messages.py", "stages/runtime/warm.py") == {"code"}
     assert edited("rank_e/config/loading.py") == everything  # it decides the params of every stage
-    judged = {name for name in everything if name.split("@")[0] in JUDGED}
-    assert edited("rank_e/evaluation/suite.py") == judged | {"code", "report"}
+    readers = {name for name in everything if name.split("@")[0] in EVALUATED}
+    assert edited("rank_e/evaluation/suite.py") == readers | {"code", "report"}
     assert edited("stages/report/style.py") == {"code", "report"}
 
     # Round 1's rollouts, ranking and policy stay, and so does the other arm; round 2 ranks the new images.

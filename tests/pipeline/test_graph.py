@@ -73,7 +73,9 @@ def test_the_projects_groups_respect_every_dependency() -> None:
     names = [group.name for group in groups]
     round_1 = [name for name in names if name.endswith(" r1")]
     assert [node.name for node in groups[names.index("coevolved s0 r1")].nodes] == TRAINED
-    assert round_1[6:] == [f"evaluation {name}" for name in round_1[:6]]  # all of a round's training before its judging
+    assert round_1[6:] == [
+        f"evaluation {name}" for name in round_1[:6]
+    ]  # all of a round's training before its evaluations
     assert names.index(round_1[-1]) < names.index("coevolved s0 r2")
     assert {"prompts s0 r1 and 2 more", "reference", "baseline", "factorial s0", "report"} <= set(names)
 

@@ -73,10 +73,10 @@ def test_preprocess_resizes_the_shorter_side_and_cuts_the_centre() -> None:
 
 
 def test_what_cannot_be_scored_is_named(model: ClipModel, images: Tensor) -> None:
-    reward = ClipReward(model, clip.tokenize, name="judge")
+    reward = ClipReward(model, clip.tokenize, name="match")
     broken = images.clone()
     broken[1, 0, 5, 5] = float("nan")
-    with pytest.raises(RewardError, match="judge: score of image 1 is nan"):
+    with pytest.raises(RewardError, match="match: score of image 1 is nan"):
         reward(broken, PROMPTS)
     with pytest.raises(RewardError, match="3 images for 2 prompts"):
         reward(images, PROMPTS[:2])

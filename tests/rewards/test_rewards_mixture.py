@@ -34,7 +34,7 @@ def brightness(folder: Path, device: torch.device, factor: float = 1.0) -> Any:
     return lambda images, prompts: factor * images.mean((1, 2, 3))
 
 
-def judged_as(folder: Path, device: torch.device, result: object) -> Any:
+def scored_as(folder: Path, device: torch.device, result: object) -> Any:
     return lambda images, prompts: result
 
 
@@ -137,10 +137,10 @@ def test_what_a_users_reward_returns_is_checked(images: Tensor) -> None:
     with pytest.raises(RewardError, match="reward mine: score of image 3 is nan"):
         own("undefined")(images, PROMPTS)
     with pytest.raises(RewardError, match=r"reward mine: gave float; return float scores \[4\]"):
-        own("judged_as", result=0.5)(images, PROMPTS)
+        own("scored_as", result=0.5)(images, PROMPTS)
     with pytest.raises(RewardError, match=r"reward mine: gave torch.int64 \[4\]"):
-        own("judged_as", result=torch.ones(4).long())(images, PROMPTS)
-    constant = own("judged_as", result=torch.ones(4))
+        own("scored_as", result=torch.ones(4).long())(images, PROMPTS)
+    constant = own("scored_as", result=torch.ones(4))
     assert torch.equal(constant(images, PROMPTS), torch.ones(4))
     with pytest.raises(RewardError, match="reward mine: its scores have no gradient in the images"):
         constant(images.requires_grad_(), PROMPTS)

@@ -21,7 +21,7 @@ from rank_e.io.pixels import to_bytes
 from rank_e.rewards.clip import clip_inputs
 from rank_e.rewards.mixture import build_rewards
 from rank_e.shapes import clip, world
-from rank_e.shapes.backbone import load_clip
+from rank_e.shapes.backbone import load_world_clip
 from rank_e.shapes.dataset import ShapesDataset
 from rank_e.shapes.metrics import CachedEvaluator
 from rank_e.training.networks import build_perceptual
@@ -92,7 +92,7 @@ def test_a_distance_counts_every_patch_of_every_image(
 def test_the_evaluator_runs_once_for_all_its_metrics_and_again_for_other_images(
     real: tuple[Tensor, list[str], list[str]],
 ) -> None:
-    evaluator = CachedEvaluator(load_clip(ASSETS, "evaluator", clip.EVALUATOR, CPU))
+    evaluator = CachedEvaluator(load_world_clip(ASSETS, "evaluator", clip.EVALUATOR, CPU))
     runs = []
     evaluator.model.visual.attnpool.register_forward_hook(lambda *_: runs.append(1))
     images, same, other = real[0][:4].clone(), real[0][:4].clone(), real[0][4:8]

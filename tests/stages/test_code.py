@@ -20,7 +20,7 @@ from stages.runtime.imports import Sources
 from stages.runtime.stage import ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
-JUDGED = {"reference", "baseline", "sft_evaluation", "evaluation", "factorial"}
+EVALUATED = {"reference", "baseline", "sft_evaluation", "evaluation", "factorial"}
 
 
 @pytest.fixture
@@ -116,24 +116,24 @@ def test_a_module_of_ones_own_is_part_of_the_stages_that_load_it(project: Path) 
     assert users(project, "mine/rewards.py") == set()
     reward = {"rewards": {"sharp": {"kind": "mine.rewards:sharp", "weight": 1.0, "normalise": "none"}}}
     change(project, ranking=reward)
-    assert users(project, "mine/rewards.py") == users(project, "mine/filters.py") == JUDGED | {"ranking", "decoder"}
+    assert users(project, "mine/rewards.py") == users(project, "mine/filters.py") == EVALUATED | {"ranking", "decoder"}
 
 
 def test_a_dataset_of_ones_own_is_part_of_the_stages_that_read_data(project: Path) -> None:
     watch(project, "mine")
     change(project, data={"training": {"kind": "mine.rewards:images", "folder": "images", "shards": 3}})
-    readers = JUDGED | {"sft", "prompts", "decoder"}
+    readers = EVALUATED | {"sft", "prompts", "decoder"}
     assert users(project, "mine/rewards.py") == users(project, "mine/filters.py") == readers
 
 
 def test_a_judge_of_ones_own_leaves_the_training_alone(project: Path) -> None:
     watch(project, "mine/rewards.py\n      - mine/filters.py")
     change(project, evaluation={"scores": {"sharp": {"kind": "mine.rewards:sharp"}}})
-    assert users(project, "mine/filters.py") == JUDGED
+    assert users(project, "mine/filters.py") == EVALUATED
     prompts = {"kind": "prompts", "file": "p", "column": None, "category": None, "prompts": 0, "samples_per_prompt": 1}
     benchmark = prompts | {"scores": {"sharp": {"kind": "mine.rewards:sharp"}}}
     change(project, evaluation={"scores": {}, "benchmarks": {"other": benchmark}})
-    assert users(project, "mine/filters.py") == JUDGED
+    assert users(project, "mine/filters.py") == EVALUATED
 
 
 def test_an_arms_own_module_counts_too(project: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from rank_e.data.dataset import Originals
-from stages.reference import RealImages
+from stages.reference import ReferenceImages
 
 
 class Damaged:
@@ -25,13 +25,13 @@ class Damaged:
 
 def test_a_resumed_stage_still_names_what_it_skipped_before(tmp_path: Path) -> None:
     path = tmp_path / "state" / "skipped.json"
-    whole = RealImages(Damaged(), tmp_path / "other.json")  # type: ignore[arg-type]
+    whole = ReferenceImages(Damaged(), tmp_path / "other.json")  # type: ignore[arg-type]
     for start in (0, 3):
         whole(start, start + 3, ["a"], 0)
-    first = RealImages(Damaged(), path)  # type: ignore[arg-type]
+    first = ReferenceImages(Damaged(), path)  # type: ignore[arg-type]
     first(0, 3, ["a"], 0)
     assert [row["name"] for row in json.loads(path.read_text())] == ["1.jpg"]
-    resumed = RealImages(Damaged(), path)  # type: ignore[arg-type]
+    resumed = ReferenceImages(Damaged(), path)  # type: ignore[arg-type]
     resumed(3, 6, ["a"], 0)
     assert [row["name"] for row in resumed.skipped] == ["1.jpg", "4.jpg"]
     resumed(0, 3, ["a"], 0)  # read again: told once

@@ -22,7 +22,7 @@ from rank_e.rewards.clip import ClipModel, Tokenize
 BACKGROUND = (0x99, 0x99, 0x99)  # what stands where the mask is not
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 
-Preprocess = Callable[[Image.Image], Tensor]
+Transform = Callable[[Image.Image], Tensor]
 
 
 class ColorClassifier(Protocol):
@@ -63,7 +63,7 @@ class ClipColors:
     """
 
     def __init__(
-        self, model: ClipModel, tokenize: Tokenize, preprocess: Preprocess, name: str, sha256: str = ""
+        self, model: ClipModel, tokenize: Tokenize, preprocess: Transform, name: str, sha256: str = ""
     ) -> None:
         self.model = model
         self.tokenize = tokenize
