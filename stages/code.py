@@ -22,6 +22,7 @@ from stages.runtime.stage import ARGUMENTS, Stage, main
 OUTSIDE = frozenset(
     {
         "rank_e/config/messages.py",  # the sentences about params that are wrong: no stage runs with those
+        "rank_e/config/renames.py",  # what old keys are called now: no stage runs with those
         "rank_e/errors.py",  # a name for errors, and nothing else
         "stages/runtime/progress.py",  # bars, lines and the live log of steps
     }

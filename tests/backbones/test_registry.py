@@ -35,6 +35,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     line = Paths("tests.helpers.toy.backbone:ToyBackbone", "tests.helpers.toy.sizes:ToyInfo")
     monkeypatch.setitem(BACKBONES, "toy", line)
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n")
     for name in ("rank_e", "stages", "assets"):
         (tmp_path / name).symlink_to(ROOT / name)
     params = yaml.safe_load(resolve(ROOT / "profiles/tiny.yaml"))

@@ -117,7 +117,7 @@ def test_bad_clip_files_are_refused_by_name(clip_file: Path, tmp_path: Path) -> 
     for unknown in ("ViT-L-15", "coca_ViT-B-32"):
         with pytest.raises(RankEError, match=unknown):
             ClipColors.from_file(clip_file, CPU, unknown)
-    with pytest.raises(RankEError, match=r"geneval\.clip: .*none\.pt does not exist"):
+    with pytest.raises(RankEError, match=r"none\.pt does not exist"):
         ClipColors.from_file(tmp_path / "none.pt", CPU, "Tiny-quickgelu")
     tensors = load_file(clip_file)
     (tmp_path / "cut.safetensors").write_bytes(clip_file.read_bytes()[:-100])
