@@ -139,11 +139,11 @@ def do_compare(_: argparse.Namespace) -> None:
 
     from rank_e.config import load
     from stages.report.data import load_results
-    from stages.report.terminal import show
+    from stages.report.terminal import print_results
 
     # A pipe has no width of its own, and a wrapped table is hard to read.
     console = Console(width=None if sys.stdout.isatty() else 160)
-    show(load_results(load(), Path(), partial=True), console)
+    print_results(load_results(load(), Path(), partial=True), console)
 
 
 def do_track(arguments: argparse.Namespace) -> None:

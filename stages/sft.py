@@ -45,6 +45,7 @@ class TrainingImages:
             return
         dataset = open_dataset(stage.params.data.training, backbone.image_size, "data.training")
         tokenizer = backbone.tokenizer(backbone.decoder_weights())
+        # The stream keeps its first name, or every start trained so far would draw other images.
         found = dataset.captioned_images(params.images, seed_for(stage.seed, "sft", "pictures"), done)
         before = self.skipped
         for _ in stage.progress(range(done, params.images, params.microbatch_size), "encoding"):

@@ -95,7 +95,7 @@ def build_networks(what: str, tensors: Mapping[str, Tensor]) -> Networks:
     return vision_model, text_model, build_head(f"{what}: {PREFIXES['head']}*", states["head"])
 
 
-def load_tokenizer(path: str | Path, rows: int) -> Any:
+def load_word_pieces(path: str | Path, rows: int) -> Any:
     """BERT's uncased word pieces from `vocab.txt` (or a folder that holds it), with BLIP's two special tokens.
 
     `rows` of the word embedding must be the vocabulary's size and two. Raises RewardError naming the file.
@@ -143,4 +143,6 @@ def imagereward(folder: Path, device: torch.device, *, file: str, tokenizer: str
     path = folder / file
     vision, text, head = build_networks(str(path), read_weights(path))
     words = text.get_input_embeddings().num_embeddings
-    return ImageReward((vision.to(device), text.to(device), head.to(device)), load_tokenizer(folder / tokenizer, words))
+    return ImageReward(
+        (vision.to(device), text.to(device), head.to(device)), load_word_pieces(folder / tokenizer, words)
+    )

@@ -24,17 +24,17 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(images, (height, width), mode="bicubic", antialias=True, align_corners=False)
 
 
-def levels(scaled: Tensor) -> Tensor:
+def round_to_levels(scaled: Tensor) -> Tensor:
     """The nearest of the levels 0, 1, ..., 255, halves upwards as in Pillow, with the gradient of `scaled`."""
     return scaled + ((scaled + 0.5).floor().clamp(0, 255) - scaled).detach()
 
 
 def pillow_resize(images: Tensor, height: int, width: int) -> Tensor:
     """`resize` of 8-bit images as Pillow does it: along rows, then along columns, 8 bits after each."""
-    scaled = levels(images * 255)  # whole numbers: halves stay halves in float32
+    scaled = round_to_levels(images * 255)  # whole numbers: halves stay halves in float32
     for target in ((scaled.shape[-2], width), (height, width)):
         if scaled.shape[-2:] != target:
-            scaled = levels(resize(scaled, *target))
+            scaled = round_to_levels(resize(scaled, *target))
     return scaled / 255
 
 
@@ -71,7 +71,7 @@ def hps_protocol(images: Tensor, size: int, mean: Sequence[float], std: Sequence
     """
     scale = size / max(images.shape[-2:])
     height, width = round(images.shape[-2] * scale), round(images.shape[-1] * scale)
-    images = resize(levels(images * 255) / 255, height, width)
+    images = resize(round_to_levels(images * 255) / 255, height, width)
     below, right = size - height, size - width
     images = F.pad(images, (right // 2, right - right // 2, below // 2, below - below // 2))
     return normalise(images, mean, std)

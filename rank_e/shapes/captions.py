@@ -122,7 +122,7 @@ VOCABULARY: tuple[str, ...] = tuple(sorted({word for text in COMPOSITIONS for wo
 _HELD_OUT = _hold_out()
 
 
-def parse(text: str) -> Composition:
+def parse_caption(text: str) -> Composition:
     """The composition of a caption.
 
     Raises RankEError when `text` is not a caption of this world (the set is closed).

@@ -14,7 +14,7 @@ from torch import Tensor
 from rank_e.errors import RankEError
 from rank_e.io.pixels import from_bytes
 from rank_e.seeds import seed_for
-from rank_e.shapes.captions import CATEGORIES, COMPOSITIONS, Composition, held_out, parse
+from rank_e.shapes.captions import CATEGORIES, COMPOSITIONS, Composition, held_out, parse_caption
 from rank_e.shapes.checker import check
 from rank_e.shapes.render import render
 from rank_e.shapes.scene import Scene, make_scene
@@ -41,8 +41,8 @@ class Prompt:
 
     @classmethod
     def from_text(cls, prompt_id: int, text: str) -> "Prompt":
-        """The prompt of a caption, category and composition parsed. Raises RankEError as `parse`."""
-        composition = parse(text)
+        """The prompt of a caption, category and composition parsed. Raises RankEError as `parse_caption`."""
+        composition = parse_caption(text)
         return cls(prompt_id, text, composition.category, composition)
 
 

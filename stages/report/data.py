@@ -11,6 +11,7 @@ from typing import Any
 
 from rank_e.config import Params
 from rank_e.evaluation.student import mean_interval
+from rank_e.evaluation.summary import Nested
 from stages.report.metrics import Column, columns_of
 from stages.runtime.artifacts import read_artifact
 from stages.runtime.stage import artifact_path
@@ -20,8 +21,6 @@ BASE, SFT = "base", "sft"
 
 Cell = tuple[str, int, int]
 """(arm, seed, round)"""
-Nested = dict[str, dict[str, Any]]
-"""Metric -> its "value" and, where there are, "low", "high" and the same by name of category in "categories"."""
 
 
 @dataclass(frozen=True)

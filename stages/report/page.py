@@ -22,7 +22,7 @@ from stages.report.figures import Line, category_chart, difference_chart, line_c
 from stages.report.images import grids
 from stages.report.metrics import Column
 from stages.report.style import STYLE
-from stages.report.tables import differences_table, escape, factorial_table, levels, name_key
+from stages.report.tables import differences_table, escape, factorial_table, levels_table, name_key
 
 
 def section(title: str, lead: str, body: str) -> str:
@@ -203,7 +203,7 @@ def render(params: Params, project: Path, results: Results) -> str:
         section(
             "Where everyone stands",
             "Mean over seeds, each seed below in the order of the seeds.",
-            levels(results),
+            levels_table(results),
         ),
         path_section(results),
         section(

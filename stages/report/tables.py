@@ -73,7 +73,7 @@ def differences_table(items: Sequence[Difference]) -> str:
     )
 
 
-def levels(results: Results) -> str:
+def levels_table(results: Results) -> str:
     """The values themselves: base, supervised start and each arm after the last round (mean; every seed below)."""
     trained = [*results.before[1:], *results.arms]
     heads = "".join(f'<th scope="col">{name_key(name)}</th>' for name in [BASE, *trained])

@@ -77,7 +77,7 @@ def factorial_table(results: Results) -> Table:
     return table
 
 
-def show(results: Results, console: Console) -> None:
+def print_results(results: Results, console: Console) -> None:
     """Print every table that the artifacts allow, and say what is not there yet."""
     count = len(results.seeds)
     if not results.cells:

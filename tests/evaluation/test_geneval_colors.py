@@ -22,7 +22,7 @@ from rank_e.evaluation.geneval.detector import (
 )
 from rank_e.evaluation.geneval.evaluator import GenEval
 from rank_e.evaluation.geneval.rules import Detection, Thresholds
-from rank_e.evaluation.geneval.scores import pending, summarise
+from rank_e.evaluation.geneval.scores import summarise
 from rank_e.evaluation.geneval.tasks import COLORS, GenEvalError, Requirement, Task
 from rank_e.io.files import sha256_of
 from rank_e.io.pixels import to_bytes
@@ -157,7 +157,7 @@ class Named:
         return [{"apple": "red", "cow": "green"}[name]] * len(objects)
 
 
-def test_geneval_takes_images_to_scores_and_resumes() -> None:
+def test_geneval_takes_images_to_scores() -> None:
     apple, cow = Requirement("apple", 1, "red"), Requirement("cow", 1, None, "below", 0)
     tasks = [Task(0, "position", "a cow below an apple", (apple, cow)), Task(1, "colors", "a red apple", (apple,))]
     drawn = torch.zeros(3, 40, 40)
@@ -167,9 +167,9 @@ def test_geneval_takes_images_to_scores_and_resumes() -> None:
     upside[1, 0:3, 16:24] = 1
     shown = {(0, 0): drawn, (0, 1): upside, (1, 0): drawn, (1, 1): torch.zeros(3, 40, 40)}
     geneval = GenEval(Painted(), Named())
-    results = geneval(torch.stack([shown[0, 0]]), pending(tasks, [], samples=2)[:1])
-    for item in pending(tasks, results, samples=2):
-        results += geneval(shown[item[0].index, item[1]][None], [item])
+    items = [(tasks[index], sample) for index, sample in shown]
+    results = geneval(torch.stack([shown[0, 0]]), items[:1])  # in any batches
+    results += geneval(torch.stack([shown[task.index, sample] for task, sample in items[1:]]), items[1:])
     assert [(r.index, r.sample, r.correct) for r in results] == [
         (0, 0, True),
         (0, 1, False),

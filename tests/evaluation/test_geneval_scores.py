@@ -1,16 +1,15 @@
-"""GenEval's prompt file and its scores: what is read, what is refused, what is left to evaluate, and the intervals."""
+"""GenEval's prompt file and its scores: what is read, what is refused, and the intervals."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from rank_e.evaluation.geneval.evaluator import ImageResult
-from rank_e.evaluation.geneval.scores import pending, summarise
+from rank_e.evaluation.geneval.scores import summarise
 from rank_e.evaluation.geneval.tasks import CLASS_NAMES, GenEvalError, Requirement, Task, read_tasks
 from tests.helpers.geneval_tasks import PLACED, RED_CARS, SINGLE, TWO_CLOCKS, write
 
@@ -79,7 +78,6 @@ def test_overall_is_the_mean_over_tasks_not_over_images() -> None:
     assert scores.tasks == {"counting": 1.0, "colors": 0.25}
     assert scores.overall == pytest.approx((1 + 0.25) / 2)
     assert (scores.images, scores.prompts, scores.count) == (7 / 16, 3 / 4, 16)
-    assert json.loads(json.dumps(scores.to_dict()))["tasks"] == scores.tasks
 
 
 def test_intervals_draw_prompts_within_their_task() -> None:
@@ -97,19 +95,11 @@ def test_intervals_draw_prompts_within_their_task() -> None:
     assert summarise(tasks, results, seed=2, resamples=4000).intervals != scores.intervals
 
 
-def test_what_is_pending_is_in_order_and_ends_in_the_same_scores() -> None:
+def test_scores_need_every_image() -> None:
     tasks = tasks_of(counting=2, colors=1)
-    everything = pending(tasks, [])
-    assert [(task.index, sample) for task, sample in everything] == [(i, s) for i in range(3) for s in range(4)]
-    assert all((a[0].index, a[1]) < (b[0].index, b[1]) for a, b in pairwise(everything))
-    results = [result_of(task, sample, (task.index + sample) % 3 == 0) for task, sample in everything]
-    stored = [ImageResult.from_row(json.loads(json.dumps(result.row()))) for result in results[:5]]
-    assert stored == results[:5]
-    assert pending(tasks, stored) == everything[5:]
+    results = [result_of(task, sample, True) for task in tasks for sample in range(4)]
     with pytest.raises(GenEvalError, match="7 of 12 images have no result"):
-        summarise(tasks, stored, seed=0)
-    resumed = stored + [result_of(task, s, (task.index + s) % 3 == 0) for task, s in pending(tasks, stored)]
-    assert summarise(tasks, resumed, seed=0) == summarise(tasks, results, seed=0)
+        summarise(tasks, results[:5], seed=0)
 
 
 def test_results_that_do_not_fit_are_refused() -> None:
@@ -122,10 +112,6 @@ def test_results_that_do_not_fit_are_refused() -> None:
         ([replace(fine, sample=4)], "none of these prompts"),
     ]:
         with pytest.raises(GenEvalError, match=message):
-            pending(tasks, results)
-    with pytest.raises(GenEvalError, match="correct"):
-        ImageResult.from_row({**fine.row(), "correct": 1})
-    with pytest.raises(GenEvalError, match="reason"):
-        ImageResult.from_row({k: v for k, v in fine.row().items() if k != "reason"})
+            summarise(tasks, results, seed=0)
     with pytest.raises(GenEvalError, match="0 of 0"):
         summarise([], [], seed=0)

@@ -110,6 +110,7 @@ def write_training_weights(folder: Path) -> None:
     state = {f"module.{key}": value for key, value in load_file(folder / "clip.safetensors").items()}
     torch.save({"epoch": 1, "state_dict": state}, folder / "HPS_v2.1.pt")
     head = nn.Linear(16, 1).requires_grad_(False)
+    head.bias.zero_()
     head.weight.normal_(0.0, 1.0, generator=generator(0, "aesthetic head"))
     torch.save(head.state_dict(), folder / "sa_0_4_linear.pth")
 

@@ -19,7 +19,7 @@ from rank_e.io.pixels import from_signed
 from rank_e.io.torchvision_ops import declare_torchvision_ops, import_open_clip
 from rank_e.rewards import preprocessing
 from rank_e.rewards.base import Reward, RewardError
-from rank_e.rewards.imagereward import build_networks, load_tokenizer
+from rank_e.rewards.imagereward import build_networks, load_word_pieces
 from rank_e.rewards.mixture import build_rewards
 from rank_e.rewards.open_clip_models import load_clip
 from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, clip_protocol, hps_protocol
@@ -141,7 +141,7 @@ def official_scores(folder: Path, kind: str, images: Tensor) -> Tensor:
     """Scores as the published code computes them, from its own preparation of 8-bit images."""
     if kind == "imagereward":
         vision, text, head = build_networks("reference", read_weights(folder / "ImageReward.pt"))
-        rows = load_tokenizer(folder, 16).encode_batch(PROMPTS)
+        rows = load_word_pieces(folder, 16).encode_batch(PROMPTS)
         ids, mask = torch.tensor([r.ids for r in rows]), torch.tensor([r.attention_mask for r in rows])
         seen = vision(pillow_inputs(images, 32))
         hidden = text(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen).last_hidden_state
@@ -237,7 +237,7 @@ def test_imagereward_is_upstreams(folder: Path) -> None:
     torch.testing.assert_close(exact, torch.tensor(GOLDEN["scores"]), rtol=0, atol=1e-4)
     resized = reward(pixels(0, 3, 3, 45, 61) / 255, prompts)
     torch.testing.assert_close(resized, torch.tensor(GOLDEN["resized_scores"]), rtol=0, atol=1e-2)
-    ids = [row.ids for row in load_tokenizer(folder / "vocab.txt", 16).encode_batch(prompts)]
+    ids = [row.ids for row in load_word_pieces(folder / "vocab.txt", 16).encode_batch(prompts)]
     assert ids == GOLDEN["ids"]
 
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from rank_e.errors import RankEError
 from rank_e.shapes import world
-from rank_e.shapes.captions import COLOURS, COMPOSITIONS, SHAPES, parse
+from rank_e.shapes.captions import COLOURS, COMPOSITIONS, SHAPES, parse_caption
 from rank_e.shapes.checker import check, read
 from rank_e.shapes.render import render
 from rank_e.shapes.scene import Background, Object, Scene
@@ -87,16 +87,18 @@ def test_recoloured_reshaped_and_recounted_scenes_are_rejected(real: tuple) -> N
 def test_an_additional_object_is_rejected() -> None:
     one = Object("circle", "red", 14, 14, 6)
     for extra in (Object("circle", "red", 34, 34, 6), Object("square", "blue", 34, 14, 5)):
-        assert check(draw(one), parse("a red circle"))
-        assert not check(draw(one, extra), parse("a red circle"))
+        assert check(draw(one), parse_caption("a red circle"))
+        assert not check(draw(one, extra), parse_caption("a red circle"))
     three = [
         Object("circle", "red", 10, 10, 6),
         Object("circle", "red", 10, 36, 6),
         Object("circle", "red", 36, 24, 6),
     ]
-    assert check(draw(*three), parse("three red circles")) and not check(draw(*three), parse("two red circles"))
-    assert check(draw(*three[:2]), parse("two red circles"))
-    assert not check(draw(*three[:2]), parse("three red circles"))
+    assert check(draw(*three), parse_caption("three red circles")) and not check(
+        draw(*three), parse_caption("two red circles")
+    )
+    assert check(draw(*three[:2]), parse_caption("two red circles"))
+    assert not check(draw(*three[:2]), parse_caption("three red circles"))
 
 
 @pytest.mark.parametrize("row, col, true", [(24, 8, "left"), (24, 40, "right"), (8, 24, "above"), (40, 24, "below")])
@@ -106,39 +108,41 @@ def test_only_the_direction_that_holds_is_accepted(row: int, col: int, true: str
     circle = Object("circle", "red", row, col, 6)
     image = draw(circle, Object("square", "blue", 24, 24, 5))
     for direction, relation in words.items():
-        assert check(image, parse(f"a circle {relation} a square")) == (direction == true)
-        assert check(image, parse(f"a red circle {relation} a square")) == (direction == true)
-        assert not check(image, parse(f"a blue circle {relation} a square"))
-        assert check(draw(circle), parse(f"a circle at the {places[direction]}")) == (direction == true)
+        assert check(image, parse_caption(f"a circle {relation} a square")) == (direction == true)
+        assert check(image, parse_caption(f"a red circle {relation} a square")) == (direction == true)
+        assert not check(image, parse_caption(f"a blue circle {relation} a square"))
+        assert check(draw(circle), parse_caption(f"a circle at the {places[direction]}")) == (direction == true)
     opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}[true]
-    assert check(image, parse(f"a square {words[opposite]} a circle"))
-    assert not check(image, parse(f"a square {words[true]} a circle"))
+    assert check(image, parse_caption(f"a square {words[opposite]} a circle"))
+    assert not check(image, parse_caption(f"a square {words[true]} a circle"))
 
 
 def test_an_object_in_the_middle_is_at_no_side() -> None:
     image = draw(Object("circle", "red", 24, 26, 6))
-    assert check(image, parse("a circle"))
-    assert not any(check(image, parse(f"a circle at the {place}")) for place in ("left", "right", "top", "bottom"))
+    assert check(image, parse_caption("a circle"))
+    assert not any(
+        check(image, parse_caption(f"a circle at the {place}")) for place in ("left", "right", "top", "bottom")
+    )
 
 
 def test_colours_belong_to_their_objects() -> None:
     image = draw(Object("circle", "red", 14, 14, 7), Object("square", "blue", 34, 34, 6))
-    assert check(image, parse("a red circle and a blue square"))
-    assert check(image, parse("a blue square and a red circle"))
-    assert check(image, parse("a red circle and a square"))
-    assert not check(image, parse("a blue circle and a red square"))
-    assert not check(image, parse("a blue circle and a square"))
+    assert check(image, parse_caption("a red circle and a blue square"))
+    assert check(image, parse_caption("a blue square and a red circle"))
+    assert check(image, parse_caption("a red circle and a square"))
+    assert not check(image, parse_caption("a blue circle and a red square"))
+    assert not check(image, parse_caption("a blue circle and a square"))
 
 
 def test_a_image_satisfies_only_the_captions_that_are_true_of_its_scene(real: tuple) -> None:
     """Against a second reading of the caption, on the scene's data in place of its pixels."""
     for scene, image in zip(real[0][:24], real[2][:24], strict=True):
         for text in [*list(COMPOSITIONS)[scene.id % 6 :: 6], scene.caption]:
-            assert check(image.numpy(), parse(text)) == _true_of(text, scene), (text, scene)
+            assert check(image.numpy(), parse_caption(text)) == _true_of(text, scene), (text, scene)
 
 
 def _true_of(text: str, scene: Scene) -> bool:
-    composition = parse(text)
+    composition = parse_caption(text)
     wanted = [item for item in composition.items for _ in range(item.count)]
     if len(wanted) != len(scene.objects):
         return False
@@ -171,19 +175,19 @@ def test_a_damaged_object_is_no_object(damage: str) -> None:
         image[:, 22:27, 24:44] = np.array([200, 40, 40])[:, None, None]
     else:
         image[:, 2:6, 2:6] = np.array([40, 80, 220])[:, None, None]
-    assert not check(image, parse("a red circle"))
+    assert not check(image, parse_caption("a red circle"))
 
 
 def test_a_speck_is_no_object() -> None:
     image = draw(Object("circle", "red", 24, 24, 9))
     image[:, 3:5, 3:5] = np.array([40, 80, 220])[:, None, None]
-    assert check(image, parse("a red circle"))
+    assert check(image, parse_caption("a red circle"))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_blank_images_hold_nothing(value: float) -> None:
     image = np.full((3, 48, 48), value, dtype=np.float32)
-    assert read(image) == [] and not check(image, parse("a circle"))
+    assert read(image) == [] and not check(image, parse_caption("a circle"))
 
 
 def test_floats_and_bytes_read_alike(real: tuple) -> None:

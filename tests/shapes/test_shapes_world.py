@@ -17,7 +17,7 @@ from rank_e.shapes.captions import (
     caption,
     held_out,
     meaning,
-    parse,
+    parse_caption,
 )
 from rank_e.shapes.render import render
 from rank_e.shapes.scene import AREA, CIRCUMRADIUS, GAP, SIZE, Background, Object, Scene
@@ -26,21 +26,21 @@ from rank_e.shapes.scene import AREA, CIRCUMRADIUS, GAP, SIZE, Background, Objec
 def test_every_caption_parses_to_the_composition_it_was_made_from() -> None:
     assert len(COMPOSITIONS) == 273
     for text, composition in COMPOSITIONS.items():
-        assert caption(parse(text)) == text
-        assert parse(text) == composition
+        assert caption(parse_caption(text)) == text
+        assert parse_caption(text) == composition
         assert set(text.split()) <= set(VOCABULARY)
     assert len(set(VOCABULARY)) == len(VOCABULARY) == 23
 
 
 def test_captions_mean_what_they_say() -> None:
-    assert parse("two blue squares") == Composition("counting", (Item("square", "blue", 2),))
-    assert parse("a red circle left of a square") == Composition(
+    assert parse_caption("two blue squares") == Composition("counting", (Item("square", "blue", 2),))
+    assert parse_caption("a red circle left of a square") == Composition(
         "position", (Item("circle", "red"), Item("square")), "left"
     )
-    assert parse("a circle at the top") == Composition("one object", (Item("circle"),), "above")
-    assert parse("a red circle and a blue square").category == "color attribution"
-    assert parse("a red circle and a square").category == "two objects"
-    assert parse("a red circle").category == "colors"
+    assert parse_caption("a circle at the top") == Composition("one object", (Item("circle"),), "above")
+    assert parse_caption("a red circle and a blue square").category == "color attribution"
+    assert parse_caption("a red circle and a square").category == "two objects"
+    assert parse_caption("a red circle").category == "colors"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_captions_mean_what_they_say() -> None:
 )
 def test_a_foreign_caption_is_an_error_that_names_the_reason(text: str, named: str) -> None:
     with pytest.raises(RankEError, match=named):
-        parse(text)
+        parse_caption(text)
 
 
 def test_the_split_is_disjoint_in_meaning_and_leaves_every_word_in_training() -> None:
@@ -77,8 +77,8 @@ def test_the_split_is_disjoint_in_meaning_and_leaves_every_word_in_training() ->
     ],
 )
 def test_two_wordings_of_one_meaning_fall_on_one_side(first: str, second: str) -> None:
-    assert meaning(parse(first)) == meaning(parse(second))
-    assert held_out(parse(first)) == held_out(parse(second))
+    assert meaning(parse_caption(first)) == meaning(parse_caption(second))
+    assert held_out(parse_caption(first)) == held_out(parse_caption(second))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_two_wordings_of_one_meaning_fall_on_one_side(first: str, second: str) -
     ],
 )
 def test_other_meanings_have_other_keys(first: str, second: str) -> None:
-    assert meaning(parse(first)) != meaning(parse(second))
+    assert meaning(parse_caption(first)) != meaning(parse_caption(second))
 
 
 def test_prompts_repeat_by_seed_keep_the_mix_and_use_only_their_split() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -33,25 +33,11 @@ class ImageResult:
     reason: str
     objects: str
 
-    def row(self) -> dict[str, int | str | bool]:
-        """A flat row for a table or a JSON line; `from_row` reads it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, object]) -> ImageResult:
-        """The result that `row` wrote. GenEvalError names a column that is missing, unknown or of another type."""
-        kinds = {"index": int, "sample": int, "tag": str, "prompt": str, "correct": bool, "reason": str, "objects": str}
-        wrong = set(row) ^ set(kinds) or {k for k, kind in kinds.items() if type(row[k]) is not kind}
-        if wrong:
-            raise GenEvalError(f"geneval: a stored result has bad columns {sorted(wrong)}; evaluate the images again")
-        return cls(**row)  # type: ignore[arg-type]
-
 
 class GenEval:
     """The evaluator: a `detector`, a colour classifier `colors` and the published thresholds.
 
-    Stateless: an image's result depends on that image and its prompt alone, so the caller stores results as they
-    come and, after a stop, asks `scores.pending` what is left.
+    Stateless: an image's result depends on that image and its prompt alone.
     """
 
     def __init__(

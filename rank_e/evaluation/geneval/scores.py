@@ -1,9 +1,9 @@
-"""GenEval's numbers from the results of single images, their intervals, and what is still to be evaluated."""
+"""GenEval's numbers from the results of single images, and their intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -29,18 +29,6 @@ class GenEvalScores:
     count: int
     intervals: dict[str, tuple[float, float]]
 
-    def to_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
-
-
-def pending(tasks: Sequence[Task], results: Iterable[ImageResult], samples: int = SAMPLES) -> list[tuple[Task, int]]:
-    """(prompt, sample number) of every image without a result, in order. Raises GenEvalError for a result that
-    occurs twice or belongs to other prompts.
-    """
-    done = _table(tasks, results, samples)
-    return [(task, sample) for task in tasks for sample in range(samples) if (task.index, sample) not in done]
-
 
 def summarise(
     tasks: Sequence[Task],
@@ -61,9 +49,7 @@ def summarise(
     done = _table(tasks, results, samples)
     missing = len(tasks) * samples - len(done)
     if missing or not tasks:
-        raise GenEvalError(
-            f"geneval: {missing} of {len(tasks) * samples} images have no result; evaluate `pending` first"
-        )
+        raise GenEvalError(f"geneval: {missing} of {len(tasks) * samples} images have no result; evaluate them first")
     if resamples < 2 or not 0 < level < 1:
         raise GenEvalError(f"geneval: {resamples} resamples at level {level}; give 2 or more, 0 < level < 1")
     shares: dict[str, list[float]] = {}

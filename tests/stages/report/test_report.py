@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from stages.report.terminal import show
+from stages.report.terminal import print_results
 from rank_e.config import Params
 from stages.runtime.artifacts import ArtifactError
 from stages.report.writing import write_report
@@ -166,7 +166,7 @@ def test_without_distances_there_is_no_path_and_the_page_stands(tmp_path: Path) 
 def shown(results: Results) -> str:
     """What `rank-e compare` prints."""
     console = Console(width=240, file=io.StringIO(), record=True)
-    show(results, console)
+    print_results(results, console)
     return console.export_text()
 
 
