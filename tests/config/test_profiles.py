@@ -1,5 +1,6 @@
 """Profiles: what extends another, the whole file that is written, and DVC's own writer over it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -158,9 +159,10 @@ def test_dvcs_own_writer_changes_the_value_and_nothing_else(tmp_path: Path, path
 @pytest.mark.slow
 def test_dvc_exp_run_sets_a_param(tmp_path: Path) -> None:
     """The real command, in a repository of its own, up to the first stage."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
     def call(*command: str) -> None:
-        subprocess.run(command, cwd=tmp_path, check=True)
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True)
 
     for name in ("rank_e", "stages", "assets"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

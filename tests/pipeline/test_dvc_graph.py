@@ -11,6 +11,7 @@ import pytest
 from dvc.output import Output
 from dvc.repo import Repo
 from dvc.stage import Stage
+from dvc.utils.serialize import dump_yaml, load_yaml
 from networkx import descendants
 
 from pipeline.graph import load_graph, make_groups
@@ -208,16 +209,17 @@ def test_a_change_runs_again_only_what_depends_on_it(tmp_path: Path) -> None:
     assert edited("stages/report/style.py") == {"code", "report"}
 
     # Round 1's rollouts, ranking and policy stay, and so does the other arm; round 2 ranks the new images.
-    params = folder / "params.yaml"
-    changed = params.read_text().replace("    decoder: {}", "    decoder: {lambda_gan: 0.5}")
-    params.write_text(changed)
+    changed = load_yaml(folder / "params.yaml")
+    changed["arms"]["coevolved"]["decoder"]["lambda_gan"] = 0.5
+    dump_yaml(folder / "params.yaml", changed)
     first = {"decoder@coevolved-0-round0", "evaluation@coevolved-0-1"}
     second = {f"{name}@coevolved-0-round1" for name in ("ranking", "policy", "decoder")} | {"evaluation@coevolved-0-2"}
     assert repro(folder) == first | second | {"code", "factorial@0", "report"}
 
-    longer = changed.replace("{id: 2, prev: 1}", "{id: 2, prev: 1}\n  - {id: 3, prev: 2}")
-    longer = longer.replace("evaluated: [1, 2]", "evaluated: [1, 2, 3]")
-    params.write_text(longer.replace("  round: 2", "  round: 3"))
+    changed["rounds"].append({"id": 3, "prev": 2})
+    changed["evaluated"].append(3)
+    changed["factorial"]["round"] = 3
+    dump_yaml(folder / "params.yaml", changed)
     place = {name: "3" if name == "evaluation" else "round2" for name in STAGES}
     third = {f"{name}@{arm}-0-{place[name]}" for arm in ("frozen", "coevolved") for name in STAGES}
     assert repro(folder) == third | {"prompts@0-round2", "factorial@0", "report"}
