@@ -1,7 +1,7 @@
 """Which of a project's files run when a module is imported: found in the source, so that nothing has to be imported."""
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
@@ -22,13 +22,16 @@ class Sources:
         self.named = named
         self.imports, self.files, self.sha256 = cache(self._imports), cache(self._files), cache(self._sha256)
 
-    def closure(self, module: str) -> set[str]:
-        """The files, relative to the project, that importing `module` runs, and calling what is in it may run."""
+    def closure(self, module: str, outside: Collection[str] = ()) -> set[str]:
+        """The files, relative to the project, that importing `module` runs, and calling what is in it may run.
+
+        Not those `outside`, nor what these alone import.
+        """
         found: set[str] = set()
-        left = self.files(module)
+        left = self.files(module).difference(outside)
         while left:
             found |= left
-            left = set().union(*map(self.imports, left)) - found
+            left = set().union(*map(self.imports, left)) - found - set(outside)
         return found
 
     def _sha256(self, path: str) -> str:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -154,9 +153,9 @@ class Stage:
             listed: dict[str, str] = json.loads(written.read_text(encoding="utf-8"))
             if all(Path(path).is_file() and sha256_of(path) == sha256 for path, sha256 in listed.items()):
                 return listed
-        lister: Any = import_module("stages.code")  # not by an import statement: it would become part of every list
-        found: dict[str, str] = lister.code_list(lister.sources_of(SOURCE, self.params), self.name)
-        return found
+        from stages.runtime.code_list import code_list, sources_of
+
+        return code_list(sources_of(SOURCE, self.params), self.name)
 
     def state(self, *inputs: str | Path) -> StageState:
         """The mid-stage state of this cell for these input artifacts, these params and this code."""
