@@ -18,14 +18,16 @@ from stages.runtime.stage import ARGUMENTS, Stage, main
 
 
 def code_lists(project: Path, params: Params) -> dict[str, dict[str, str]]:
-    """For each stage its code list; RankEError names a file whose change DVC would not notice."""
+    """For each stage its code list; RankEError names every file whose change DVC would not notice."""
     sources = sources_of(project, params)
     found = {name: code_list(sources, name) for name in ARGUMENTS if name != "code"}
     pipeline = YAML(typ="safe", pure=True).load((project / "dvc.yaml").read_text(encoding="utf-8"))
     watched = pipeline["stages"]["code"]["deps"]
-    for path in sorted(set().union(*found.values())):
-        if not any(PurePosixPath(path).is_relative_to(dep) for dep in watched):
-            raise RankEError(f"{path}: its changes would go unseen; add it to the deps of the stage `code` in dvc.yaml")
+    paths = sorted(set().union(*found.values()))
+    unseen = [path for path in paths if not any(PurePosixPath(path).is_relative_to(dep) for dep in watched)]
+    if unseen:
+        fix = "its changes would go unseen; add it to the deps of the stage `code` in dvc.yaml"
+        raise RankEError("\n".join(f"{path}: {fix}" for path in unseen))
     return found
 
 

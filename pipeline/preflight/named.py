@@ -89,8 +89,13 @@ def _importable(where: str, kind: str) -> Iterator[str]:
         return
     if not spec.origin.endswith(".py"):
         return  # compiled: only an import could tell
+    try:
+        tree = ast.parse(Path(spec.origin).read_bytes(), Path(spec.origin).name)
+    except (SyntaxError, ValueError) as error:
+        yield f"{where} = {kind}: {module} is not Python: {error}; fix it"
+        return
     bound: set[str] = set()
-    for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             bound.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):

@@ -70,7 +70,7 @@ def _extended(path: Path, below: tuple[str, ...]) -> Profile:
     if "extends" not in own.values:
         return own
     base = own.values.pop("extends")
-    if not isinstance(base, str):
+    if not isinstance(base, str) or base != Path(base).name:
         raise ConfigError(f"{path}: extends = {show(base)}: must be the name of a profile in {path.parent}")
     other = _extended(path.with_name(f"{base}.yaml"), (*below, path.stem))
     values, there = merge(other.values, own.values), dict(_walk(other.values))

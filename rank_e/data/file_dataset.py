@@ -27,8 +27,8 @@ class FileDataset:
     """The `Dataset` over any `Samples`, its images `image_size` pixels wide.
 
     `rows`: the prompts; None takes the samples' captions. At most `max_bad_share` of the samples in [0, 1) may be bad;
-    `where` names the dataset's parameters in errors. Prompts and images are chosen apart: the decoder's anchor needs
-    real images, not those of the round's prompts.
+    `where` names the dataset's parameters in errors; DataError if there is no sample. Prompts and images are chosen
+    apart: the decoder's anchor needs real images, not those of the round's prompts.
     """
 
     def __init__(
@@ -39,6 +39,8 @@ class FileDataset:
         max_bad_share: float = 0.0,
         where: str = "data",
     ) -> None:
+        if len(samples) == 0:
+            raise DataError(f"{where} holds no sample; give it images with captions, or correct the folder")
         self.reader, self.rows, self.where = SampleReader(samples, image_size, where), rows, where
         self._bad = BadSamples(len(samples), max_bad_share, where)
 

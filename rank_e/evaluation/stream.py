@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rank_e.evaluation.base import EvaluationError, FeatureNetwork, Images, Scorer
+from rank_e.evaluation.base import EvaluationError, FeatureNetwork, Images, Scorer, check_values
 from rank_e.io.checkpoints import save_tensors, write_folder
 from rank_e.io.files import replacing
+from rank_e.io.plugins import calling
 
 ROWS, TENSORS, HEADER = "rows.parquet", "tensors.safetensors", "stream.json"
 FIXED = ("index", "category")
@@ -115,8 +116,13 @@ class ImageStream:
         categories = [""] * count if categories is None else list(categories)
         columns: dict[str, list[Any]] = {"category": categories}
         columns |= {name: list(column) for name, column in (values or {}).items()}
-        columns |= {name: score(images, prompts).tolist() for name, score in self.scores.items()}
-        rows = {name: network(images) for name, network in self.features.items()}
+        for name, score in self.scores.items():
+            with calling(f"evaluation.scores.{name}", EvaluationError):
+                columns[name] = check_values(name, score(images, prompts)).tolist()
+        rows = {}
+        for name, network in self.features.items():
+            with calling(f"evaluation.distances.{name}", EvaluationError):
+                rows[name] = check_values(name, network(images))
         lengths = {name: len(column) for name, column in columns.items()}
         lengths |= {name: len(row) for name, row in rows.items()}
         if wrong := [f"{name} {length}" for name, length in lengths.items() if length != count]:

@@ -40,5 +40,7 @@ def check_scores(name: str, scores: Tensor) -> Tensor:
     finite = torch.isfinite(scores.detach())
     if not bool(finite.all()):
         index = int((~finite).nonzero()[0])
-        raise RewardError(f"reward {name}: score of image {index} is {scores[index].item()}; check its pixels")
+        raise RewardError(
+            f"reward {name}: score of image {index} is {scores[index].item()}; check the reward and its weights"
+        )
     return scores

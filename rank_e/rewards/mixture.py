@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rank_e.io.plugins import call_factory
+from rank_e.io.plugins import call_factory, calling
 from rank_e.rewards.base import Reward, RewardError, check_pairs, check_scores
 from rank_e.rewards.running import RunningNormaliser
 
@@ -50,7 +50,7 @@ class Mixture:
         found = {}
         for name, term in self.terms.items():
             check_pairs(name, images, prompts)
-            with torch.autocast(images.device.type, enabled=False):
+            with torch.autocast(images.device.type, enabled=False), calling(f"reward {name}", RewardError):
                 scores = term.reward(images.float(), prompts)
             if not isinstance(scores, Tensor) or scores.shape != (len(prompts),) or not scores.is_floating_point():
                 given = f"{scores.dtype} {list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__

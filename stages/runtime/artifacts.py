@@ -84,6 +84,8 @@ def read_artifact(path: str | Path, kind: str) -> Artifact:
         raise ArtifactError(f"{path} does not exist: {_fix(path)}") from None
     except ValueError:
         raise ArtifactError(f"{path / MANIFEST} is not JSON: {_fix(path)}") from None
+    if not isinstance(manifest, dict) or not {"schema_version", "kind", "files"} <= manifest.keys():
+        raise ArtifactError(f"{path / MANIFEST} is no manifest of an artifact: {_fix(path)}")
     if manifest["schema_version"] != SCHEMA_VERSION:
         found = manifest["schema_version"]
         raise ArtifactError(f"{path} has schema {found}, this code reads {SCHEMA_VERSION}: {_fix(path)}")

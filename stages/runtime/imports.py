@@ -47,7 +47,7 @@ class Sources:
     def _imports(self, path: str) -> set[str]:
         """The files that one file imports, anywhere in it; RankEError if it is not Python."""
         try:
-            tree = ast.parse((self.project / path).read_bytes())
+            tree = ast.parse((self.project / path).read_bytes(), Path(path).name)
         except (SyntaxError, ValueError) as error:
             raise RankEError(f"{path} is not Python: {error}; fix it") from error
         modules = set(self.named.get(path, ()))

@@ -123,6 +123,7 @@ def test_profiles_extend_each_other_in_a_chain(tmp_path: Path) -> None:
         ({"a": "extends: a\n"}, "extends itself: a extends a"),
         ({"a": "extends: none\n"}, r"a\.yaml: extends none, but .*none\.yaml does not exist: profiles are a, whole"),
         ({"a": "extends: whole\narms: {three: null}\n"}, r"a\.yaml: arms\.three = null: whole has none to take out"),
+        ({"a": "extends: ../shapes\n"}, r"a\.yaml: extends = \"\.\./shapes\": must be the name of a profile"),
         ({"a": "extends: [whole]\n"}, r"a\.yaml: extends = \[\"whole\"\]: must be the name of a profile"),
         ({"a": "- 1\n"}, r"a\.yaml must be a mapping of sections"),
         ({"a": "a: [1\n"}, r"a\.yaml is not readable as YAML"),

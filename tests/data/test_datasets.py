@@ -42,6 +42,11 @@ def no_dataset(folder, image_size):
 """
 
 
+def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="photos holds no sample; give it images with captions"):
+        FileDataset([], 8, where="photos")  # type: ignore[arg-type]
+
+
 def opened(section: dict[str, Any], image_size: int = 8) -> Dataset:
     """A dataset from a section as params.yaml has it."""
     return open_dataset(TypeAdapter(DatasetParams).validate_python(section), image_size, "data.training")

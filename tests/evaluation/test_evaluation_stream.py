@@ -2,7 +2,7 @@
 
 import json
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -351,3 +351,21 @@ def test_benchmark_prompts_are_read_by_style(tmp_path: Path) -> None:
     (tmp_path / "photo.json").unlink()
     with pytest.raises(RankEError, match=r"photo\.json does not exist"):
         read_benchmark(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda: torch.tensor([0.0, float("nan")]), r"red: the value of image 1 is not finite"),
+        (lambda: 1 / 0, r"evaluation\.scores\.red: failed with ZeroDivisionError: division by zero \(.*line \d+\)"),
+    ],
+)
+def test_a_score_that_fails_is_named_at_once(tmp_path: Path, value: Callable[[], Tensor], message: str) -> None:
+    class Broken(Red):
+        def __call__(self, images: Images, prompts: Sequence[str]) -> Tensor:
+            return value()
+
+    stream = ImageStream(tmp_path, "key", scores={"red": Broken()})
+    with pytest.raises(EvaluationError, match=message):
+        stream.add(*batch_of(0, 2)[:2])
+    assert stream.done == 0

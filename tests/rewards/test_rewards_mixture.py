@@ -46,6 +46,10 @@ def unhelpful(folder: Path, device: torch.device) -> Any:
     raise ValueError("no such\nscorer")
 
 
+def dividing(folder: Path, device: torch.device) -> Any:
+    return lambda images, prompts: 1 / 0
+
+
 def no_callable(folder: Path, device: torch.device) -> str:
     return "scores"
 
@@ -136,6 +140,11 @@ def test_what_a_users_reward_returns_is_checked(images: Tensor) -> None:
 
     with pytest.raises(RewardError, match="reward mine: score of image 3 is nan"):
         own("undefined")(images, PROMPTS)
+    broken = (
+        r"reward mine: failed with ZeroDivisionError: division by zero \(test_rewards_mixture\.py, line \d+\); fix it"
+    )
+    with pytest.raises(RewardError, match=broken):
+        own("dividing")(images, PROMPTS)
     with pytest.raises(RewardError, match=r"reward mine: gave float; return float scores \[4\]"):
         own("scored_as", result=0.5)(images, PROMPTS)
     with pytest.raises(RewardError, match=r"reward mine: gave torch.int64 \[4\]"):
@@ -161,7 +170,7 @@ def test_what_a_users_reward_returns_is_checked(images: Tensor) -> None:
         ({"kind": "tests.rewards.test_rewards_mixture:none"}, r"rewards\.r\.kind: .*:none cannot be imported"),
         (
             {"kind": "tests.rewards.test_rewards_mixture:unhelpful"},
-            r"unhelpful failed with ValueError: no such scorer; fix it",
+            r"unhelpful failed with ValueError: no such scorer \(test_rewards_mixture\.py, line \d+\); fix it",
         ),
         (
             {"kind": "tests.rewards.test_rewards_mixture:no_callable"},

@@ -213,7 +213,7 @@ def test_the_gradient_is_the_slope_of_the_score(folder: Path, kind: str, monkeyp
     # Smooth and away from black and white, so that only rounding, not cutting off, stands in the way of a slope.
     images = F.interpolate(pixels(6, 3, 3, 4, 4) / 255 * 0.4 + 0.3, 48, mode="bilinear").requires_grad_()
     (rounded,) = torch.autograd.grad(reward(images, PROMPTS).sum(), images)
-    monkeypatch.setattr(preprocessing, "levels", lambda scaled: scaled)
+    monkeypatch.setattr(preprocessing, "round_to_levels", lambda scaled: scaled)
     (gradient,) = torch.autograd.grad(reward(images, PROMPTS).sum(), images)
     assert F.cosine_similarity(rounded.flatten(1), gradient.flatten(1)).min() > 0.99
     step = 0.02 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)

@@ -113,6 +113,10 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
     (path / "note.txt").unlink()
     with pytest.raises(ArtifactError, match=r"note.txt is missing"):
         read_artifact(path, "policy")
+    for text in ("[]", '{"schema_version": 2, "kind": "policy"}'):
+        (path / "manifest.json").write_text(text)
+        with pytest.raises(ArtifactError, match="is no manifest of an artifact: run `dvc repro`"):
+            read_artifact(path, "policy")
     (path / "manifest.json").write_text("{")
     with pytest.raises(ArtifactError, match="is not JSON"):
         read_artifact(path, "policy")

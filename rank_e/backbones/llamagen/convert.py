@@ -86,7 +86,9 @@ def policy_shape(tensors: Mapping[str, Tensor], where: str | Path, heads: int | 
         known.add(heads)
     if not known:
         sizes = ", ".join(f"{name} ({s['n_layer']} x {s['dim']})" for name, s in LLAMAGEN.items())
-        raise CheckpointError(f"{where} has {n_layer} layers of width {dim}, none of {sizes}; give the number of heads")
+        raise CheckpointError(
+            f"{where} has {n_layer} layers of width {dim}, none of {sizes}; give the number of heads (`--heads`)"
+        )
     if len(known) > 1:
         raise CheckpointError(f"{where}: number of heads {sorted(known)} disagree for {n_layer} layers of width {dim}")
     ruled = -(-int(8 * dim / 3) // MULTIPLE) * MULTIPLE

@@ -72,8 +72,15 @@ def test_a_module_of_ones_own_that_dvc_would_not_watch_is_named(project: Path) -
         data["ranking"]["rewards"]["mine"] = {"kind": "mine:reward", "weight": 1.0, "normalise": "none"}
 
     write_params(change)
-    unseen = "mine.py: its changes would go unseen; add it to the deps of the stage `code` in dvc.yaml"
-    assert problems() == [unseen]
+    unseen = "its changes would go unseen; add it to the deps of the stage `code` in dvc.yaml"
+    (project / "mine.py").write_text("import other\n\n\ndef reward(folder, device):\n    return None\n")
+    (project / "other.py").touch()
+    assert problems() == [f"mine.py: {unseen}", f"other.py: {unseen}"]
+    (project / "mine.py").write_text("def reward(:\n")
+    assert problems()[-1] == (
+        "ranking.rewards.mine.kind = mine:reward: mine is not Python: invalid syntax (mine.py, line 1); fix it"
+    )
+    (project / "mine.py").write_text("def reward(folder, device):\n    return None\n")
     pipeline = project / "dvc.yaml"
     pipeline.write_text(pipeline.read_text().replace("      - rank_e\n", "      - rank_e\n      - mine.py\n", 1))
     cli.main(["validate"])
