@@ -63,7 +63,8 @@ def calling(where: str, error: type[RankEError] = RankEError) -> Iterator[None]:
 
 def _words(cause: Exception) -> str:
     """An error's type, text and place (the innermost that is not a library's), in one line."""
-    frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if "site-packages" not in frame.filename]
-    frame = frames[-1]
+    frames = traceback.extract_tb(cause.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    frame = (own or frames)[-1]
     line = " ".join(str(cause).split())
     return f"{type(cause).__name__}: {line} ({Path(frame.filename).name}, line {frame.lineno})"
