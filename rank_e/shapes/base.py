@@ -80,18 +80,13 @@ def real_set(split: str, count: int, seed: int) -> tuple[Tensor, list[str]]:
 def train_base_clip(name: str, params: TrainingParams, log: Log) -> nn.Module:
     """Contrastive training of the CLIP called `name` ("text", "reward" or "evaluator").
 
-    Text encoder and evaluator also see held-out compositions, as their published counterparts know all words'
-    combinations: the one must encode them, the other must recognise them. Reward and policy never do.
+    Text encoder and evaluator see the compositions of every split, as their published counterparts know all words'
+    combinations: the one must encode them, the other must recognise them. Reward and policy see training ones alone.
     """
-    if name != "reward":
-        unseen = params.images * 2 // 9
-        sets = (
-            real_set("train", params.images - unseen, params.seed),
-            real_set("held_out", unseen, params.seed),
-        )
-        images, captions = torch.cat([sets[0][0], sets[1][0]]), sets[0][1] + sets[1][1]
-    else:
-        images, captions = real_set("train", params.images, params.seed)
+    unseen = {} if name == "reward" else {"held_out": params.images * 2 // 9, "validation": params.images // 9}
+    counts = {"train": params.images - sum(unseen.values())} | unseen
+    sets = [real_set(split, count, params.seed) for split, count in counts.items()]
+    images, captions = torch.cat([drawn for drawn, _ in sets]), [text for _, texts in sets for text in texts]
     model = clip.build(CLIPS[name], seed=params.seed)
     clip.train_clip(
         model,

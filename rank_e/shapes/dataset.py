@@ -14,7 +14,7 @@ from rank_e.shapes.scene import SIZE
 
 
 class ShapesDataset:
-    """One split of the world, "train" or "held_out"; nothing in it can be damaged."""
+    """One of the world's splits; nothing in it can be damaged."""
 
     def __init__(self, split: str) -> None:
         self.split = split
@@ -48,8 +48,8 @@ class ShapesDataset:
 
 def open_dataset(folder: Path, image_size: int, split: str) -> ShapesDataset:
     """What `kind: rank_e.shapes.dataset:open_dataset` names; `folder` holds the code that draws, for DVC to watch."""
-    if split not in ("train", "held_out"):
-        raise DataError(f"split = {split!r}: must be train or held_out")
+    if split not in world.SPLITS:
+        raise DataError(f"split = {split!r}: must be one of {', '.join(world.SPLITS)}")
     if image_size != SIZE:
         raise DataError(f"the embedded world's images are {SIZE} pixels wide, the backbone's {image_size}")
     return ShapesDataset(split)

@@ -14,12 +14,12 @@ from torch import Tensor
 from rank_e.errors import RankEError
 from rank_e.io.pixels import from_bytes
 from rank_e.seeds import seed_for
-from rank_e.shapes.captions import CATEGORIES, COMPOSITIONS, Composition, held_out, parse_caption
+from rank_e.shapes.captions import CATEGORIES, COMPOSITIONS, Composition, parse_caption, split_of
 from rank_e.shapes.checker import check
 from rank_e.shapes.render import render
 from rank_e.shapes.scene import Scene, make_scene
 
-SPLITS: tuple[str, ...] = ("train", "held_out")
+SPLITS: tuple[str, ...] = ("train", "validation", "held_out")
 SHARES: dict[str, float] = {
     "one object": 0.10,
     "two objects": 0.15,
@@ -47,10 +47,10 @@ class Prompt:
 
 
 def compositions(split: str) -> list[Composition]:
-    """Every composition of "train" or "held_out"; the two share no meaning (see captions.meaning)."""
+    """Every composition of one of SPLITS; no two share a meaning (see captions.meaning)."""
     if split not in SPLITS:
         raise RankEError(f"split {split!r} of the embedded world is unknown: use one of {', '.join(SPLITS)}")
-    return [c for c in COMPOSITIONS.values() if held_out(c) == (split == "held_out")]
+    return [c for c in COMPOSITIONS.values() if split_of(c) == split]
 
 
 def prompts(split: str, n: int, seed: int) -> list[Prompt]:

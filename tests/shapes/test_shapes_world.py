@@ -15,9 +15,9 @@ from rank_e.shapes.captions import (
     Composition,
     Item,
     caption,
-    held_out,
     meaning,
     parse_caption,
+    split_of,
 )
 from rank_e.shapes.render import render
 from rank_e.shapes.scene import AREA, CIRCUMRADIUS, GAP, SIZE, Background, Object, Scene
@@ -53,13 +53,16 @@ def test_a_foreign_caption_is_an_error_that_names_the_reason(text: str, named: s
 
 
 def test_the_split_is_disjoint_in_meaning_and_leaves_every_word_in_training() -> None:
-    train, held = world.compositions("train"), world.compositions("held_out")
-    assert {meaning(c) for c in train}.isdisjoint(meaning(c) for c in held)
-    assert len(train) + len(held) == len(COMPOSITIONS)
+    train, validation, held = (world.compositions(split) for split in ("train", "validation", "held_out"))
+    meanings = [{meaning(c) for c in split} for split in (train, validation, held)]
+    assert sum(map(len, meanings)) == len(set().union(*meanings))
+    assert len(train) + len(validation) + len(held) == len(COMPOSITIONS)
+    assert len(held) == 69
     for category in CATEGORIES:
-        ours = {meaning(c) for c in held if c.category == category}
+        ours, tuned = ({meaning(c) for c in split if c.category == category} for split in (held, validation))
         every = {meaning(c) for c in COMPOSITIONS.values() if c.category == category}
         assert len(ours) > 3 and len(ours) <= len(every) / 3
+        assert 2 <= len(tuned) <= len(ours)
         words = {w for t, c in COMPOSITIONS.items() if c.category == category for w in t.split()}
         seen = {w for c in train if c.category == category for w in caption(c).split()}
         assert words == seen
@@ -78,7 +81,7 @@ def test_the_split_is_disjoint_in_meaning_and_leaves_every_word_in_training() ->
 )
 def test_two_wordings_of_one_meaning_fall_on_one_side(first: str, second: str) -> None:
     assert meaning(parse_caption(first)) == meaning(parse_caption(second))
-    assert held_out(parse_caption(first)) == held_out(parse_caption(second))
+    assert split_of(parse_caption(first)) == split_of(parse_caption(second))
 
 
 @pytest.mark.parametrize(
@@ -99,8 +102,8 @@ def test_prompts_repeat_by_seed_keep_the_mix_and_use_only_their_split() -> None:
     assert prompts == world.prompts("held_out", 200, seed=3)
     assert prompts != world.prompts("held_out", 200, seed=4)
     assert [p.id for p in prompts] == list(range(200))
-    assert all(held_out(p.composition) for p in prompts)
-    assert not any(held_out(p.composition) for p in world.prompts("train", 200, seed=3))
+    for split in world.SPLITS:
+        assert {split_of(p.composition) for p in world.prompts(split, 200, seed=3)} == {split}
     counts = {category: sum(p.category == category for p in prompts) for category in CATEGORIES}
     assert counts == {category: round(200 * share) for category, share in world.SHARES.items()}
     # A category's captions come again only after all of them have come.
