@@ -65,7 +65,7 @@ def build(stage: Stage, backbone: Backbone, dataset: Dataset, inputs: dict[str, 
             backbone.tokenizer(previous.tensors("online")),
             backbone.tokenizer(previous.tensors("ema")),
             build_discriminator(settings.discriminator, folder, fresh, stage.device),
-            rewards_of(stage, ranking.json("rewards")) if settings.lambda_reward > 0 else None,
+            rewards_of(stage, ranking.json("rewards")) if settings.rewarded else None,
             build_perceptual(settings.perceptual, folder, stage.device),
         ),
         RankedImages(

@@ -24,7 +24,7 @@ def run(stage: Stage) -> None:
     decoder = read_artifact(stage.path("decoder", round=stage.round - 1), "decoder")
     previous = read_artifact(stage.path("ranking", round=stage.round - 1), "ranking")
     tokenizer = backbone_of(stage).tokenizer(decoder.tensors("ema"))
-    settings, policy = stage.arm_params.ranking, stage.arm_params.policy
+    settings = stage.arm_params.ranking
     mixture = rewards_of(stage, previous.json("rewards"))
     tokens = rollouts.tensors("rollouts")["tokens"].long()
     texts = [text for text in prompts.table("prompts")["prompt"] for _ in range(tokens.shape[1])]
@@ -47,7 +47,7 @@ def run(stage: Stage) -> None:
             "ranking",
             {
                 "rewards": rewards,
-                "advantages": group_advantages(rewards, policy.minimum_std, policy.advantage_clamp),
+                "advantages": group_advantages(rewards, settings.minimum_std, settings.advantage_clamp),
                 "rank_weights": weights,
             },
         )

@@ -114,9 +114,9 @@ def decoder_memory(sizes: Sizes, arm: ArmParams) -> float:
     pixels = sizes.image_size**2
     each = sizes.decoder_image() + LPIPS_PIXEL * pixels
     images = (settings.rollouts_per_step + settings.reals_per_step) * each
-    rewarded = settings.rollouts_per_step * REWARD_IMAGE if settings.lambda_reward > 0 else 0
+    rewarded = settings.rollouts_per_step * REWARD_IMAGE if settings.rewarded else 0
     fixed = 8 * sizes.tokenizer + 12 * sizes.decoder + 16 * patchgan(settings.discriminator)
-    return fixed + images + rewarded + (4.0e9 if settings.lambda_reward > 0 else 0)
+    return fixed + images + rewarded + (4.0e9 if settings.rewarded else 0)
 
 
 def host_memory(sizes: Sizes, params: Params) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.graph import load_graph, make_groups
+from pipeline.preflight.choices import choices
 from pipeline.preflight.estimate import Memory, disk, gigabytes, memory, summary
 from pipeline.preflight.named import missing_files
 from pipeline.preflight.sizes import published, read_base
@@ -67,7 +68,7 @@ def check(jobs: int) -> list[str]:
     if problems or sizes is None:
         raise RankEError("\n".join(dict.fromkeys(problems)))
     counts = f"{len(params.arms)} arms, {len(params.seeds)} seeds, {len(params.rounds)} rounds"
-    return [f"params.yaml: {counts}, {stages} stages", *summary(sizes, params)]
+    return [f"params.yaml: {counts}, {stages} stages", *summary(sizes, params), *choices(params)]
 
 
 def base_problems(params: Params) -> tuple[Sizes | None, list[str]]:

@@ -16,6 +16,7 @@ from rank_e.config.evaluation import EvaluationParams, FactorialParams, taken_na
 from rank_e.config.messages import line, show
 from rank_e.config.renames import renamed
 from rank_e.config.schema import (
+    RULE_KEYS,
     SECTIONS,
     Arm,
     ArmParams,
@@ -116,8 +117,10 @@ def parse(data: Any, name: str = "params.yaml") -> Params:
         raise ConfigError(f"{name} must be a mapping of sections, found {show(data)}")
     if "extends" in data:
         raise ConfigError(f"{name}: extends: DVC reads params.yaml whole; write it by `rank-e profile NAME`")
+    lines = list(renamed(data))
     if data.get("schema") == 1:
-        lines = [*renamed(data), "schema = 1: this version reads schema: 2; write the new names, then schema: 2"]
+        lines.append("schema = 1: this version reads schema: 2; write the new names, then schema: 2")
+    if lines:
         raise ConfigError("\n".join(f"{name}: {text}" for text in lines))
     problems: list[str] = []
     params: Params | None = None
@@ -187,6 +190,9 @@ def _cross_problems(params: Params) -> list[str]:
         require(keep <= group, f"{prefix}ranking.keep", keep, f"at most rollouts.group_size = {group}")
         micro, mini = arm.policy.microbatch_size, arm.policy.minibatch_size
         require(micro <= mini, f"{prefix}policy.microbatch_size", micro, f"at most policy.minibatch_size = {mini}")
+        for key in RULE_KEYS[arm.decoder.adversarial_rule]:
+            value, rule = getattr(arm.decoder, key), arm.decoder.adversarial_rule
+            require(value is not None, f"{prefix}decoder.{key}", value, f"a number under adversarial_rule: {rule}")
     evaluation, factorial, last = params.evaluation, params.factorial, params.last_round
     limit = f"at most evaluation.prompts = {evaluation.prompts}"
     require(evaluation.images <= evaluation.prompts, "evaluation.images", evaluation.images, limit)

@@ -1,13 +1,18 @@
-"""What a params file of schema 1 calls otherwise than this version: the old name and the new one, a line for each."""
+"""What an older params file calls otherwise than this version: the old name and the new one, a line for each."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+ARM = re.compile(r"arms\.[^.]*\.")
 
 KEYS = {
     "sft.pictures": "sft.images",
     "evaluation.pictures": "evaluation.images",
     "evaluation.reference_pictures": "evaluation.reference_images",
     "evaluation.real_pictures": "evaluation.real_images",
+    "policy.minimum_std": "ranking.minimum_std",
+    "policy.advantage_clamp": "ranking.advantage_clamp",
 }
 KINDS = {
     "shapes": "rank_e.shapes.dataset:open_dataset",
@@ -23,11 +28,13 @@ KINDS = {
 
 
 def renamed(data: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """Every key and kind of `data` that has another name since schema 2."""
+    """Every key and kind of `data` that has another name by now; an arm's overrides included."""
     for key, value in data.items():
         name = f"{prefix}{key}"
-        if name in KEYS:
-            yield f"{name} is now {KEYS[name]}"
+        found = ARM.match(name)
+        arm = found.group() if found else ""
+        if name.removeprefix(arm) in KEYS:
+            yield f"{name} is now {arm}{KEYS[name.removeprefix(arm)]}"
         elif key == "kind" and value in KINDS:
             yield f"{name}: {value} is now {KINDS[value]}"
         elif isinstance(value, Mapping):

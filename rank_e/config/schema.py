@@ -98,9 +98,14 @@ class Annealing(Section):
 
 
 class RankingParams(Section):
-    """The rewards, and how their order becomes weights: the best `keep` of a group, softmax at tau."""
+    """The rewards, and what their order becomes: advantages, and weights of a group's best `keep` (softmax at tau).
+
+    A group whose rewards spread less than minimum_std ranks nothing; advantages lie within +- advantage_clamp.
+    """
 
     rewards: Annotated[dict[MetricName, RewardParams], Field(min_length=1)]
+    minimum_std: Rate
+    advantage_clamp: Positive
     keep: Count
     temperature: Annealing
     batch_size: Count
@@ -123,15 +128,17 @@ class PolicyParams(Section):
     kl_coefficient: Weight
     reference: Literal["base", "ema"]
     scoring: Literal["guided", "unguided"]
-    advantage_clamp: Positive
-    minimum_std: Rate
     ema_decay: BelowOne
     ema_every: Count
     checkpointing: bool
 
 
 class DecoderParams(Section):
-    """The decoder update (RankE, arXiv 2605.21195, stage 2); `train: false` hands the decoder on as it is."""
+    """The decoder update (RankE, arXiv 2605.21195, stage 2); `train: false` hands the decoder on as it is.
+
+    How strongly the alignment terms pull is said in the words of adversarial_rule: by lambda_gan and lambda_reward
+    under "adaptive", by adversarial_ratio alone and reward_ratio under "gradient_norm". The other rule's may be null.
+    """
 
     train: bool
     steps: Count
@@ -142,8 +149,8 @@ class DecoderParams(Section):
     betas: Betas
     weight_decay: Fraction
     gradient_clip: Positive
-    lambda_gan: Weight
-    lambda_reward: Weight
+    lambda_gan: Weight | None
+    lambda_reward: Weight | None
     lambda_reconstruction: Weight
     lambda_consistency: Weight
     l1_weight: Weight
@@ -151,7 +158,7 @@ class DecoderParams(Section):
     perceptual_weight: Weight
     adversarial_rule: Literal["gradient_norm", "adaptive"]
     adversarial_ratio: Weight
-    reward_ratio: Weight
+    reward_ratio: Weight | None
     rank_weighting: Literal["rank", "uniform", "shuffled"]
     discriminator_inputs: Literal["rollouts", "reconstructions", "both"]
     discriminator: DiscriminatorParams
@@ -160,6 +167,16 @@ class DecoderParams(Section):
     instance_noise: Fraction
     lecam: Weight
     ema_decay: BelowOne
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether L_reward has a weight: the reward's gradient is then needed."""
+        weight = self.lambda_reward if self.adversarial_rule == "adaptive" else self.reward_ratio
+        return bool(weight)
+
+
+RULE_KEYS = {"adaptive": ("lambda_gan", "lambda_reward"), "gradient_norm": ("reward_ratio",)}
+"""The keys of `decoder` that only one `adversarial_rule` reads."""
 
 
 class Arm(Section):

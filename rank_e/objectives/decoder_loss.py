@@ -58,17 +58,17 @@ def gradient_norm_weights(
     (target,) = torch.autograd.grad(terms.reconstruction, reconstructions, retain_graph=True)
     measured: dict[str, float] = {}
 
-    def weight(name: str, term: Tensor, factor: float, share: float) -> float | Tensor:
-        if term is OFF:
+    def weight(name: str, term: Tensor, share: float | None) -> float | Tensor:
+        if term is OFF or share is None:
             return 0.0
         (pull,) = torch.autograd.grad(term, rollouts, retain_graph=True)
-        found = factor * output_gradient_weight(target, pull, share)
+        found = output_gradient_weight(target, pull, share)
         measured[f"weight_{name}"] = float(found)
         return found
 
     return TermWeights(
-        reward=weight("reward", terms.reward, params.lambda_reward, params.reward_ratio),
-        rank_gan=weight("gan", terms.rank_gan, params.lambda_gan, params.adversarial_ratio),
+        reward=weight("reward", terms.reward, params.reward_ratio),
+        rank_gan=weight("gan", terms.rank_gan, params.adversarial_ratio),
         adversarial=0.0,
         reconstruction=params.lambda_reconstruction,
         consistency=params.lambda_consistency,
@@ -88,8 +88,8 @@ def adaptive_weights(terms: Terms, last_layer: Tensor, params: DecoderParams) ->
         adversarial = params.lambda_reconstruction * params.adversarial_ratio * weight
         measured["weight_adaptive"] = float(weight)
     return TermWeights(
-        reward=params.lambda_reward,
-        rank_gan=params.lambda_gan * params.adversarial_ratio,
+        reward=params.lambda_reward or 0.0,
+        rank_gan=(params.lambda_gan or 0.0) * params.adversarial_ratio,
         adversarial=adversarial,
         reconstruction=params.lambda_reconstruction,
         consistency=params.lambda_consistency,

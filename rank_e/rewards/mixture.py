@@ -58,7 +58,7 @@ class Mixture:
             if torch.is_grad_enabled() and images.requires_grad and not scores.requires_grad:
                 raise RewardError(
                     f"reward {name}: its scores have no gradient in the images; leave it out of the decoder's reward "
-                    "(decoder.lambda_reward: 0) or compute it in torch"
+                    "(decoder.lambda_reward or reward_ratio: 0) or compute it in torch"
                 )
             found[name] = check_scores(name, scores).float()
         return found

@@ -40,7 +40,7 @@ DifferentiableReward = Callable[[Tensor, list[str]], Tensor]  # images in [0, 1]
 class Nets:
     """The networks of stage 2: two tokenizers of one encoder and codebook, a discriminator, and two that are frozen.
 
-    `reward` is None where lambda_reward is 0: one without a gradient is then fine, and none is computed in vain.
+    `reward` is None where L_reward weighs nothing: one without a gradient is then fine, and none is computed in vain.
     """
 
     online: TokenizerModel

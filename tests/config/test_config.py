@@ -95,6 +95,27 @@ def test_a_dataset_of_ones_own_needs_a_folder_and_may_have_any_key() -> None:
     assert lines == ['params.yaml: data.held_out.folder = "": must be text that is not empty']
 
 
+def test_a_key_that_moved_is_answered_by_its_new_place() -> None:
+    lines = problems(lambda d: d["policy"].update(minimum_std=1e-4))
+    assert lines == ["params.yaml: policy.minimum_std is now ranking.minimum_std"]
+
+
+def test_each_rule_needs_its_own_weights_and_only_those() -> None:
+    lines = problems(lambda d: d["decoder"].update(adversarial_rule="adaptive", lambda_gan=1.0))
+    assert lines == ["params.yaml: decoder.lambda_reward = null: must be a number under adversarial_rule: adaptive"] + [
+        f"params.yaml: arms.{arm}.decoder.lambda_reward = null: must be a number under adversarial_rule: adaptive"
+        for arm in ("frozen", "coevolved")
+    ]
+    data = deepcopy(SHAPES)
+    data["decoder"] |= {"adversarial_rule": "adaptive", "lambda_gan": 1.0, "lambda_reward": 0.0, "reward_ratio": None}
+    assert parse(data).decoder.rewarded is False
+    data["decoder"]["lambda_reward"] = 0.1
+    assert parse(data).decoder.rewarded is True
+    data = deepcopy(SHAPES)
+    data["decoder"] |= {"reward_ratio": 0.5, "lambda_reward": 0.0}
+    assert parse(data).decoder.rewarded is True
+
+
 def test_a_file_of_schema_1_is_answered_by_every_new_name_at_once() -> None:
     def change(data: dict[str, Any]) -> None:
         data["schema"] = 1
@@ -103,6 +124,8 @@ def test_a_file_of_schema_1_is_answered_by_every_new_name_at_once() -> None:
             data["evaluation"][f"{key}pictures"] = data["evaluation"].pop(f"{key}images")
         for name in ("training", "held_out"):
             data["data"][name]["kind"] = "shapes"
+        data["policy"]["minimum_std"] = data["ranking"].pop("minimum_std")
+        data["arms"]["frozen"]["policy"]["advantage_clamp"] = 3.0
         data["ranking"]["rewards"]["clip"]["kind"] = "rank_e.shapes.judges:clip_reward"
         data["decoder"]["perceptual"]["kind"] = "rank_e.shapes.judges:perceptual"
         names = {"fd": "last_features", "fd_mid": "middle_features", "fd_patch": "patch_places"}
@@ -117,8 +140,10 @@ def test_a_file_of_schema_1_is_answered_by_every_new_name_at_once() -> None:
     assert "data.training.kind: shapes is now rank_e.shapes.dataset:open_dataset" in lines
     scores = "evaluation.scores.accuracy.kind: rank_e.shapes.judges:checker is now rank_e.shapes.metrics:checker"
     assert scores in lines
+    assert "policy.minimum_std is now ranking.minimum_std" in lines
+    assert "arms.frozen.policy.advantage_clamp is now arms.frozen.ranking.advantage_clamp" in lines
     assert lines[-1] == "schema = 1: this version reads schema: 2; write the new names, then schema: 2"
-    assert len(lines) == 4 + 2 + 2 + 5 + 1
+    assert len(lines) == 4 + 2 + 2 + 2 + 5 + 1
     # With every name replaced as the lines say, the file is this version's.
     assert all(new in str(SHAPES) for new in (line.partition(" is now ")[2].rpartition(".")[2] for line in lines[:-1]))
 

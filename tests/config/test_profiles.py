@@ -146,12 +146,12 @@ def test_dvcs_own_writer_changes_the_value_and_nothing_else(tmp_path: Path, path
     params = tmp_path / "params.yaml"
     params.write_text(resolve(path))
     before = load_yaml(str(params))
-    apply_overrides(params, ["decoder.lambda_gan=0.25", "arms.frozen.decoder.train=false"])
-    before["decoder"]["lambda_gan"] = 0.25
+    apply_overrides(params, ["decoder.lambda_reconstruction=0.25", "arms.frozen.decoder.train=false"])
+    before["decoder"]["lambda_reconstruction"] = 0.25
     assert load_yaml(str(params)) == before  # by DVC's reader, which is another than ours
-    assert load(params).decoder.lambda_gan == 0.25
+    assert load(params).decoder.lambda_reconstruction == 0.25
     # DVC leaves the place of a null empty
-    wanted = resolve(path).replace("lambda_gan: 1.0", "lambda_gan: 0.25").replace(": null", ":")
+    wanted = resolve(path).replace("lambda_reconstruction: 1.0", "lambda_reconstruction: 0.25").replace(": null", ":")
     assert [" ".join(line.split()) for line in params.read_text().splitlines()] == [
         " ".join(line.split()) for line in wanted.splitlines()
     ]
@@ -177,6 +177,6 @@ def test_dvc_exp_run_sets_a_param(tmp_path: Path) -> None:
     call("git", "add", "-A")
     call("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-m", "all")
     stage = ("--single-item", "code")
-    call(sys.executable, "-m", "dvc", "exp", "run", "-S", "decoder.lambda_gan=0.5", *stage)
-    assert load(tmp_path / "params.yaml").decoder.lambda_gan == 0.5
+    call(sys.executable, "-m", "dvc", "exp", "run", "-S", "decoder.lambda_consistency=0.25", *stage)
+    assert load(tmp_path / "params.yaml").decoder.lambda_consistency == 0.25
     assert (tmp_path / "artifacts/code/decoder.json").is_file()

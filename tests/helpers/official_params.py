@@ -19,8 +19,7 @@ COMMON: dict[str, Any] = {
     "decoder": {
         "rollouts_per_step": 4,
         "reals_per_step": 4,
-        "lambda_reward": 0.1,
-        "reward_ratio": 0.5,
+        "reward_ratio": 0.05,
         "discriminator": {"channels": 8},
     },
     "evaluation": {
@@ -113,6 +112,9 @@ JANUS: dict[str, Any] = {
     "decoder": {
         "perceptual": {"kind": "mine:squares", "power": 2.0},
         "adversarial_rule": "adaptive",
+        "lambda_gan": 1.0,
+        "lambda_reward": 0.1,
+        "reward_ratio": None,
         "discriminator_inputs": "both",
         "discriminator": {
             "kind": "projected",

@@ -210,7 +210,7 @@ def test_a_change_runs_again_only_what_depends_on_it(tmp_path: Path) -> None:
 
     # Round 1's rollouts, ranking and policy stay, and so does the other arm; round 2 ranks the new images.
     changed = load_yaml(folder / "params.yaml")
-    changed["arms"]["coevolved"]["decoder"]["lambda_gan"] = 0.5
+    changed["arms"]["coevolved"]["decoder"]["adversarial_ratio"] = 0.5
     dump_yaml(folder / "params.yaml", changed)
     first = {"decoder@coevolved-0-round0", "evaluation@coevolved-0-1"}
     second = {f"{name}@coevolved-0-round1" for name in ("ranking", "policy", "decoder")} | {"evaluation@coevolved-0-2"}

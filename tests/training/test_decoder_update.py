@@ -45,7 +45,7 @@ def decoder_names(tokenizer):
 
 @pytest.mark.parametrize("rule", ["gradient_norm", "adaptive"])
 def test_only_decoder_average_and_discriminator_move(rule):
-    update = make(adversarial_rule=rule, lambda_reward=1.0)
+    update = make(adversarial_rule=rule, lambda_reward=1.0, reward_ratio=1.0)
     before = snapshot(update.nets.online), snapshot(update.nets.average), snapshot(update.nets.discriminator)
     metrics = update.step(0)
     assert moved(before[0], update.nets.online) == decoder_names(update.nets.online)
@@ -182,7 +182,7 @@ def test_a_reward_only_decoder_raises_its_reward():
 
 
 def test_the_reconstruction_anchor_lowers_the_error():
-    update = make(lambda_gan=0.0, lambda_consistency=0.0, discriminator_start=100, learning_rate=5e-3)
+    update = make(adversarial_ratio=0.0, lambda_consistency=0.0, discriminator_start=100, learning_rate=5e-3)
     errors = [update.step(index)["l1"] for index in range(12)]
     assert errors[-1] < errors[0]
 
@@ -214,7 +214,7 @@ def test_a_state_without_a_moment_is_named():
 
 
 def test_a_gradient_that_is_not_finite_is_an_error_and_nothing_moves():
-    update = make(reward=lambda images, prompts: brightness(images, prompts) * float("inf"), lambda_reward=1.0)
+    update = make(reward=lambda images, prompts: brightness(images, prompts) * float("inf"), reward_ratio=1.0)
     before = snapshot(update.nets.online), snapshot(update.nets.average)
     with pytest.raises(RankEError, match=r"decoder\.learning_rate: .*step 0 is not finite"):
         update.step(0)

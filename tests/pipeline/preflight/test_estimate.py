@@ -191,5 +191,5 @@ def test_a_published_profiles_rounds_are_the_papers_steps(name: str) -> None:
     assert updates == params.decoder.steps and updates * len(params.rounds) == 6000
     assert params.ranking.temperature.rounds == len(params.rounds) / 5
     scale = sum(reward.weight for reward in params.ranking.rewards.values())
-    assert params.policy.minimum_std == pytest.approx(1e-4 * scale)
+    assert params.ranking.minimum_std == pytest.approx(1e-4 * scale)
     assert params.sft.train and params.sft.steps * params.sft.batch_size >= 2 * params.sft.images
