@@ -90,19 +90,19 @@ def _path(entry: str | Mapping[str, Any]) -> str:
 def make_groups(nodes: Sequence[Node]) -> list[NodeGroup]:
     """Part the nodes into groups, the first to be done first: round by round, then as in dvc.yaml.
 
-    What carries an arm and seed through a round is one group. What nothing in its chain waits for (an evaluation) is a
+    What carries an arm and seed through a round is one group. What no later round waits for (an evaluation) is a
     group of its own, for whoever has time; so are the shared nodes of a name and seed that wait for the same.
     GraphError if nodes wait for each other in a circle.
     """
     waits = dependencies(nodes)
     ordered = _sorted(nodes, waits)
-    carrying = {other.address for node in ordered for other in waits[node.address] if other.chain == node.chain}
+    carrying = _carrying(ordered, waits)
     parts: dict[tuple[Any, ...], list[Node]] = {}  # by round, and what else keeps them apart
     for node in ordered:
         if node.chain is None:
             inputs = frozenset(other.address for other in waits[node.address])
             parts.setdefault((0, node.name, node.seed, inputs), []).append(node)
-        elif node.address in carrying:  # the start belongs to the first round
+        elif node.name in carrying:  # the start belongs to the first round
             parts.setdefault((node.round or 1, *node.chain), []).append(node)
         else:
             parts.setdefault((node.round or 0, node.address), []).append(node)
@@ -114,6 +114,19 @@ def make_groups(nodes: Sequence[Node]) -> list[NodeGroup]:
         groups.append(NodeGroup(name, tuple(members), frozenset(needed - {name})))
     _require_an_order(groups)
     return groups
+
+
+def _carrying(nodes: Sequence[Node], waits: Mapping[str, Sequence[Node]]) -> set[str]:
+    """Names of the stages that a later round of their chain reads, and of what those read in their own round.
+
+    By name, so that the last round is parted as the others are.
+    """
+    mates = [(node, other) for node in nodes for other in waits[node.address] if other.chain == node.chain]
+    found = {other.name for node, other in mates if (other.round or 0) < (node.round or 0)}
+    for node, other in reversed(mates):  # nodes come after what they wait for
+        if node.name in found:
+            found.add(other.name)
+    return found
 
 
 def _require_an_order(groups: Sequence[NodeGroup]) -> None:

@@ -1,65 +1,88 @@
-"""Stage factorial: {policy of each arm} x {original decoder, each arm's decoder} on the same tokens.
+"""Stage factorial: the same tokens through other decoders, for one arm after one round.
 
-Read along a row: the tokens are the same, so every difference is the decoder's doing. The column "affine" is the
-control that a better decoder must beat: the original decoder's images, brightness and contrast matched to real ones.
+Read along a row: the tokens are the same, so every difference is the decoder's doing. An arm that trains its decoder
+draws the control's tokens too, which is the clean test: on its own tokens the policy has adapted to its decoder. The
+column "affine" is what a better decoder must beat: the original decoder's images, brightness and contrast matched to
+real ones. The row "real" has tokens of real images: the decoder must not forget them.
 """
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from rank_e.backbones.protocol import TokenizerModel
 from rank_e.data.opening import open_dataset
 from rank_e.evaluation.affine import AffineHalves
-from rank_e.evaluation.evaluator import decode
+from rank_e.evaluation.evaluator import Correction, decode
 from rank_e.evaluation.prompt_sets import held_out_set
 from rank_e.evaluation.reference import load_references
 from rank_e.seeds import seed_for
 from stages.evaluation import evaluator_of
+from stages.real_images import RealImages, evaluate_reconstructions, real_evaluator
 from stages.runtime.artifacts import ArtifactWriter, read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.stage import Stage, main
 
+Row = dict[str, dict[str, Any]]
+"""Decoder (an arm's name, "original" or "affine") -> {metric: {"value": ...}}."""
+
 
 def run(stage: Stage) -> None:
-    """metrics.json: {policy arm: {decoder arm, "original" or "affine": {metric: {"value": ...}}}}."""
-    params, backbone = stage.params, backbone_of(stage)
-    inputs = {"reference": read_artifact(stage.path("reference"), "reference")}
-    decoders = {"original": backbone.decoder_weights()}
-    for arm in params.factorial.arms:
-        for kind in ("evaluation", "decoder"):
-            path = stage.path(kind, arm=arm, round=params.factorial.round)
-            inputs[f"{arm} {kind}"] = read_artifact(path, kind)
-        if params.arm(arm).decoder.train:  # a frozen arm's decoder is the original one
-            decoders[arm] = inputs[f"{arm} decoder"].tensors("ema")
+    """metrics.json: {whose tokens: {whose decoder: {metric: {"value": ...}}}}.
+
+    Tokens of the arm and, where its decoder has changed, of the control and of "real" images (metrics: the distances
+    and "l1", the mean absolute error in [0, 1]). skipped.json names the real images that could not be read.
+    """
+    params, backbone, arm, control = stage.params, backbone_of(stage), stage.arm, stage.params.factorial.arms[0]
+    inputs = {
+        "reference": read_artifact(stage.path("reference"), "reference"),
+        "evaluation": read_artifact(stage.path("evaluation"), "evaluation"),
+        "control evaluation": read_artifact(stage.path("evaluation", arm=control), "evaluation"),
+        "decoder": read_artifact(stage.path("decoder"), "decoder"),
+    }
     paths = {name: artifact.path for name, artifact in inputs.items()}
     state = stage.state(*paths.values())
     dataset = open_dataset(params.data.held_out, backbone.image_size, "data.held_out")
     held_out = held_out_set(params, dataset, stage.device)
-    evaluator = evaluator_of(stage, held_out, load_references(inputs["reference"].path, held_out.suite.features))
-    prompts = held_out.prompts[: params.evaluation.real_images]
-    real = dataset.real_images(prompts, seed_for(stage.seed, "factorial", "reals"))
-    tokenizers = {name: backbone.tokenizer(weights) for name, weights in decoders.items()}
-    original, names = tokenizers["original"], (*held_out.suite.features, *held_out.suite.scores)
+    references = load_references(inputs["reference"].path, held_out.suite.features)
+    evaluator = evaluator_of(stage, held_out, references)
+    base, decoder = backbone.decoder_weights(), inputs["decoder"].tensors("ema")
+    changed = any(not torch.equal(base[name], decoder[name]) for name in base)  # a frozen arm's is the original one
+    original = backbone.tokenizer(base)
+    names = (*held_out.suite.features, *held_out.suite.scores)
 
-    def values(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
+    def values(metrics: dict[str, Any]) -> dict[str, Any]:
         return {name: {"value": metrics[name]["value"]} for name in names}
 
-    table: dict[str, dict[str, Any]] = {}
-    for arm in params.factorial.arms:
-        tokens = inputs[f"{arm} evaluation"].tensors("tokens")["tokens"]
-        # The arm's own evaluation has its tokens through the original decoder and through its own.
-        known = inputs[f"{arm} evaluation"].json("metrics")
-        row = {"original": values(known["original"])} | ({arm: values(known)} if arm in tokenizers else {})
-        batches = tokens[: len(real)].split(params.evaluation.batch_size)
-        fitted = torch.cat([decode(original, batch).cpu() for batch in batches])
-        for name in [*(name for name in tokenizers if name not in row), "affine"]:
-            correct = AffineHalves(fitted, real[: len(fitted)]) if name == "affine" else None
-            folder = state.folder / f"{held_out.name}-{arm}-{name}"
-            tokenizer = tokenizers.get(name, original)
-            row[name] = values(evaluator.evaluate(tokenizer, tokens, folder, correct=correct, intervals=False))
-        table[arm] = row
+    def through(tokenizer: TokenizerModel, tokens: Tensor, name: str, correct: Correction | None = None) -> Any:
+        folder = state.folder / f"{held_out.name}-{name}"
+        return values(evaluator.evaluate(tokenizer, tokens, folder, correct=correct, intervals=False))
+
+    # The arm's own evaluation has its tokens through the original decoder and through its own.
+    known = inputs["evaluation"].json("metrics")
+    tokens = inputs["evaluation"].tensors("tokens")["tokens"]
+    prompts = held_out.prompts[: params.evaluation.real_images]
+    real = dataset.real_images(prompts, seed_for(stage.seed, "factorial", "reals"))[: len(tokens)]
+    batches = tokens[: len(real)].split(params.evaluation.batch_size)
+    fitted = torch.cat([decode(original, batch).cpu() for batch in batches])
+    affine = through(original, tokens, f"{arm}-affine", AffineHalves(fitted, real))
+    table: dict[str, Row] = {arm: {"original": values(known["original"]), "affine": affine}}
+    skipped: list[dict[str, str]] = []
+    if changed:
+        own = backbone.tokenizer(decoder)
+        table[arm][arm] = values(known)
+        if arm != control:
+            drawn = inputs["control evaluation"].tensors("tokens")["tokens"]
+            table[control] = {arm: through(own, drawn, f"{control}-{arm}")}
+        images = RealImages(stage, dataset, held_out.prompts, state.folder / "skipped.json")
+        reader, folder = real_evaluator(stage, held_out, references), state.folder / "real"
+        found = evaluate_reconstructions(stage, images, own, reader, folder, intervals=False)
+        table["real"] = {arm: {name: found[name] for name in (*held_out.suite.features, "l1")}}
+        skipped = images.skipped
     with ArtifactWriter(stage.path("factorial"), "factorial", seed=stage.seed, inputs=paths) as out:
         out.json("metrics", table)
+        out.json("skipped", skipped)
     state.remove()
 
 

@@ -74,9 +74,12 @@ class EvaluationParams(Section):
 
 
 class FactorialParams(Section):
-    """The table {policy of two arms} x {original decoder, decoder of each arm}, after the last round."""
+    """Which arms are compared on the same tokens, and with which: the first is the control of the others.
 
-    arms: Annotated[list[ArmName], Field(min_length=2, max_length=2)]
+    round: the one that `dvc metrics show` shows, the last.
+    """
+
+    arms: Annotated[list[ArmName], Field(min_length=2)]
     round: Count
 
 

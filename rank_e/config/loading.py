@@ -34,7 +34,7 @@ from rank_e.config.schema import (
 from rank_e.config.types import ArmName, Count, Section, Seed
 from rank_e.errors import RankEError
 
-RESERVED_ARMS = ("base", "sft", "reference", "prompts", "factorial", "original", "affine")
+RESERVED_ARMS = ("base", "code", "sft", "reference", "prompts", "original", "affine", "real")
 """Names that mean something else in the artifact folders or in the factorial's table."""
 
 

@@ -12,12 +12,12 @@ from typing import Any
 from rank_e.config import Params
 from rank_e.evaluation.student import mean_interval
 from rank_e.evaluation.summary import Nested
-from stages.report.metrics import Column, columns_of
+from stages.report.metrics import L1, Column, columns_of
 from stages.runtime.artifacts import read_artifact
 from stages.runtime.stage import artifact_path
 
-BASE, SFT = "base", "sft"
-"""What stands before the arms: the base, and the supervised start where there is one."""
+BASE, SFT, REAL = "base", "sft", "real"
+"""What stands before the arms: the base, and the supervised start where there is one; and the tokens of real images."""
 
 Cell = tuple[str, int, int]
 """(arm, seed, round)"""
@@ -54,7 +54,8 @@ class Difference:
 class Results:
     """Everything that tables and the page show; artifacts not written yet are named in `missing`.
 
-    `supervised`: the arms start from a supervised fine-tuning (`sft`, by seed) and not from the base itself.
+    `supervised`: the arms start from a supervised fine-tuning (`sft`, by seed) and not from the base itself. `pairs`:
+    each other arm with the control. `factorial`: by (seed, round), whose tokens, whose decoder.
     """
 
     backbone: str
@@ -62,14 +63,14 @@ class Results:
     arms: list[str]
     seeds: list[int]
     rounds: list[int]
-    pair: tuple[str, str] | None
+    pairs: list[tuple[str, str]]
     supervised: bool
     reference: dict[str, Nested] = field(default_factory=dict)
     base: Nested = field(default_factory=dict)
     sft: dict[int, Nested] = field(default_factory=dict)
     cells: dict[Cell, Nested] = field(default_factory=dict)
     training: dict[Cell, dict[str, float]] = field(default_factory=dict)
-    factorial: dict[int, dict[str, dict[str, Nested]]] = field(default_factory=dict)
+    factorial: dict[tuple[int, int], dict[str, dict[str, Nested]]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -152,11 +153,14 @@ def against_start(results: Results) -> list[tuple[str, str]]:
     return [(name, start) for name, start in pairs if name != start and name != BASE]
 
 
-def of_decoder(results: Results, policy: str, decoder: str) -> list[Difference]:
-    """What `decoder` does to the same tokens of `policy`: its row of the factorial minus the original decoder's."""
+def of_decoder(results: Results, policy: str, decoder: str, round_id: int = 0) -> list[Difference]:
+    """What `decoder` does to the same tokens of `policy`: its row of the factorial minus the original decoder's.
+
+    round_id: 0 is the last one.
+    """
     found = []
     for metric in factorial_metrics(results):
-        sides = [factorial_values(results, policy, name, metric.key) for name in (decoder, "original")]
+        sides = [factorial_values(results, policy, name, metric.key, round_id) for name in (decoder, "original")]
         found.append(difference(f"{drawn_by(decoder)} − original decoder, on {policy} tokens", metric, *sides))
     return [item for item in found if item is not None]
 
@@ -168,22 +172,24 @@ def drawn_by(decoder: str) -> str:
 
 def factorial_rows(results: Results) -> list[tuple[str, str]]:
     """The (policy, decoder) pairs of the factorial: arms in the order of params, each with the original decoder
-    and its affine control first.
+    and its affine control first; then the tokens of real images.
     """
     order = ["original", "affine", *results.arms]
     pairs = {(policy, decoder) for table in results.factorial.values() for policy in table for decoder in table[policy]}
-    return [(policy, decoder) for policy in results.arms for decoder in order if (policy, decoder) in pairs]
+    rows = [(policy, decoder) for policy in (*results.arms, REAL) for decoder in order]
+    return [row for row in rows if row in pairs]
 
 
 def factorial_metrics(results: Results) -> list[Column]:
-    """The metrics that the factorial has."""
+    """The metrics that the factorial has: the evaluation's, and the error of reconstructions."""
     cells = [cell for table in results.factorial.values() for row in table.values() for cell in row.values()]
-    return [metric for metric in results.metrics if any(metric.key in cell for cell in cells)]
+    return [metric for metric in (*results.metrics, L1) if any(metric.key in cell for cell in cells)]
 
 
-def factorial_values(results: Results, policy: str, decoder: str, key: str) -> dict[int, float]:
-    """One metric of one row of the factorial, for each seed that has it."""
-    cells = {seed: table.get(policy, {}).get(decoder, {}) for seed, table in results.factorial.items()}
+def factorial_values(results: Results, policy: str, decoder: str, key: str, round_id: int = 0) -> dict[int, float]:
+    """One metric of one row of the factorial, for each seed that has it; round_id: 0 is the last one."""
+    tables = {seed: results.factorial.get((seed, round_id or results.last), {}) for seed in results.seeds}
+    cells = {seed: table.get(policy, {}).get(decoder, {}) for seed, table in tables.items()}
     return {seed: cell[key]["value"] for seed, cell in cells.items() if key in cell}
 
 
@@ -193,12 +199,11 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
     With `partial`, artifacts that do not exist yet are listed in `missing` (for a run in progress);
     otherwise the first one raises ArtifactError, which names it.
     """
-    # The factorial's first arm is the control, its second the treatment; a single arm leaves nothing to pair.
-    compared = params.factorial.arms
-    pair = (compared[1], compared[0]) if len(compared) > 1 else None
+    control, *others = params.factorial.arms
+    pairs = [(arm, control) for arm in others]
     rounds = [item.id for item in params.rounds]
     arms, seeds, supervised = list(params.arms), list(params.seeds), params.sft.train
-    results = Results(params.backbone.name, (), arms, seeds, rounds, pair, supervised)
+    results = Results(params.backbone.name, (), arms, seeds, rounds, pairs, supervised)
 
     def metrics(path: Path, kind: str) -> dict[str, Any]:
         if partial and not (project / path).exists():
@@ -222,9 +227,12 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
             found = metrics(artifact_path(kind, *cell), kind)
             if found:
                 target[cell] = found
-    for seed in results.seeds:
-        table = metrics(artifact_path("factorial", seed=seed), "factorial")
-        if table:
-            results.factorial[seed] = table
+    for cell in [(arm, s, r) for arm in params.factorial.arms for s in seeds for r in params.evaluated]:
+        for policy, row in metrics(artifact_path("factorial", *cell), "factorial").items():
+            table = results.factorial.setdefault(cell[1:], {})
+            table[policy] = table.get(policy, {}) | row
+    for table in results.factorial.values():
+        if REAL in table:  # through the original decoder they are the reference's own reconstructions
+            table[REAL] = {"original": results.reference["reconstruction"]} | table[REAL]
     results.metrics = tuple(metric.scaled_like(value_of(results.base, metric.key)) for metric in results.metrics)
     return results

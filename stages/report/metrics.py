@@ -53,6 +53,17 @@ class Column(Metric):
         return self if known else replace(self, decimals=decimals_for(value or 0.0))
 
 
+L1 = Column(
+    name="Reconstruction L1",
+    better="lower",
+    meaning="mean absolute error of real images through encoder, codes and decoder",
+    decimals=4,
+    key="l1",
+    group="distance",
+)
+"""What the factorial alone has: whether a decoder still draws real images."""
+
+
 def decimals_for(value: float) -> int:
     """Decimals that show four significant digits of `value`: between 1 and 6, and 4 for zero."""
     return min(6, max(1, 3 - math.floor(math.log10(abs(value))))) if value else 4

@@ -107,10 +107,12 @@ def decoder_section(results: Results) -> str:
 
 
 def headline(results: Results) -> str:
-    """The paired comparison of the two arms that the run is about, or the sentence that there is none."""
-    if results.pair is None:
-        return ""
-    first, second = results.pair
+    """Each arm against the control, paired; nothing where there is one arm alone."""
+    return "".join(compared(results, first, second) for first, second in results.pairs)
+
+
+def compared(results: Results, first: str, second: str) -> str:
+    """The paired comparison of two arms after the last round."""
     items = between(results, first, second, results.last)
     lead = (
         f"{name_key(first)} minus {name_key(second)} after round {results.last}, paired by seed (the two "

@@ -66,7 +66,7 @@ def differences_table(title: str, items: list[Difference]) -> Table:
 def factorial_table(results: Results) -> Table:
     """{policy of each arm} x {decoder}: means over the seeds."""
     metrics = factorial_metrics(results)
-    table = Table(title=f"Same tokens, other decoder (means, seeds: {len(results.factorial)})", title_justify="left")
+    table = Table(title=f"Same tokens, other decoder (means, seeds: {len(results.seeds)})", title_justify="left")
     table.add_column("policy")
     table.add_column("decoder")
     for metric in metrics:
@@ -85,8 +85,7 @@ def print_results(results: Results, console: Console) -> None:
         return
     console.print(levels_table(results))
     console.print("[bright_black]↑ higher is better, ↓ lower is better, ≈ nearer to real images is better[/]")
-    if results.pair is not None:
-        first, second = results.pair
+    for first, second in results.pairs:
         items = between(results, first, second, results.last)
         console.print(differences_table(f"{first} − {second}, paired by seed (seeds: {count})", items))
     for name, start in against_start(results):
@@ -97,7 +96,7 @@ def print_results(results: Results, console: Console) -> None:
         for policy, decoder in factorial_rows(results):
             if decoder != "original":
                 items = of_decoder(results, policy, decoder)
-                title = f"{drawn_by(decoder)} − original decoder, on {policy} tokens (seeds: {len(results.factorial)})"
+                title = f"{drawn_by(decoder)} − original decoder, on {policy} tokens (seeds: {len(results.seeds)})"
                 console.print(differences_table(title, items))
     console.print("[bright_black]“not settled”: the 95 % t-interval over seeds contains zero[/]")
     if results.missing:

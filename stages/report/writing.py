@@ -45,6 +45,7 @@ def summary(results: Results) -> dict:
         pairs = [pair for pair in against_start(results) if pair[1] == start]
         return {name: plain(between(results, name, start, results.last)) for name, _ in pairs}
 
+    pairs = results.pairs
     keys = [metric.key for metric in results.metrics]
     supervised = {"sft": by_seed(SFT), "against_sft": against(SFT)} if results.supervised else {}
     decoders = [pair for pair in factorial_rows(results) if pair[1] != "original"]
@@ -54,7 +55,7 @@ def summary(results: Results) -> dict:
         "metrics": {metric.key: asdict(metric) for metric in results.metrics},
         "base": {key: results.base[key]["value"] for key in keys if key in results.base},
         "arms": {arm: by_seed(arm) for arm in results.arms},
-        "paired": {} if results.pair is None else plain(between(results, *results.pair, results.last)),
+        "paired": {f"{first} - {second}": plain(between(results, first, second, results.last)) for first, second in pairs},
         "against_base": against(BASE),
         "decoder_on_same_tokens": {
             f"{policy}/{decoder}": plain(of_decoder(results, policy, decoder)) for policy, decoder in decoders

@@ -50,7 +50,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "policy": ("arm", "seed", "round"),
     "decoder": ("arm", "seed", "round"),
     "evaluation": ("arm", "seed", "round"),
-    "factorial": ("seed",),
+    "factorial": ("arm", "seed", "round"),
     "report": (),
 }
 """What each stage is called with."""
@@ -75,9 +75,7 @@ def artifact_path(kind: str, arm: str = "", seed: int = 0, round: int = 0) -> Pa
         return Path("report")
     if kind == "prompts":
         return ARTIFACTS / "prompts" / f"s{seed}" / f"r{round}"
-    if kind == "factorial":
-        return ARTIFACTS / "factorial" / f"s{seed}"
-    if kind in ("rollouts", "ranking", "policy", "decoder", "evaluation"):
+    if kind in ("rollouts", "ranking", "policy", "decoder", "evaluation", "factorial"):
         return ARTIFACTS / arm / f"s{seed}" / f"r{round}" / kind
     raise RankEError(f"there is no artifact of kind {kind!r}: the kinds are the stages' names but start")
 

@@ -242,6 +242,7 @@ def write_reference(project: Path, world: World = SHAPES) -> None:
         name: {key: between(level * share) for key, level in levels.items()}
         for name, share in (("real", 1.0), ("reconstruction", 0.95))
     }
+    rows["reconstruction"]["l1"] = {"value": 0.01}
     captions = PROMPTS if world.side == SHAPES.side else tuple(f"a photo, number {index}" for index in range(SHOWN))
     with ArtifactWriter(project / artifact_path("reference"), "reference", seed=1234) as out:
         out.json("metrics", rows)
@@ -250,17 +251,24 @@ def write_reference(project: Path, world: World = SHAPES) -> None:
         out.json("skipped", [])
 
 
-def write_factorial(project: Path, arms: list[str], seed: int, round_id: int, world: World = SHAPES) -> None:
-    """The artifact factorial of one seed; a frozen decoder is the original one and has no column."""
-    table: dict[str, Any] = {}
-    for arm in arms:
-        values = {key: evaluation_metrics(arm, seed, round_id, world)[key]["value"] for key in measured(world)}
-        columns = {"original": 0.0, "affine": -0.01, "coevolved": -0.05 * (seed + 1)}
-        table[arm] = {
-            name: {key: {"value": value + shift} for key, value in values.items()} for name, shift in columns.items()
-        }
-    with ArtifactWriter(project / artifact_path("factorial", seed=seed), "factorial", seed=seed) as out:
+def write_factorial(project: Path, arm: str, seed: int, round_id: int, world: World = SHAPES) -> None:
+    """The artifact factorial of one cell; a frozen decoder is the original one and has no column."""
+
+    def row(policy: str, **columns: float) -> dict[str, Any]:
+        values = {key: evaluation_metrics(policy, seed, round_id, world)[key]["value"] for key in measured(world)}
+        return {name: {key: {"value": v + shift} for key, v in values.items()} for name, shift in columns.items()}
+
+    gain = -0.05 * (seed + 1)
+    table = {arm: row(arm, original=0.0, affine=-0.01)}
+    if arm == "coevolved":
+        table[arm] |= row(arm, coevolved=gain)
+        table["frozen"] = row("frozen", coevolved=gain)
+        distances = [key for key, (group, _) in world.described.items() if group == "distance"]
+        table["real"] = {arm: {key: {"value": 0.3} for key in (*distances, "l1")}}
+    path = project / artifact_path("factorial", arm, seed, round_id)
+    with ArtifactWriter(path, "factorial", seed=seed) as out:
         out.json("metrics", table)
+        out.json("skipped", [])
 
 
 def write_project(
@@ -278,6 +286,5 @@ def write_project(
                 write_training(project, arm, seed, round_id, world)
                 path = project / artifact_path("evaluation", arm, seed, round_id)
                 write_evaluation(path, arm, seed, round_id, world)
-    for seed in params.seeds:
-        write_factorial(project, list(params.arms), seed, rounds, world)
+                write_factorial(project, arm, seed, round_id, world)
     return params

@@ -19,7 +19,7 @@ from rank_e.config.profiles import resolve
 from stages.runtime.stage import ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("rollouts", "ranking", "policy", "decoder", "evaluation")
+STAGES = ("rollouts", "ranking", "policy", "decoder", "evaluation", "factorial")
 EVALUATED = {"reference", "baseline", "sft_evaluation", "evaluation", "factorial"}
 
 # Stands in for every stage but `code`: its outs are a hash of the files and params that dvc.yaml lets it read.
@@ -85,7 +85,7 @@ def test_both_profiles_expand_to_the_whole_grid(graphs: dict[str, Repo]) -> None
     for name, seeds, rounds in (("shapes", 3, 3), ("tiny", 1, 2)):
         stages = pipeline(graphs[name])
         cells = 2 * seeds * rounds
-        assert len(stages) == 4 + seeds * rounds + 2 * seeds + 2 * seeds + cells * len(STAGES) + seeds
+        assert len(stages) == 4 + seeds * rounds + 2 * seeds + 2 * seeds + cells * len(STAGES)
         assert set(stages.values()) <= set(graphs[name].index.graph)  # built: no cycle, no two outs in one place
         outs = relative(graphs[name], graphs[name].index.outs)
         for arm in ("frozen", "coevolved"):
@@ -122,7 +122,7 @@ def test_no_command_needs_a_shell_between_dvc_and_the_stage(graphs: dict[str, Re
         ("weights.training", {"ranking", "decoder", *EVALUATED}),
         ("weights.evaluation", EVALUATED),
         ("prompts.per_round", {"prompts"}),
-        ("factorial.round", {"factorial"}),
+        ("factorial.arms", {"factorial"}),
         ("evaluation.bootstrap", EVALUATED),
         ("evaluation.scores", {"code", *EVALUATED}),
         ("backbone.name", set(ARGUMENTS) - {"report"}),
@@ -194,7 +194,7 @@ def test_a_change_runs_again_only_what_depends_on_it(tmp_path: Path) -> None:
     (folder / "assets/shapes").mkdir(parents=True)
     (folder / "assets/shapes/value").write_text("base")
     everything = repro(folder)
-    assert len(everything) == 4 + 2 + 2 + 2 + 4 * len(STAGES) + 1
+    assert len(everything) == 4 + 2 + 2 + 2 + 4 * len(STAGES)
     assert repro(folder) == set()
 
     def edited(*paths: str) -> set[str]:
@@ -214,12 +214,12 @@ def test_a_change_runs_again_only_what_depends_on_it(tmp_path: Path) -> None:
     dump_yaml(folder / "params.yaml", changed)
     first = {"decoder@coevolved-0-round0", "evaluation@coevolved-0-1"}
     second = {f"{name}@coevolved-0-round1" for name in ("ranking", "policy", "decoder")} | {"evaluation@coevolved-0-2"}
-    assert repro(folder) == first | second | {"code", "factorial@0", "report"}
+    assert repro(folder) == first | second | {"code", "factorial@coevolved-0-1", "factorial@coevolved-0-2", "report"}
 
     changed["rounds"].append({"id": 3, "prev": 2})
     changed["evaluated"].append(3)
     changed["factorial"]["round"] = 3
     dump_yaml(folder / "params.yaml", changed)
-    place = {name: "3" if name == "evaluation" else "round2" for name in STAGES}
+    place = {name: "3" if name in EVALUATED else "round2" for name in STAGES}
     third = {f"{name}@{arm}-0-{place[name]}" for arm in ("frozen", "coevolved") for name in STAGES}
-    assert repro(folder) == third | {"prompts@0-round2", "factorial@0", "report"}
+    assert repro(folder) == third | {"prompts@0-round2", "report"}

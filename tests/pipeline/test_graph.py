@@ -73,11 +73,10 @@ def test_the_projects_groups_respect_every_dependency() -> None:
     names = [group.name for group in groups]
     round_1 = [name for name in names if name.endswith(" r1")]
     assert [node.name for node in groups[names.index("coevolved s0 r1")].nodes] == TRAINED
-    assert round_1[6:] == [
-        f"evaluation {name}" for name in round_1[:6]
-    ]  # all of a round's training before its evaluations
+    # all of a round's training before its evaluations, and those before what reads them
+    assert round_1[6:] == [f"{stage} {name}" for stage in ("evaluation", "factorial") for name in round_1[:6]]
     assert names.index(round_1[-1]) < names.index("coevolved s0 r2")
-    assert {"prompts s0 r1 and 2 more", "reference", "baseline", "factorial s0", "report"} <= set(names)
+    assert {"prompts s0 r1 and 2 more", "reference", "baseline", "factorial coevolved s0 r3", "report"} <= set(names)
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,21 @@ def test_everything_runs_and_only_what_should_move_moves(workspace: Path) -> Non
     kept, evolved = (load_file(last[arm] / "decoder" / "ema.safetensors") for arm in ("frozen", "coevolved"))
     assert all(torch.equal(kept[name], decoder[name]) for name in decoder)
     assert all(not torch.equal(evolved[name], decoder[name]) for name in decoder)
-    cells = read_artifact(workspace / "artifacts/factorial/s0", "factorial").json("metrics")
-    assert cells.keys() == last.keys()
-    assert all(row.keys() == {"original", "coevolved", "affine"} for row in cells.values())
-    rows = [cell for row in cells.values() for cell in row.values()]
+    tables = {arm: read_artifact(folder / "factorial", "factorial").json("metrics") for arm, folder in last.items()}
+    assert {arm: {whose: set(row) for whose, row in table.items()} for arm, table in tables.items()} == {
+        "frozen": {"frozen": {"original", "affine"}},
+        "coevolved": {
+            "coevolved": {"original", "affine", "coevolved"},
+            "frozen": {"coevolved"},
+            "real": {"coevolved"},
+        },
+    }
+    cells = tables["coevolved"]
+    forgotten = cells.pop("real")["coevolved"]
+    reconstruction = read_artifact(workspace / "artifacts/reference", "reference").json("metrics")["reconstruction"]
+    assert forgotten.keys() == {"fd", "fd_mid", "fd_patch", "l1"}
+    assert 0 < abs(forgotten["l1"]["value"] - reconstruction["l1"]["value"]) < 0.05
+    rows = [cell for table in tables.values() for row in table.values() for cell in row.values()]
     assert all(cell.keys() == rows[0].keys() and cell["fd"].keys() == {"value"} for cell in rows)
     found = read_artifact(last["coevolved"] / "evaluation", "evaluation").json("metrics")
     own, original = (cells["coevolved"][name]["fd_patch"]["value"] for name in ("coevolved", "original"))

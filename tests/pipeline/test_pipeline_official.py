@@ -83,8 +83,8 @@ def same(found: Tensors, expected: Tensors) -> bool:
 def check_run(folder: Path, backbone: Backbone) -> None:
     """What holds whatever the backbone: whole artifacts, what moved and what did not, finite numbers."""
     manifests = sorted((folder / "artifacts").rglob(MANIFEST))
-    # reference, baseline, factorial; supervised start and its evaluation; prompts; arms
-    assert len(manifests) == 3 + 2 + 2 + 2 * (3 + 2 * len(CELLS))
+    # reference, baseline; supervised start and its evaluation; prompts; arms
+    assert len(manifests) == 2 + 2 + 2 + 2 * (3 + 2 * len(CELLS))
     assert (folder / "report" / "index.html").stat().st_size > 10_000
     for path in manifests:
         read_artifact(path.parent, json.loads(path.read_text())["kind"]).verify()
@@ -156,9 +156,13 @@ def test_llamagen_runs_and_only_what_should_move_moves(llamagen: Path) -> None:
     frozen = metrics(cell(llamagen, "frozen", "evaluation"))
     own, original = by_name(frozen), by_name(frozen["original"])
     assert all(original[name]["value"] == own[name]["value"] for name in names)
-    table = metrics(llamagen / "artifacts/factorial/s0")
-    assert table.keys() == set(ARMS)
-    assert all(row.keys() == {"original", "coevolved", "affine"} for row in table.values())
+    table = metrics(cell(llamagen, "coevolved", "factorial"))
+    assert {whose: set(row) for whose, row in table.items()} == {
+        "coevolved": {"original", "affine", "coevolved"},
+        "frozen": {"coevolved"},
+        "real": {"coevolved"},
+    }
+    assert table.pop("real")["coevolved"].keys() == {"fid", "fd_clip", "l1"}
     assert all(entry.keys() == {"fid", "fd_clip", "clip", "reward"} for row in table.values() for entry in row.values())
 
 

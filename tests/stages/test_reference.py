@@ -5,8 +5,10 @@ from pathlib import Path
 
 import torch
 
+from rank_e.config import load
 from rank_e.data.dataset import Originals
-from stages.reference import ReferenceImages
+from stages.real_images import RealImages
+from stages.runtime.stage import make_stage
 
 
 class Damaged:
@@ -24,15 +26,15 @@ class Damaged:
 
 
 def test_a_resumed_stage_still_names_what_it_skipped_before(tmp_path: Path) -> None:
-    path = tmp_path / "state" / "skipped.json"
-    whole = ReferenceImages(Damaged(), tmp_path / "other.json")  # type: ignore[arg-type]
+    stage, path = make_stage("reference", load()), tmp_path / "state" / "skipped.json"
+    whole = RealImages(stage, Damaged(), ["a"], tmp_path / "other.json")  # type: ignore[arg-type]
     for start in (0, 3):
-        whole(start, start + 3, ["a"], 0)
-    first = ReferenceImages(Damaged(), path)  # type: ignore[arg-type]
-    first(0, 3, ["a"], 0)
+        whole.originals(start, start + 3)
+    first = RealImages(stage, Damaged(), ["a"], path)  # type: ignore[arg-type]
+    first.originals(0, 3)
     assert [row["name"] for row in json.loads(path.read_text())] == ["1.jpg"]
-    resumed = ReferenceImages(Damaged(), path)  # type: ignore[arg-type]
-    resumed(3, 6, ["a"], 0)
+    resumed = RealImages(stage, Damaged(), ["a"], path)  # type: ignore[arg-type]
+    resumed.originals(3, 6)
     assert [row["name"] for row in resumed.skipped] == ["1.jpg", "4.jpg"]
-    resumed(0, 3, ["a"], 0)  # read again: told once
+    resumed.originals(0, 3)  # read again: told once
     assert resumed.skipped == whole.skipped

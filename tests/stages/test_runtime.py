@@ -58,7 +58,7 @@ def test_a_stage_knows_its_cell(project: Path) -> None:
     assert stage.path("baseline") == Path("artifacts/base/evaluation")
     assert stage.path("sft") == Path("artifacts/sft/s1/policy")
     assert stage.path("sft_evaluation") == Path("artifacts/sft/s1/evaluation")
-    assert stage.path("factorial") == Path("artifacts/factorial/s1")
+    assert stage.path("factorial") == Path("artifacts/frozen/s1/r2/factorial")
     assert (stage.key, stage.title) == ("policy-frozen-s1-r2", "policy frozen s1 r2")
     assert stage.arm_params.decoder.train is False
     assert make_stage("reference", load()).seed == load().evaluation.seed
@@ -84,7 +84,7 @@ def test_each_stage_takes_its_own_arguments(capsys: pytest.CaptureFixture[str]) 
         given = [word for key in wanted for word in (f"--{key}", "1")]
         assert set(parse_arguments(name, given)) == set(wanted)
     with pytest.raises(SystemExit):
-        parse_arguments("factorial", ["--seed", "0", "--round", "1"])
+        parse_arguments("prompts", ["--seed", "0", "--round", "1", "--arm", "frozen"])
     with pytest.raises(SystemExit):
         parse_arguments("policy", ["--arm", "frozen", "--seed", "0"])
     assert "--round" in capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_a_verdict_needs_the_interval_and_the_direction(
 def test_results_pair_arms_by_seed_and_rows_by_policy(project: tuple[Path, Params]) -> None:
     folder, params = project
     results = load_results(params, folder)
-    assert (results.pair, results.last, results.missing) == (("coevolved", "frozen"), 2, [])
+    assert (results.pairs, results.last, results.missing) == ([("coevolved", "frozen")], 2, [])
     found = {item.metric.key: item for item in between(results, "coevolved", "frozen", 2)}
     assert set(found) == set(SHAPES.levels)
     for seed in params.seeds:
@@ -95,10 +95,19 @@ def test_results_pair_arms_by_seed_and_rows_by_policy(project: tuple[Path, Param
         ("coevolved", "original"),
         ("coevolved", "affine"),
         ("coevolved", "coevolved"),
+        ("real", "original"),
+        ("real", "coevolved"),
     ]
     assert factorial_rows(results) == order
     effect = {item.metric.key: item for item in of_decoder(results, "frozen", "coevolved")}
     assert effect["fd"].values == pytest.approx({0: -0.05, 1: -0.10, 2: -0.15})
+    forgotten = {item.metric.key: item for item in of_decoder(results, "real", "coevolved")}
+    distance = results.reference["reconstruction"]["fd"]["value"]
+    assert forgotten.keys() == {"fd", "fd_mid", "fd_patch", "l1"}
+    assert forgotten["fd"].values == pytest.approx(dict.fromkeys(params.seeds, 0.3 - distance))
+    assert forgotten["l1"].values == pytest.approx(dict.fromkeys(params.seeds, 0.29))
+    earlier = {item.metric.key: item for item in of_decoder(results, "frozen", "coevolved", 1)}
+    assert earlier["fd"].values == pytest.approx(effect["fd"].values) and earlier["fd"].name == effect["fd"].name
 
 
 def test_a_supervised_start_is_round_0_and_is_compared_with(tmp_path: Path) -> None:
@@ -222,7 +231,7 @@ def test_the_same_artifacts_give_the_same_bytes(project: tuple[Path, Params]) ->
     second = {path.name: path.read_bytes() for path in write_report(params, folder).parent.iterdir()}
     assert first == second and set(first) == {"index.html", "results.json", "pareto.svg", "images.png"}
     numbers = json.loads(first["results.json"])
-    assert numbers["paired"]["fd"]["n"] == 3 and numbers["paired"]["fd"]["better"] == "lower"
+    assert numbers["paired"]["coevolved - frozen"]["fd"]["n"] == 3 and numbers["paired"]["coevolved - frozen"]["fd"]["better"] == "lower"
 
 
 def test_prompts_cannot_break_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
