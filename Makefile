@@ -1,10 +1,12 @@
 # `make demo` and `make test` set everything up by themselves: they need python3.11 (or newer) and make.
 PYTHON ?= python3.11
+JOBS ?= 2
+ARMS ?=
 BIN := .venv/bin
 STAMP := .venv/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo tiny test lint base clean
+.PHONY: install demo tiny claim claim-ablations test lint base clean
 
 install: $(STAMP)
 
@@ -24,6 +26,18 @@ demo: install
 tiny: install
 	$(BIN)/rank-e profile tiny
 	$(BIN)/rank-e run
+
+# What README says of the embedded world: five seeds, hours on two cores; stop it and start it again as you like.
+claim: install
+	$(BIN)/rank-e profile claim
+	$(BIN)/rank-e run --jobs $(JOBS)
+	$(BIN)/rank-e claim
+
+# What each part of the method is worth. All arms need a GPU: `make claim-ablations ARMS=-gpu JOBS=8`.
+claim-ablations: install
+	$(BIN)/rank-e profile claim-ablations$(ARMS)
+	$(BIN)/rank-e run --jobs $(JOBS)
+	$(BIN)/rank-e claim --name ablations
 
 test: install
 	$(BIN)/python -m pytest -q

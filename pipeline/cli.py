@@ -39,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
     track.add_argument("--follow", action="store_true", help="go on until SIGTERM or Ctrl-C")
     track.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="time between copies (10)")
     add("report", do_report, "write report/index.html from the artifacts")
+    claim = add("claim", do_claim, "write the run's numbers with intervals and p-values, and figures, to a folder")
+    claim.add_argument("--to", type=Path, default=Path("docs/results"), metavar="FOLDER", help="(docs/results)")
+    claim.add_argument("--name", default="claim", help="of the JSON file and of the figures (claim)")
     profile = add("profile", do_profile, "write the whole of profiles/NAME.yaml to params.yaml for the next run")
     profile.add_argument("name")
     convert = add("convert", do_convert, "turn official checkpoints into a base folder of safetensors, once")
@@ -93,12 +96,25 @@ def do_run(arguments: argparse.Namespace) -> None:
     finally:
         if tracker is not None:
             stop_tracker(tracker)
-    do_compare(arguments)
-    print("\nWhere to look next:")
-    print("  report/index.html    the page: every seed, the images, the way through the rounds")
+    print_ending()
+    print("Where to look next:")
+    print("  report/index.html   the page: every seed, the images, the way through the rounds")
+    print("  rank-e compare      every difference with its interval and every seed")
     if tracker is not None:
-        print("  mlflow ui --backend-store-uri sqlite:///mlflow.db    the curves of every step")
-    print("  rank-e compare       these tables again; dvc repro finds nothing left to do")
+        print("  mlflow ui --backend-store-uri sqlite:///mlflow.db   the curves of every step")
+
+
+def print_ending() -> None:
+    """One table of what changed; what of it is settled, the shipped claim says."""
+    from rank_e.config import load
+    from stages.report.claim import read_claim
+    from stages.report.data import load_results
+    from stages.report.ending import closing, ending
+
+    params = load()
+    claim = read_claim(Path(), params)
+    print(ending(load_results(params, Path(), partial=True), claim))
+    print(closing(claim))
 
 
 def start_tracker() -> subprocess.Popen[bytes]:
@@ -178,6 +194,14 @@ def do_report(_: argparse.Namespace) -> None:
     from stages.report.writing import write_report
 
     print(write_report(load(), Path()))
+
+
+def do_claim(arguments: argparse.Namespace) -> None:
+    """Write the claim of the finished run in this folder."""
+    from pipeline.claim import write_claim
+    from rank_e.config import load
+
+    print(write_claim(load(), Path(), arguments.to, arguments.name))
 
 
 def do_profile(arguments: argparse.Namespace) -> None:

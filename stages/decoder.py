@@ -1,6 +1,7 @@
 """Stage decoder: one round of Rank-GAN on the ranked rollouts; the policy stays as it is.
 
-An arm with `decoder.train: false` hands on the very bytes it was given: the change stops there.
+An arm with `decoder.train: false`, or before `decoder.first_round`, hands on the very bytes it was given: the change
+stops there.
 """
 
 from pathlib import Path
@@ -26,7 +27,8 @@ def run(stage: Stage) -> None:
     empty log and no metrics.
     """
     previous = read_artifact(stage.path("decoder", round=stage.round - 1), "decoder")
-    if stage.arm_params.decoder.train:
+    settings = stage.arm_params.decoder
+    if settings.train and stage.round >= settings.first_round:
         train_decoder(stage, previous)
         return
     tensors = {file: previous.tensors(file) for file in ("online", "ema")}

@@ -134,13 +134,16 @@ class PolicyParams(Section):
 
 
 class DecoderParams(Section):
-    """The decoder update (RankE, arXiv 2605.21195, stage 2); `train: false` hands the decoder on as it is.
+    """The decoder update (RankE, arXiv 2605.21195, stage 2).
+
+    `train: false` hands the decoder on as it is, and so do the rounds before first_round.
 
     How strongly the alignment terms pull is said in the words of adversarial_rule: by lambda_gan and lambda_reward
     under "adaptive", by adversarial_ratio alone and reward_ratio under "gradient_norm". The other rule's may be null.
     """
 
     train: bool
+    first_round: Count
     steps: Count
     rollouts_per_step: Count
     reals_per_step: Count

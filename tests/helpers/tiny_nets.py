@@ -47,6 +47,7 @@ def policy_params(**changes: object) -> PolicyParams:
 def decoder_params(**changes: object) -> DecoderParams:
     values: dict[str, object] = {
         "train": True,
+        "first_round": 1,
         "steps": 2,
         "rollouts_per_step": 6,
         "reals_per_step": 4,
