@@ -45,7 +45,7 @@ class Difference:
         if self.low is None or self.high is None:
             return "one seed"
         if self.low <= 0 <= self.high:
-            return "not settled"
+            return "open"
         improved = self.metric.improves(self.mean)
         return "differs" if improved is None else "better" if improved else "worse"
 

@@ -1,7 +1,7 @@
 """The page: one HTML file that needs nothing else, neither a network nor a script.
 
 It shows every seed whichever way it falls, says for each number which way is better, and calls a difference
-settled only when its interval leaves zero out.
+better or worse only when its interval over the seeds of this run leaves zero out.
 """
 
 from collections.abc import Sequence
@@ -117,8 +117,8 @@ def compared(results: Results, first: str, second: str) -> str:
     lead = (
         f"{name_key(first)} minus {name_key(second)} after round {results.last}, paired by seed (the two "
         "share prompts, sampling seeds and the base). Dots are seeds, the diamond is their mean, the bar its "
-        "95 % t-interval over seeds. <b>“Not settled” means that the interval contains zero.</b> The metrics "
-        "are read side by side: among so many, one that settles by luck alone is not rare."
+        "95 % t-interval over seeds. <b>“Open” means that the interval contains zero.</b> The metrics "
+        "are read side by side: among so many, one that leaves zero out by luck alone is not rare."
     )
     if len(results.seeds) < 2:
         lead += " This run has one seed: it cannot tell the arms apart."

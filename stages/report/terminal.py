@@ -98,6 +98,6 @@ def print_results(results: Results, console: Console) -> None:
                 items = of_decoder(results, policy, decoder)
                 title = f"{drawn_by(decoder)} − original decoder, on {policy} tokens (seeds: {len(results.seeds)})"
                 console.print(differences_table(title, items))
-    console.print("[bright_black]“not settled”: the 95 % t-interval over seeds contains zero[/]")
+    console.print("[bright_black]“open”: the 95 % t-interval over the seeds of this run contains zero[/]")
     if results.missing:
         console.print(f"[yellow]{len(results.missing)} artifacts are not written yet, first: {results.missing[0]}[/]")

@@ -65,7 +65,7 @@ def test_compare_prints_every_seed_and_the_number_of_seeds(project: Path, capsys
         "frozen s1",
         "FD ↓",
         "higher is better",
-        "not settled",
+        "open",
     ):
         assert expected in words
 

@@ -67,9 +67,9 @@ def test_pairs_need_both_sides_and_one_seed_has_no_interval() -> None:
         (LOWER, {0: -1.0, 1: -1.1, 2: -0.9}, "better", 3),
         (LOWER, {0: 1.0, 1: 1.1, 2: 0.9}, "worse", 0),
         (HIGHER, {0: -1.0, 1: -1.1, 2: -0.9}, "worse", 0),
-        (HIGHER, {0: 1.0, 1: -0.9, 2: 1.1}, "not settled", 2),
+        (HIGHER, {0: 1.0, 1: -0.9, 2: 1.1}, "open", 2),
         (NEARER, {0: 1.0, 1: 1.1, 2: 0.9}, "differs", 0),
-        (SHARE, {0: 0.0, 1: 0.0, 2: 0.0}, "not settled", 0),
+        (SHARE, {0: 0.0, 1: 0.0, 2: 0.0}, "open", 0),
     ],
 )
 def test_a_verdict_needs_the_interval_and_the_direction(
