@@ -13,6 +13,7 @@ from rank_e.evaluation.affine import AffineHalves
 from rank_e.evaluation.evaluator import decode
 from rank_e.evaluation.prompt_sets import held_out_set
 from rank_e.evaluation.reference import load_references
+from rank_e.evaluation.summary import without_categories
 from rank_e.seeds import seed_for
 from stages.evaluation import evaluator_of
 from stages.runtime.artifacts import ArtifactWriter, read_artifact
@@ -35,14 +36,16 @@ def run(stage: Stage) -> None:
     state = stage.state(*paths.values())
     dataset = open_dataset(params.data.held_out, backbone.image_size, "data.held_out")
     held_out = held_out_set(params, dataset, stage.device)
-    evaluator = evaluator_of(stage, held_out, load_references(inputs["reference"].path, held_out.suite.features))
+    suite = held_out.suite
+    references = load_references(inputs["reference"].path, suite.features, suite.matched_distances)
+    evaluator = evaluator_of(stage, held_out, references)
     prompts = held_out.prompts[: params.evaluation.real_images]
     real = dataset.real_images(prompts, seed_for(stage.seed, "factorial", "reals"))
     tokenizers = {name: backbone.tokenizer(weights) for name, weights in decoders.items()}
-    original, names = tokenizers["original"], (*held_out.suite.features, *held_out.suite.scores)
+    original, names = tokenizers["original"], [row["key"] for row in held_out.described]
 
     def values(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
-        return {name: {"value": metrics[name]["value"]} for name in names}
+        return without_categories({name: metrics[name] for name in names if name in metrics})
 
     table: dict[str, dict[str, Any]] = {}
     for arm in params.factorial.arms:
