@@ -13,6 +13,7 @@ from rank_e.config import Params
 from rank_e.evaluation.student import mean_interval
 from rank_e.evaluation.summary import Nested
 from stages.report.metrics import Column, columns_of
+from stages.report.sizes import check_sizes
 from stages.runtime.artifacts import read_artifact
 from stages.runtime.stage import artifact_path
 
@@ -191,7 +192,7 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
     """Read the metrics of every cell of the run in the folder `project`.
 
     With `partial`, artifacts that do not exist yet are listed in `missing` (for a run in progress);
-    otherwise the first one raises ArtifactError, which names it.
+    otherwise the first one raises ArtifactError, which names it. SizeError if distances are of different sizes.
     """
     # The factorial's first arm is the control, its second the treatment; a single arm leaves nothing to pair.
     compared = params.factorial.arms
@@ -199,6 +200,7 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
     rounds = [item.id for item in params.rounds]
     arms, seeds, supervised = list(params.arms), list(params.seeds), params.sft.train
     results = Results(params.backbone.name, (), arms, seeds, rounds, pair, supervised)
+    compared_metrics: dict[str, dict[str, Any]] = {}
 
     def metrics(path: Path, kind: str) -> dict[str, Any]:
         if partial and not (project / path).exists():
@@ -207,7 +209,10 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
         artifact = read_artifact(project / path, kind)
         if kind == "evaluation" and not results.metrics:  # all evaluations of a run have the same
             results.metrics = columns_of(artifact.json("descriptions"))
-        return artifact.json("metrics")
+        found = artifact.json("metrics")
+        if kind in ("evaluation", "factorial"):
+            compared_metrics[str(path)] = found
+        return found
 
     results.reference = metrics(artifact_path("reference"), "reference")
     results.base = metrics(artifact_path("baseline"), "evaluation")
@@ -226,5 +231,6 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
         table = metrics(artifact_path("factorial", seed=seed), "factorial")
         if table:
             results.factorial[seed] = table
+    check_sizes(compared_metrics, [metric.key for metric in results.metrics if metric.group == "distance"])
     results.metrics = tuple(metric.scaled_like(value_of(results.base, metric.key)) for metric in results.metrics)
     return results
