@@ -17,6 +17,7 @@ from rank_e.evaluation.affine import AffineHalves
 from rank_e.evaluation.evaluator import Correction, decode
 from rank_e.evaluation.prompt_sets import held_out_set
 from rank_e.evaluation.reference import load_references
+from rank_e.evaluation.summary import without_categories
 from rank_e.seeds import seed_for
 from stages.evaluation import evaluator_of
 from stages.real_images import RealImages, evaluate_reconstructions, real_evaluator
@@ -45,15 +46,15 @@ def run(stage: Stage) -> None:
     state = stage.state(*paths.values())
     dataset = open_dataset(params.data.held_out, backbone.image_size, "data.held_out")
     held_out = held_out_set(params, dataset, stage.device)
-    references = load_references(inputs["reference"].path, held_out.suite.features)
+    suite = held_out.suite
+    references = load_references(inputs["reference"].path, suite.features, suite.matched_distances)
     evaluator = evaluator_of(stage, held_out, references)
     base, decoder = backbone.decoder_weights(), inputs["decoder"].tensors("ema")
     changed = any(not torch.equal(base[name], decoder[name]) for name in base)  # a frozen arm's is the original one
-    original = backbone.tokenizer(base)
-    names = (*held_out.suite.features, *held_out.suite.scores)
+    original, names = backbone.tokenizer(base), [row["key"] for row in held_out.described]
 
     def values(metrics: dict[str, Any]) -> dict[str, Any]:
-        return {name: {"value": metrics[name]["value"]} for name in names}
+        return without_categories({name: metrics[name] for name in names if name in metrics})
 
     def through(tokenizer: TokenizerModel, tokens: Tensor, name: str, correct: Correction | None = None) -> Any:
         folder = state.folder / f"{held_out.name}-{name}"

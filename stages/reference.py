@@ -4,13 +4,16 @@ In the embedded world the real set has exactly the evaluation's prompt mix: anot
 of Frechet distance.
 """
 
+from dataclasses import replace
+
 import pandas as pd
 import torch
 
 from rank_e.data.opening import open_dataset
 from rank_e.evaluation.base import digest
+from rank_e.evaluation.captions import CaptionSums, save_captions
 from rank_e.evaluation.prompt_sets import held_out_set
-from rank_e.evaluation.reference import Statistics
+from rank_e.evaluation.reference import MATCHED, Statistics
 from rank_e.evaluation.resize import squares
 from rank_e.evaluation.stream import ImageBatch, ImageStream, evaluate_stream
 from rank_e.evaluation.tokens import token_histogram
@@ -23,6 +26,7 @@ from stages.runtime.stage import Stage, main
 @torch.no_grad()
 def run(stage: Stage) -> None:
     """One file of moments a distance, tokens.safetensors (the real histogram), metrics.json, images, prompts.parquet.
+    For matched distances one more file holds the sums of each caption's images.
 
     metrics: {"real": {metric: ...}, "reconstruction": {...}}, what a perfect generator and a perfect policy would score
     at evaluation.real_images images.
@@ -46,6 +50,10 @@ def run(stage: Stage) -> None:
     )
     data = digest([stage.params.data.held_out.model_dump(), images.seed, params.reference_images])
     references = {name: Statistics.of(stream, name, data) for name in features}
+    if (matched := params.matched) is not None:
+        for name in matched.distances:
+            sums = CaptionSums.of(stream, name, held_out.prompts, matched.least)
+            references[name] = replace(references[name], captions=sums)
 
     shown = min(params.images, params.real_images)
     _, captions = images.fresh(0, shown, size)
@@ -61,6 +69,8 @@ def run(stage: Stage) -> None:
     with ArtifactWriter(stage.path("reference"), "reference", seed=params.seed, inputs={}) as out:
         for name, statistics in references.items():
             statistics.save(out.file(f"{name}.safetensors"))
+        if by_caption := {name: item.captions for name, item in references.items() if item.captions is not None}:
+            save_captions(out.file(MATCHED), by_caption)
         out.tensors("tokens", {"histogram": stream.total("tokens")})
         out.json("metrics", metrics)
         shows = {

@@ -4,6 +4,7 @@ each supervised start are runs of their own.
 Training never talks to MLflow: a process of its own reads what the stages wrote, so a slow or dead server
 costs nothing but curves. Every run is found by the tag `rank_e.round_key`; each stage that was copied is
 tagged with the sha256 of its manifest. Equal: nothing is written. Different: the arm's runs are deleted and
+written anew. An evaluation whose distances are of other numbers of images than the base's is left out until it is
 written anew. While a stage works, its step metrics come from .rank-e/events; points carry a timestamp made
 from the step, so the same point copied again from the finished log is the same row and not a second one.
 """
@@ -21,6 +22,7 @@ from pipeline.tracking.store import LIVE, SHA, Store, default_uri, hashes, refus
 from rank_e.config import Params
 from rank_e.errors import RankEError
 from stages.report.images import sheet
+from stages.report.sizes import Size, sizes
 from stages.runtime.artifacts import MANIFEST, Artifact, manifest_sha256, read_artifact
 from stages.runtime.stage import artifact_path
 
@@ -76,6 +78,11 @@ class Tracker:
             return
         sha, settings = manifest_sha256(path), {"backbone": self.params.backbone.name, **settings}
         run = self.store.find(key)
+        if not self._comparable(path):
+            if run is not None:
+                self.store.delete([run])
+                tally.replaced.append(f"{key} (of other numbers of images than the base's)")
+            return
         if run is None:
             tally.created.append(key)
         elif hashes(run) == {"evaluation": sha} and not _differs(run, settings):
@@ -154,7 +161,16 @@ class Tracker:
     def _written(self, arm: str, seed: int, round_id: int) -> dict[str, str]:
         """The manifest's sha256 of each stage of a round that is there."""
         paths = {stage: self.project / artifact_path(stage, arm, seed, round_id) for stage in STAGES}
-        return {stage: manifest_sha256(path) for stage, path in paths.items() if (path / MANIFEST).is_file()}
+        found = {stage: manifest_sha256(path) for stage, path in paths.items() if (path / MANIFEST).is_file()}
+        if "evaluation" in found and not self._comparable(paths["evaluation"]):
+            del found["evaluation"]
+        return found
+
+    def _comparable(self, path: Path) -> bool:
+        """Whether an evaluation's distances are of as many images as the base's, where that is there."""
+        base = self.project / artifact_path("baseline")
+        known = _sizes(base) if (base / MANIFEST).is_file() else {}
+        return all(known.get(key, size) == size for key, size in _sizes(path).items())
 
     def _events(self, arm: str, seed: int, round_id: int) -> dict[str, Path]:
         """The event logs of a round, by stage."""
@@ -177,6 +193,9 @@ class Tracker:
             round_id = int(name.rpartition("/r")[2])
             for stage, sha in hashes(run).items():
                 now = rounds.get(round_id, {}).get(stage)
+                path = self.project / artifact_path(stage, *_cell(name))
+                if now is None and stage == "evaluation" and (path / MANIFEST).is_file():
+                    return f"evaluation of round {round_id} is of other numbers of images than the base's"
                 if now is not None and now != sha:
                     return f"another {stage} in round {round_id}"
                 if now is None and self._events(*_cell(name)).get(stage):
@@ -229,6 +248,12 @@ def _cell(key: str) -> tuple[str, int, int]:
     """(arm, seed, round) of a round's key."""
     arm, seed, round_id = key.rsplit("/", 2)
     return arm, int(seed[1:]), int(round_id[1:])
+
+
+def _sizes(path: Path) -> dict[str, Size]:
+    """Of how many images each distance of an evaluation is."""
+    found = sizes(read_artifact(path, "evaluation").json("metrics"))
+    return {key: size for key, size in found if size is not None}
 
 
 def _differs(run: Run, settings: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rank_e.config.kinds import DistanceParams, ScoreParams
+from rank_e.config.messages import show
 from rank_e.config.types import ArmName, Count, CountOrZero, MetricName, Positive, Rate, Section, Seed, Text
 
 
@@ -44,6 +45,17 @@ class GenEvalBenchmark(Section):
     model: Text
 
 
+class MatchedParams(Section):
+    """`distances` once more, of the images alone whose `score` is 1, every caption weighing as much as in the prompts.
+
+    A caption with fewer than `least` such images is left out, on the real side too.
+    """
+
+    score: MetricName
+    distances: Annotated[list[MetricName], Field(min_length=1)]
+    least: Annotated[int, Field(ge=2, le=1_000_000)]
+
+
 RESERVED_METRICS = ("images", "original", "affine", "reward", "token_kl", "token_entropy", "value", "low", "high")
 """Names that mean something else in an evaluation's or the factorial's metrics."""
 Benchmark = Annotated[PromptsBenchmark | HPSv2Benchmark | GenEvalBenchmark, Field(discriminator="kind")]
@@ -53,7 +65,8 @@ class EvaluationParams(Section):
     """What is measured, on held-out prompts: Frechet distances to real images, scores, benchmarks, tokens.
 
     reference_images make the real statistics; real_images others are evaluated as the rows "real" and
-    "reconstruction"; bootstrap resamples make the intervals (0: none).
+    "reconstruction"; bootstrap resamples make the intervals (0: none). `diversity` names the distance in whose features
+    images of one prompt are compared with each other.
     """
 
     prompts: Count
@@ -69,7 +82,9 @@ class EvaluationParams(Section):
     bootstrap: CountOrZero
     images: Count
     distances: dict[MetricName, DistanceParams]
+    matched: MatchedParams | None
     scores: dict[MetricName, ScoreParams]
+    diversity: MetricName | None
     benchmarks: dict[MetricName, Benchmark]
 
 
@@ -83,10 +98,28 @@ class FactorialParams(Section):
     round: Count
 
 
+def unknown_names(params: EvaluationParams) -> list[str]:
+    """A line for each name in `matched` and `diversity` that is none of the distances or scores, or stands twice."""
+    distances, scores, matched = list(params.distances), list(params.scores), params.matched
+    named = [("diversity", params.diversity, "distances", distances)] if params.diversity else []
+    if matched is not None:
+        named.append(("matched.score", matched.score, "scores", scores))
+        for index, name in enumerate(matched.distances):
+            others = [other for other in distances if other not in matched.distances[:index]]
+            named.append((f"matched.distances.{index}", name, "distances", others))
+    return [
+        f"evaluation.{key} = {show(name)}: must be one of evaluation.{group}, once: {', '.join(known) or 'none left'}"
+        for key, name, group, known in named
+        if name not in known
+    ]
+
+
 def taken_names(params: EvaluationParams) -> list[str]:
     """A line for each metric whose name is another one's, an interval's end of one, or has another meaning."""
     named = [(f"distances.{name}", name) for name in params.distances]
     named += [(f"scores.{name}", name) for name in params.scores]
+    named += [("matched", f"{name}_matched") for name in (params.matched.distances if params.matched else ())]
+    named += [("diversity", "diversity")] if params.diversity else []
     for name, benchmark in params.benchmarks.items():
         keys = [f"{name}_{score}" for score in benchmark.scores] if benchmark.kind == "prompts" else [name]
         named += [(f"benchmarks.{name}", key) for key in keys]

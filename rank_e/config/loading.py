@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from rank_e.config.data import DataParams
-from rank_e.config.evaluation import EvaluationParams, FactorialParams, taken_names
+from rank_e.config.evaluation import EvaluationParams, FactorialParams, taken_names, unknown_names
 from rank_e.config.messages import line, show
 from rank_e.config.renames import renamed
 from rank_e.config.schema import (
@@ -201,4 +201,4 @@ def _cross_problems(params: Params) -> list[str]:
     for index, name in enumerate(factorial.arms):
         require(name in params.arms, f"factorial.arms.{index}", name, f"one of {', '.join(params.arms)}")
     require(factorial.round == last, "factorial.round", factorial.round, f"the last round, {last}")
-    return found + taken_names(evaluation)
+    return found + unknown_names(evaluation) + taken_names(evaluation)

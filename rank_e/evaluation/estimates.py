@@ -53,6 +53,13 @@ class ShardSums:
         """One pass over features `name` ([n, D] or [n, P, D]); EvaluationError for fewer than two images a shard."""
         if shards < 1 or stream.done < 2 * shards:
             raise EvaluationError(f"{name}: {stream.done} images for {shards} shards; give two a shard at least")
+        return cls.placed(stream, name, torch.arange(stream.done) % shards, shards, device)
+
+    @classmethod
+    def placed(
+        cls, stream: ImageStream, name: str, shard_of: Tensor, shards: int, device: torch.device | None = None
+    ) -> ShardSums:
+        """One pass over features `name` where image i belongs to shard `shard_of[i]`, int64 [N]; to none below zero."""
         made: ShardSums | None = None
         for start, part in stream.feature_rows(name):
             rows = part.to(device or torch.device("cpu"), torch.float64).flatten(0, -2)
@@ -63,8 +70,8 @@ class ShardSums:
                     rows.mean(0), rows.new_zeros(shards), rows.new_zeros(shards, dim), rows.new_zeros(shards, dim, dim)
                 )
             rows = rows - made.centre
-            place = (start + torch.arange(len(rows), device=rows.device) // places) % shards
-            for shard in place.unique().tolist():
+            place = shard_of[start : start + len(part)].to(rows.device).repeat_interleave(places)
+            for shard in place[place >= 0].unique().tolist():
                 own = rows[place == shard]
                 made.counts[shard] += len(own)
                 made.sums[shard] += own.sum(0)

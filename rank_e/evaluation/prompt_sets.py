@@ -72,7 +72,15 @@ class PromptSet:
         self, stream: ImageStream, references: References, *, seed: int, resamples: int, device: torch.device
     ) -> Nested:
         """Every metric of the finished stream; with intervals where `resamples` > 0."""
-        return summarise(stream, references, seed=seed, resamples=resamples, device=device)
+        return summarise(
+            stream,
+            references,
+            seed=seed,
+            resamples=resamples,
+            device=device,
+            matched=self.suite.matched,
+            diversity=self.suite.diversity,
+        )
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,8 @@ def held_out_set(params: Params, dataset: Dataset, device: torch.device) -> Prom
     pairs = dataset.prompts(section.prompts, seed) * section.samples_per_prompt
     suite = build_suite(section.distances, section.scores, Path(params.weights.evaluation), device)
     reward = reward_score(params.ranking.rewards, Path(params.weights.training), device)
-    suite = replace(suite, scores={**suite.scores, "reward": reward})
+    scores = {**suite.scores, "reward": reward}
+    suite = replace(suite, scores=scores, matched=section.matched, diversity=section.diversity)
     prompts, categories = [prompt for prompt, _ in pairs], [category for _, category in pairs]
     return PromptSet(HELD_OUT, prompts, categories, suite, suite.described())
 

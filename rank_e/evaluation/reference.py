@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,37 +12,44 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rank_e.evaluation.base import EvaluationError, FeatureNetwork
+from rank_e.evaluation.captions import CaptionSums, load_captions
 from rank_e.evaluation.estimates import ShardSums
 from rank_e.evaluation.frechet import Moments
 from rank_e.evaluation.stream import ImageStream
 from rank_e.io.files import replacing
 
+MATCHED = "matched.safetensors"
+"""The file beside them with the real images' sums by caption."""
 _HEADER = "reference"
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """protocol and sha256 (of the weights) of the network, data (a hash of the real images), and their count."""
+    """protocol and sha256 (of the weights) of the network, data (a hash of the real images), their number, and the
+    count of feature rows: that number times the places of an image.
+    """
 
     protocol: str
     sha256: str
     data: str
+    images: int
     count: int
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments of real images' features (float64) and what they are of."""
+    """Moments of real images' features (float64) and what they are of; with `captions` where a distance is matched."""
 
     moments: Moments
     provenance: Provenance
+    captions: CaptionSums | None = None
 
     @classmethod
     def of(cls, stream: ImageStream, name: str, data: str) -> Statistics:
         """From a stream over the real images; `data` is a hash that stands for them (and for their order)."""
         network = stream.features[name]
         moments = ShardSums.of(stream, name, shards=1).moments()
-        return cls(moments, Provenance(network.protocol, network.sha256, data, moments.n))
+        return cls(moments, Provenance(network.protocol, network.sha256, data, stream.done, moments.n))
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all; provenance stands in its header."""
@@ -74,6 +81,13 @@ class Statistics:
         return cls(Moments(tensors["mean"], tensors["cov"], provenance.count), provenance)
 
 
-def load_references(folder: Path, distances: Mapping[str, FeatureNetwork]) -> dict[str, Statistics]:
-    """Each distance's statistics NAME.safetensors; EvaluationError where they are of another network or protocol."""
-    return {name: Statistics.load(folder / f"{name}.safetensors", network) for name, network in distances.items()}
+def load_references(
+    folder: Path, distances: Mapping[str, FeatureNetwork], matched: Collection[str] = ()
+) -> dict[str, Statistics]:
+    """Each distance's statistics NAME.safetensors, those of `matched` ones with what MATCHED holds of them.
+
+    EvaluationError where they are missing, or of another network or protocol.
+    """
+    loaded = {name: Statistics.load(folder / f"{name}.safetensors", network) for name, network in distances.items()}
+    captions = load_captions(folder / MATCHED, matched) if matched else {}
+    return {name: replace(statistics, captions=captions.get(name)) for name, statistics in loaded.items()}

@@ -23,7 +23,7 @@ from rank_e.io.files import replacing
 from rank_e.io.plugins import calling
 
 ROWS, TENSORS, HEADER = "rows.parquet", "tensors.safetensors", "stream.json"
-FIXED = ("index", "category")
+FIXED = ("index", "category", "prompt")
 Values = Mapping[str, Sequence[float] | Sequence[str]]
 
 
@@ -114,7 +114,7 @@ class ImageStream:
         """
         count = len(images)
         categories = [""] * count if categories is None else list(categories)
-        columns: dict[str, list[Any]] = {"category": categories}
+        columns: dict[str, list[Any]] = {"category": categories, "prompt": list(prompts)}
         columns |= {name: list(column) for name, column in (values or {}).items()}
         for name, score in self.scores.items():
             with calling(f"evaluation.scores.{name}", EvaluationError):

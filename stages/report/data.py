@@ -13,6 +13,7 @@ from rank_e.config import Params
 from rank_e.evaluation.student import mean_interval
 from rank_e.evaluation.summary import Nested
 from stages.report.metrics import L1, Column, columns_of
+from stages.report.sizes import check_sizes
 from stages.runtime.artifacts import read_artifact
 from stages.runtime.stage import artifact_path
 
@@ -197,13 +198,15 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
     """Read the metrics of every cell of the run in the folder `project`.
 
     With `partial`, artifacts that do not exist yet are listed in `missing` (for a run in progress);
-    otherwise the first one raises ArtifactError, which names it.
+    otherwise the first one raises ArtifactError, which names it. SizeError if distances are of different sizes.
     """
     control, *others = params.factorial.arms
     pairs = [(arm, control) for arm in others]
     rounds = [item.id for item in params.rounds]
     arms, seeds, supervised = list(params.arms), list(params.seeds), params.sft.train
     results = Results(params.backbone.name, (), arms, seeds, rounds, pairs, supervised)
+    compared: dict[str, dict[str, Any]] = {}
+    reconstructions: dict[str, dict[str, Any]] = {}
 
     def metrics(path: Path, kind: str) -> dict[str, Any]:
         if partial and not (project / path).exists():
@@ -212,7 +215,10 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
         artifact = read_artifact(project / path, kind)
         if kind == "evaluation" and not results.metrics:  # all evaluations of a run have the same
             results.metrics = columns_of(artifact.json("descriptions"))
-        return artifact.json("metrics")
+        found = artifact.json("metrics")
+        if kind in ("evaluation", "factorial"):
+            compared[str(path)] = {key: entry for key, entry in found.items() if key != REAL}
+        return found
 
     results.reference = metrics(artifact_path("reference"), "reference")
     results.base = metrics(artifact_path("baseline"), "evaluation")
@@ -228,11 +234,19 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
             if found:
                 target[cell] = found
     for cell in [(arm, s, r) for arm in params.factorial.arms for s in seeds for r in params.evaluated]:
-        for policy, row in metrics(artifact_path("factorial", *cell), "factorial").items():
+        path = artifact_path("factorial", *cell)
+        for policy, row in metrics(path, "factorial").items():
+            if policy == REAL:
+                reconstructions[str(path)] = row
             table = results.factorial.setdefault(cell[1:], {})
             table[policy] = table.get(policy, {}) | row
     for table in results.factorial.values():
         if REAL in table:  # through the original decoder they are the reference's own reconstructions
             table[REAL] = {"original": results.reference["reconstruction"]} | table[REAL]
+    if reconstructions:
+        reconstructions[str(artifact_path("reference"))] = results.reference["reconstruction"]
+    distances = [metric.key for metric in results.metrics if metric.group == "distance"]
+    for alike in (compared, reconstructions):
+        check_sizes(alike, distances)
     results.metrics = tuple(metric.scaled_like(value_of(results.base, metric.key)) for metric in results.metrics)
     return results

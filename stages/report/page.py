@@ -79,8 +79,8 @@ def training_lines(results: Results) -> list[Line]:
 
 
 def pareto(results: Results, distance: Column) -> str:
-    """The first score against a distance, round by round; the reward is the last of the scores."""
-    score = next(metric for metric in results.metrics if metric.group == "score")
+    """The first score that has a better way against a distance, round by round; the reward is the last of them."""
+    score = next(metric for metric in results.metrics if metric.group == "score" and metric.better != "nearer")
     horizontal, vertical = by_round(results, score), by_round(results, distance)
     lines = [
         Line(a.name, [(dict(a.points)[x], y) for x, y in b.points if x in dict(a.points)], a.strong, a.label)
@@ -159,8 +159,9 @@ def sentence(words: str) -> str:
 
 
 def path_section(results: Results) -> str:
-    """The first score against the first distance and, where there are several, the last; nothing without any."""
-    distances = [metric for metric in results.metrics if metric.group == "distance"]
+    """The first score against the first plain distance and, where there are several, the last; nothing without any."""
+    # Not the matched ones: they leave out what is wrong, and the way through the rounds shows both.
+    distances = [metric for metric in results.metrics if "real" in results.base.get(metric.key, {})]
     if not distances:
         return ""
     shown = [distances[0], *distances[1:][-1:]]

@@ -16,6 +16,7 @@ from stages.report.data import (
 )
 from stages.report.figures import colour
 from stages.report.metrics import Column
+from stages.report.sizes import size_note
 
 
 def escape(words: str) -> str:
@@ -74,7 +75,10 @@ def differences_table(items: Sequence[Difference]) -> str:
 
 
 def levels_table(results: Results) -> str:
-    """The values themselves: base, supervised start and each arm after the last round (mean; every seed below)."""
+    """The values themselves: base, supervised start and each arm after the last round (mean; every seed below).
+
+    Real images and reconstructions stand beside them; a note says where their distances are of another size.
+    """
     trained = [*results.before[1:], *results.arms]
     heads = "".join(f'<th scope="col">{name_key(name)}</th>' for name in [BASE, *trained])
     rows = []
@@ -87,11 +91,12 @@ def levels_table(results: Results) -> str:
         for name in ("real", "reconstruction"):
             cells.append(f"<td>{metric.text(value_of(results.reference.get(name, {}), metric.key))}</td>")
         rows.append(f"<tr>{metric_head(metric)}{''.join(cells)}</tr>")
+    note = size_note(results.base, results.reference)
     return (
         f'<div class="scroll"><table><thead><tr><th scope="col">after round {results.last}</th>{heads}'
         f'<th scope="col">{name_key("real")}</th><th scope="col">{name_key("reconstruction")}</th></tr>'
         "</thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>" + (f"<p><small>{escape(note)}</small></p>" if note else "")
     )
 
 

@@ -18,7 +18,7 @@ from rank_e.evaluation.frechet import Moments, frechet_distance
 from rank_e.evaluation.hpsv2 import STYLES, read_benchmark
 from rank_e.evaluation.reference import Statistics
 from rank_e.evaluation.stream import ImageBatch, ImageStream, evaluate_stream
-from rank_e.evaluation.summary import summarise, without_intervals
+from rank_e.evaluation.summary import summarise, without_categories, without_intervals
 from rank_e.evaluation.tokens import token_histogram
 from rank_e.seeds import generator
 
@@ -194,7 +194,7 @@ def test_totals_and_further_columns_are_kept(tmp_path: Path) -> None:
     assert torch.equal(stream.total("tokens"), token_histogram(tokens, 16))
     names = [name for _, part in stream.rows("name") for name in part["name"]]
     assert names == [f"{i}" for i in range(40)]
-    assert stream.columns() == ["index", "category", "name", "red"]
+    assert stream.columns() == ["index", "category", "prompt", "name", "red"]
     with pytest.raises(EvaluationError, match="no column blue"):
         next(stream.rows("blue"))
     with pytest.raises(EvaluationError, match="totals/blue"):
@@ -294,7 +294,8 @@ def test_reference_is_kept_with_what_it_is_of(tmp_path: Path) -> None:
     reference.save(path)
     network = Moved()
     restored = Statistics.load(path, network)
-    assert restored.provenance == reference.provenance and restored.provenance.count == restored.moments.n == 40
+    assert restored.provenance == reference.provenance and restored.captions is None
+    assert restored.provenance.images == restored.provenance.count == restored.moments.n == 40
     assert torch.equal(restored.moments.cov, reference.moments.cov)
     assert frechet_distance(restored.moments, Moments.of(whole(40)[0])) == pytest.approx(0, abs=1e-9)
     assert [p.name for p in path.parent.iterdir()] == ["fd.safetensors"]
@@ -324,13 +325,18 @@ def test_summary_names_every_metric(tmp_path: Path) -> None:
     assert metrics.keys() == {"fd", "red"} and metrics["red"]["categories"].keys() == set(STYLE)
     for entry in (*metrics.values(), *metrics["red"]["categories"].values()):
         assert entry["low"] <= entry["value"] <= entry["high"]
-    assert metrics["fd"].keys() == {"value", "low", "high"}
+    assert metrics["fd"].keys() == {"value", "low", "high", "images", "real"}
+    assert (metrics["fd"]["images"], metrics["fd"]["real"]) == (60, 60)
     assert metrics["fd"]["value"] == pytest.approx(
         frechet_distance(references["fd"].moments, ShardSums.of(stream, "fd", 1).moments())
     )
     assert summarise(stream, references, seed=0, resamples=20) == metrics
     bare = summarise(stream, references, seed=0, resamples=0)
     assert bare == without_intervals(metrics) and bare["red"].keys() == {"value", "categories"}
+    assert bare["fd"].keys() == {"value", "images", "real"}
+    assert without_categories(metrics) == {
+        name: {k: v for k, v in e.items() if k != "categories"} for name, e in bare.items()
+    }
     with pytest.raises(EvaluationError, match="fd: no reference"):
         summarise(stream, {}, seed=0, resamples=0)
     stream.features["fd"].sha256 = "f" * 64

@@ -55,7 +55,7 @@ def evaluator(batch_size: int = 3, resamples: int = 20, **changes: Any) -> Evalu
     kinds = ["warm" if place % 2 else "cold" for place in range(COUNT)]
     prompt_set = PromptSet("held_out", [f"prompt {i}" for i in range(COUNT)], kinds, suite, suite.described())
     moments = Moments.of(torch.rand(50, 3, generator=generator(0, "real")))
-    references = {"fd": Statistics(moments, Provenance("features", "0" * 64, "data", 50))}
+    references = {"fd": Statistics(moments, Provenance("features", "0" * 64, "data", 50, 50))}
     made = Evaluator(prompt_set, references, batch_size, seed=1, resamples=resamples, device=torch.device("cpu"))
     return replace(made, **changes)
 

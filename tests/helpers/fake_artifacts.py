@@ -20,6 +20,8 @@ from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.stage import artifact_path
 
 SHOWN, TOKENS = 4, 36
+REAL = 6
+"""Images of the reference's rows."""
 PROMPTS = ("a red circle", "two blue squares", "a triangle", "a green circle left of a yellow square")
 
 
@@ -106,6 +108,8 @@ PUBLISHED = World(
         "parti_odd": ("Fine-grained Detail", "Properties (& Positioning)"),
     },
     evaluation={
+        "matched": None,
+        "diversity": None,
         "distances": {"coco": {"kind": "inception", "file": "i"}, "gram": {"kind": "my.metrics:gram"}},
         "scores": {"clip30k": {"kind": "clip_score", "file": "c"}, "sharpness": {"kind": "my.metrics:sharpness"}},
         "benchmarks": {
@@ -159,11 +163,20 @@ def evaluation_metrics(arm: str, seed: int, round_id: int, world: World = SHAPES
             own[key] = {"value": value}
             continue
         levels = {name: value * (1 + 0.05 * index) for index, name in enumerate(world.categories.get(key, ()))}
-        own[key], original[key] = between(value), {"value": value + (0.3 if arm == "coevolved" else 0.0)}
+        size = size_of(key, world)
+        own[key] = between(value) | size
+        original[key] = {"value": value + (0.3 if arm == "coevolved" else 0.0)} | size
         if levels:
             own[key]["categories"] = {name: between(level) for name, level in levels.items()}
             original[key]["categories"] = {name: {"value": level} for name, level in levels.items()}
     return {"images": 2 * SHOWN, **own, "original": original}
+
+
+def size_of(key: str, world: World, images: int = 2 * SHOWN) -> dict[str, int]:
+    """Of how many images a distance is, and to how many real ones (a matched one: captions); nothing for others."""
+    if world.described.get(key, ("",))[0] != "distance":
+        return {}
+    return {"images": images - 1, "captions": 2} if key.endswith("_matched") else {"images": images, "real": 64}
 
 
 def between(value: float) -> dict[str, Any]:
@@ -239,7 +252,7 @@ def write_reference(project: Path, world: World = SHAPES) -> None:
     """The artifact reference; in the embedded world real images are of the very prompts, elsewhere of captions."""
     levels = {key: world.levels[key][0] * (1.05 if key in world.scores else 0.2) for key in measured(world)}
     rows = {
-        name: {key: between(level * share) for key, level in levels.items()}
+        name: {key: between(level * share) | size_of(key, world, REAL) for key, level in levels.items()}
         for name, share in (("real", 1.0), ("reconstruction", 0.95))
     }
     rows["reconstruction"]["l1"] = {"value": 0.01}
@@ -256,7 +269,10 @@ def write_factorial(project: Path, arm: str, seed: int, round_id: int, world: Wo
 
     def row(policy: str, **columns: float) -> dict[str, Any]:
         values = {key: evaluation_metrics(policy, seed, round_id, world)[key]["value"] for key in measured(world)}
-        return {name: {key: {"value": v + shift} for key, v in values.items()} for name, shift in columns.items()}
+        return {
+            name: {key: {"value": value + shift} | size_of(key, world) for key, value in values.items()}
+            for name, shift in columns.items()
+        }
 
     gain = -0.05 * (seed + 1)
     table = {arm: row(arm, original=0.0, affine=-0.01)}
@@ -264,7 +280,7 @@ def write_factorial(project: Path, arm: str, seed: int, round_id: int, world: Wo
         table[arm] |= row(arm, coevolved=gain)
         table["frozen"] = row("frozen", coevolved=gain)
         distances = [key for key, (group, _) in world.described.items() if group == "distance"]
-        table["real"] = {arm: {key: {"value": 0.3} for key in (*distances, "l1")}}
+        table["real"] = {arm: {key: {"value": 0.3} | size_of(key, world, REAL) for key in (*distances, "l1")}}
     path = project / artifact_path("factorial", arm, seed, round_id)
     with ArtifactWriter(path, "factorial", seed=seed) as out:
         out.json("metrics", table)

@@ -29,6 +29,8 @@ COMMON: dict[str, Any] = {
         "real_images": 4,
         "bootstrap": 4,
         "images": 2,
+        "matched": None,
+        "diversity": None,
         "distances": {"fd_clip": {"kind": "clip_features", "file": "evaluator.safetensors", "model": "evaluator.json"}},
         "scores": {"clip": {"kind": "clip_score", "file": "evaluator.safetensors", "model": "evaluator.json"}},
     },

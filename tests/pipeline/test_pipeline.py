@@ -80,7 +80,7 @@ def test_everything_runs_and_only_what_should_move_moves(workspace: Path) -> Non
     assert forgotten.keys() == {"fd", "fd_mid", "fd_patch", "l1"}
     assert 0 < abs(forgotten["l1"]["value"] - reconstruction["l1"]["value"]) < 0.05
     rows = [cell for table in tables.values() for row in table.values() for cell in row.values()]
-    assert all(cell.keys() == rows[0].keys() and cell["fd"].keys() == {"value"} for cell in rows)
+    assert all(cell.keys() == rows[0].keys() and cell["fd"].keys() == {"value", "images", "real"} for cell in rows)
     found = read_artifact(last["coevolved"] / "evaluation", "evaluation").json("metrics")
     own, original = (cells["coevolved"][name]["fd_patch"]["value"] for name in ("coevolved", "original"))
     assert own == found["fd_patch"]["value"] != original == found["original"]["fd_patch"]["value"]

@@ -156,6 +156,28 @@ def test_a_supervised_start_has_a_run_of_its_own(project: tuple[Path, Params]) -
     assert history(folder, runs(folder)["sft/s0"], "fd") == [(0, pytest.approx(expected))]
 
 
+def test_an_evaluation_of_other_numbers_of_images_is_not_shown_beside_the_base(
+    project: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, params = project
+    Tracker(folder, params).sync()
+    assert history(folder, runs(folder)["frozen/s0"], "fd") and "fd_images" not in runs(folder)["base"].data.metrics
+    size = {"images": 4, "real": 64}
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.helpers.fake_artifacts.size_of", lambda key, *_: size if key.startswith("fd") else {})
+        write_evaluation(folder / artifact_path("baseline"), "base", 0, 0)
+        tally = Tracker(folder, params).sync()
+        assert tally.replaced[0] == "base" and len(tally.replaced) == 3
+        assert "is of other numbers of images than the base's" in tally.replaced[1]
+        found = runs(folder)
+        assert "fd" in found["base"].data.metrics
+        assert not any("fd" in found[key].data.metrics for key in ("frozen/s0", "frozen/s0/r1", "coevolved/s0/r2"))
+        assert "policy/loss" in found["frozen/s0/r1"].data.metrics  # what the round trained stays
+        write_evaluation(folder / artifact_path("evaluation", "frozen", 0, 1), "frozen", 0, 1)
+        assert not Tracker(folder, params).sync().replaced
+    assert [step for step, _ in history(folder, runs(folder)["frozen/s0"], "fd")] == [1]
+
+
 def test_a_broken_copy_is_completed_without_doubles(
     project: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,7 +130,7 @@ def test_a_dataset_of_ones_own_is_part_of_the_stages_that_read_data(project: Pat
 
 def test_a_judge_of_ones_own_leaves_the_training_alone(project: Path) -> None:
     watch(project, "mine/rewards.py\n      - mine/filters.py")
-    change(project, evaluation={"scores": {"sharp": {"kind": "mine.rewards:sharp"}}})
+    change(project, evaluation={"scores": {"sharp": {"kind": "mine.rewards:sharp"}}, "matched": None})
     assert users(project, "mine/filters.py") == EVALUATED
     prompts = {"kind": "prompts", "file": "p", "column": None, "category": None, "prompts": 0, "samples_per_prompt": 1}
     benchmark = prompts | {"scores": {"sharp": {"kind": "mine.rewards:sharp"}}}
@@ -150,7 +150,7 @@ def test_an_arms_own_module_counts_too(project: Path) -> None:
 
 
 def test_a_module_whose_change_nobody_would_see_is_an_error(project: Path) -> None:
-    change(project, evaluation={"scores": {"sharp": {"kind": "mine.rewards:sharp"}}})
+    change(project, evaluation={"scores": {"sharp": {"kind": "mine.rewards:sharp"}}, "matched": None})
     watch(project, "mine/rewards.py")
     done = stage(project)
     assert (done.returncode, done.stdout) == (1, "")

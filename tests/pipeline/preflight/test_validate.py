@@ -121,6 +121,7 @@ def test_every_problem_is_listed_at_once(project: Path) -> None:
         }  # fmt: skip
         data["evaluation"]["distances"] = {"fd": {"kind": "dinov2", "file": "dinov2"}, "x": {"kind": "no.such:thing"}}
         data["evaluation"]["scores"] = {"clip": {"kind": "clip_score", "file": "ViT-B-32.pt"}}
+        data["evaluation"]["matched"] = None
         data["evaluation"]["benchmarks"] = {
             "hps": {"kind": "hpsv2", "prompts": "hpd", "per_style": 0, "file": "HPS.pt", "model": "ViT-H-14"},
             "geneval": {
