@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo tiny claim claim-ablations test lint base clean
+.PHONY: install demo tiny claim claim-ablations test test-slow lint base clean
 
 install: $(STAMP)
 
@@ -41,6 +41,10 @@ claim-ablations: install
 
 test: install
 	$(BIN)/python -m pytest -q
+
+# What `make test` leaves out: the whole pipeline from end to end, on every backbone.
+test-slow: install
+	$(BIN)/python -m pytest -q -m slow
 
 lint: install
 	$(BIN)/ruff check .
