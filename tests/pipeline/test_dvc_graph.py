@@ -15,7 +15,7 @@ from dvc.utils.serialize import dump_yaml, load_yaml
 from networkx import descendants
 
 from pipeline.graph import load_graph, make_groups
-from rank_e.config.profiles import resolve
+from rank_e.config.profiles import load_profile, resolve
 from stages.runtime.stage import ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -82,10 +82,13 @@ def readers(repo: Repo, key: str) -> set[str]:
 
 
 def test_both_profiles_expand_to_the_whole_grid(graphs: dict[str, Repo]) -> None:
-    for name, seeds, rounds in (("shapes", 3, 3), ("tiny", 1, 2)):
+    for name in ("shapes", "tiny"):
+        params = load_profile(ROOT / f"profiles/{name}.yaml")
+        seeds, rounds, evaluations = (len(item) for item in (params.seeds, params.rounds, params.evaluated))
         stages = pipeline(graphs[name])
-        cells = 2 * seeds * rounds
-        assert len(stages) == 4 + seeds * rounds + 2 * seeds + 2 * seeds + cells * len(STAGES)
+        trained, judged = len(STAGES) - 2, 2
+        cells = 2 * seeds * (rounds * trained + evaluations * judged)
+        assert len(stages) == 4 + seeds * rounds + 2 * seeds + 2 * seeds + cells
         assert set(stages.values()) <= set(graphs[name].index.graph)  # built: no cycle, no two outs in one place
         outs = relative(graphs[name], graphs[name].index.outs)
         for arm in ("frozen", "coevolved"):
