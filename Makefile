@@ -1,7 +1,7 @@
 # `make demo` and `make test` set everything up by themselves: they need python3.11 (or newer) and make.
 PYTHON ?= python3.11
 JOBS ?= 2
-ARMS ?=
+ON := $(if $(GPU),-gpu)
 BIN := .venv/bin
 STAMP := .venv/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -28,14 +28,15 @@ tiny: install
 	$(BIN)/rank-e run
 
 # What README says of the embedded world: five seeds, hours on two cores; stop it and start it again as you like.
+# With a GPU minutes: `make claim GPU=1 JOBS=8`.
 claim: install
-	$(BIN)/rank-e profile claim
+	$(BIN)/rank-e profile claim$(ON)
 	$(BIN)/rank-e run --jobs $(JOBS)
 	$(BIN)/rank-e claim
 
-# What each part of the method is worth. All arms need a GPU: `make claim-ablations ARMS=-gpu JOBS=8`.
+# What each part of the method is worth: the first three arms on two cores, all of them with GPU=1.
 claim-ablations: install
-	$(BIN)/rank-e profile claim-ablations$(ARMS)
+	$(BIN)/rank-e profile claim-ablations$(ON)
 	$(BIN)/rank-e run --jobs $(JOBS)
 	$(BIN)/rank-e claim --name ablations
 

@@ -113,12 +113,16 @@ def compare() -> bool:
 
 
 def adopt() -> None:
-    """Make the retrained base the shipped one: assets/shapes."""
+    """Make the retrained base the shipped one: assets/shapes, with the commit that trained each network."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     SHIPPED.mkdir(parents=True, exist_ok=True)
+    commits = json.loads((SHIPPED / BASE_FILE).read_text())["commits"] if (SHIPPED / BASE_FILE).is_file() else {}
     for name in NETWORKS:
-        shutil.copyfile(ROOT / "packed" / f"{name}.safetensors", SHIPPED / f"{name}.safetensors")
-    save_json({**json.loads((ROOT / "packed" / BASE_FILE).read_text()), "commit": commit}, SHIPPED / BASE_FILE)
+        new, old = (folder / f"{name}.safetensors" for folder in (ROOT / "packed", SHIPPED))
+        if not old.is_file() or new.read_bytes() != old.read_bytes():
+            shutil.copyfile(new, old)
+            commits[name] = commit
+    save_json({**json.loads((ROOT / "packed" / BASE_FILE).read_text()), "commits": commits}, SHIPPED / BASE_FILE)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from rank_e.io.checkpoints import check_finite, check_shapes, read_tensors, save
 from rank_e.io.manifest import read_manifest, write_manifest
 from rank_e.shapes import FORMAT
 
-TRAINING = ("commit", "metrics", "params")  # how the base was trained and what it measured: not true of other weights
+TRAINING = ("commits", "metrics", "params")  # how the base was trained and what it measured: not true of other weights
 
 
 def export_shapes(base: Path, to: Path, policy: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> None:
