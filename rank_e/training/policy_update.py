@@ -85,7 +85,7 @@ class PolicyUpdate:
             ).split(params.minibatch_size)
         ]
         self.steps = len(self.minibatches)
-        self.old = torch.empty_like(self.rollouts.log_probs)
+        self.old = self.rollouts.log_probs.clone()
         self.starts_from_reference = False
 
     def _score(self, policy: PolicyModel, rows: Tensor) -> Tensor:
@@ -104,23 +104,24 @@ class PolicyUpdate:
 
     @torch.no_grad()
     def prepare(self) -> dict[str, float]:
-        """Score every rollout with the policy that sampled it: the denominator of the ratio.
+        """Find the ratio's denominator: each rollout's log-probabilities by the policy that sampled it.
 
-        Returns the largest gap to the sampled log-probabilities, and the mean one. Under guided scoring the two are
-        the same distribution, and a gap beyond rounding means that the rollouts are another policy's: an error.
+        Under guided scoring in float32 the sampler's own differ from them by rounding alone. Then only the first
+        minibatch is scored, so that its ratio is exactly 1 and the gap is known; otherwise every rollout is. Returns
+        the largest gap between the two among the scored ones, and the mean one. Under guided scoring they are the same
+        distribution, and a gap beyond rounding means that the rollouts are another policy's: an error.
         """
         self.online.eval()
         self.starts_from_reference = self.reference is not self.average and _equal(self.online, self.reference)
-        per_epoch = len(self.minibatches) // self.params.epochs
-        for rows in self.minibatches[:per_epoch]:
-            for microbatch in rows.split(
-                self.params.microbatch_size
-            ):  # as `step` scores them: the ratio is then exactly 1
-                self.old[microbatch] = self._score(self.online, microbatch)
-        gaps = (self.old - self.rollouts.log_probs).abs()
-        largest, mean = gaps.max().item(), gaps.mean().item()
         full = all(weight.dtype == torch.float32 for _, weight in self.online.named_parameters())
-        exact = full and not torch.is_autocast_enabled(gaps.device.type)
+        exact = full and not torch.is_autocast_enabled(self.old.device.type)
+        per_epoch = len(self.minibatches) // self.params.epochs
+        scored = torch.cat(self.minibatches[: 1 if exact and self.guided else per_epoch])
+        for rows in scored.split(self.params.minibatch_size):
+            for microbatch in rows.split(self.params.microbatch_size):  # as `step` scores them
+                self.old[microbatch] = self._score(self.online, microbatch)
+        gaps = (self.old[scored] - self.rollouts.log_probs[scored]).abs()
+        largest, mean = gaps.max().item(), gaps.mean().item()
         gap, allowed = (largest, SAMPLER_TOLERANCE) if exact else (mean, HALF_PRECISION_TOLERANCE)
         if self.guided and not gap < allowed:
             raise RankEError(
