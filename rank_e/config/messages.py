@@ -80,7 +80,9 @@ def _allowed(node: dict[str, Any], names: bool = False) -> str:
         return " or ".join(node["enum"])
     if node.get("type") == "object":
         inside = ", ".join(node.get("properties", {}))
-        return f"a mapping of {inside}" if inside else "a mapping"
+        fewest = node.get("minProperties", 0)
+        own = f"a mapping of at least {fewest} by name" if fewest else "a mapping"
+        return f"a mapping of {inside}" if inside else own
     if node.get("type") == "array":
         fewest, most = node.get("minItems"), node.get("maxItems")
         return f"a list of {fewest if fewest == most else f'at least {fewest}'}"

@@ -158,6 +158,7 @@ def test_no_key_has_a_default(section: str) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
+        (lambda d: d["ranking"].update(rewards={}), "ranking.rewards = {}: must be a mapping of at least 1 by name"),
         (lambda d: d["ranking"].update(keep=9), "ranking.keep = 9: must be at most rollouts.group_size = 8"),
         (lambda d: d["rounds"][1].update(id=5), "rounds.1.id = 5: must be 2"),
         (lambda d: d["rounds"][2].update(prev=1), "rounds.2.prev = 1: must be id - 1 = 2"),
