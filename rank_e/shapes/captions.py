@@ -11,7 +11,7 @@ circle", or the two orders of "a red circle and a blue square", are always in th
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, permutations, product
+from itertools import combinations, islice, permutations, product
 
 from rank_e.errors import RankEError
 
@@ -105,15 +105,26 @@ def _enumerate() -> Iterator[Composition]:
             yield Composition("color attribution", (Item(first, colours[0]), Item(second, colours[1])))
 
 
+def attribute_pairs(composition: Composition) -> set[tuple[object, object]]:
+    """Every two of count, colour and shape that an item names together, such as ("three", "red")."""
+    named = [(COUNTS.get(item.count, ""), item.colour, item.shape) for item in composition.items]
+    return {pair for parts in named for pair in combinations(filter(None, parts), 2)}
+
+
 def _unseen() -> dict[str, str]:
-    """The split of each meaning that is not for training: in every category those with the lowest hashes."""
+    """The split of each meaning that is not for training: in every category those with the lowest hashes.
+
+    "unused" where an item joins two attributes that no training caption joins (three of red): nothing to compose.
+    """
     found: dict[str, str] = {}
     for category in CATEGORIES:
         keys = {meaning(c) for c in COMPOSITIONS.values() if c.category == category}
         by_hash = iter(sorted(keys, key=lambda key: hashlib.sha256(f"{_SALT}/{key}".encode()).hexdigest()))
         for split, (share, minimum) in SHARES_UNSEEN.items():
             found |= dict.fromkeys(islice(by_hash, max(minimum, round(share * len(keys)))), split)
-    return found
+    known = set().union(*(attribute_pairs(c) for c in COMPOSITIONS.values() if meaning(c) not in found))
+    strange = {meaning(c) for c in COMPOSITIONS.values() if not attribute_pairs(c) <= known}
+    return found | dict.fromkeys(strange, "unused")
 
 
 # The salt was chosen, before anything was trained, so that colours, shapes and directions are spread evenly over the
@@ -140,5 +151,5 @@ def parse_caption(text: str) -> Composition:
 
 
 def split_of(composition: Composition) -> str:
-    """Which of "train", "validation" and "held_out": the same one for all compositions of one meaning."""
+    """Which of "train", "validation", "held_out" and "unused": the same one for all compositions of one meaning."""
     return _UNSEEN.get(meaning(composition), "train")
