@@ -30,8 +30,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty project folder with the default params, as the current one."""
-    shutil.copy(ROOT / "profiles/shapes.yaml", tmp_path / "params.yaml")
+    """An empty project folder with the default params of three seeds, as the current one."""
+    text = (ROOT / "profiles/shapes.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("seeds: [0]", "seeds: [0, 1, 2]"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -71,7 +72,7 @@ def test_a_stage_knows_its_cell(project: Path) -> None:
     [
         ("melted", 0, 1, "arm 'melted' is not in params.yaml: it has frozen, coevolved"),
         ("frozen", 7, 1, r"seed 7 is not in params.yaml: seeds = \[0, 1, 2\]"),
-        ("frozen", 0, 4, "round 4 is not in params.yaml: it has 1 to 3"),
+        ("frozen", 0, 6, "round 6 is not in params.yaml: it has 1 to 5"),
     ],
 )
 def test_a_cell_outside_the_grid_is_an_error(project: Path, arm: str, seed: int, round_id: int, message: str) -> None:
