@@ -31,7 +31,7 @@ from tests.helpers.tiny_janus import JanusForConditionalGeneration
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 ARMS = ("frozen", "coevolved")
-CELLS = ("rollouts", "ranking", "policy", "decoder", "evaluation")
+CELLS = ("rollouts", "ranking", "policy", "decoder", "evaluation", "factorial")
 CELL = ("--arm", "coevolved", "--seed", "0", "--round", "2")
 Tensors = dict[str, Tensor]
 
