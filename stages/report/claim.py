@@ -14,7 +14,6 @@ from rank_e.errors import RankEError
 from rank_e.evaluation.student import mean_interval, p_value
 from rank_e.io.files import replacing
 from stages.report.data import REAL, Difference, Results, against_start, between, factorial_rows, mean, of_decoder
-from stages.report.metrics import Column
 
 CLAIM = Path("docs/results/claim.json")
 """Where the shipped claim lies in the project's folder."""
@@ -113,13 +112,15 @@ def _between_decoders(results: Results) -> dict[str, Any]:
     treatment, control = results.pairs[0]
     rows = {decoder for policy, decoder in factorial_rows(results) if policy == control} - {"original", treatment}
     found = {}
-    for other in sorted(rows):
-        ours, theirs = (of_decoder(results, control, name) for name in (treatment, other))
-        by_key = {item.metric.key: item for item in theirs}
-        found[f"{control}_tokens:{treatment}-{other}"] = {
-            item.metric.key: paired_entry({s: v - by_key[item.metric.key].values[s] for s, v in item.values.items()})
+    for name in sorted(rows):
+        ours, theirs = of_decoder(results, control, treatment), of_decoder(results, control, name)
+        by_key = {item.metric.key: item.values for item in theirs}
+        gaps = {
+            item.metric.key: {s: v - other[s] for s, v in item.values.items() if s in other}
             for item in ours
+            if (other := by_key.get(item.metric.key)) is not None  # a matched distance may be untold
         }
+        found[f"{control}_tokens:{treatment}-{name}"] = {key: paired_entry(row) for key, row in gaps.items() if row}
     return found
 
 
@@ -175,8 +176,3 @@ def write_json(value: Mapping[str, Any], path: Path) -> None:
 def settled(entry: Mapping[str, Any] | None) -> bool:
     """Whether a paired entry's interval leaves zero out."""
     return entry is not None and entry["low"] is not None and (entry["low"] > 0 or entry["high"] < 0)
-
-
-def columns(results: Results) -> dict[str, Column]:
-    """The metrics by key."""
-    return {metric.key: metric for metric in results.metrics}

@@ -241,9 +241,9 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
             table = results.factorial.setdefault(cell[1:], {})
             table[policy] = table.get(policy, {}) | row
     for table in results.factorial.values():
-        if REAL in table:  # through the original decoder they are the reference's own reconstructions
+        if REAL in table and results.reference:  # through the original decoder they are the reference's own reconstructions
             table[REAL] = {"original": results.reference["reconstruction"]} | table[REAL]
-    if reconstructions:
+    if reconstructions and results.reference:
         reconstructions[str(artifact_path("reference"))] = results.reference["reconstruction"]
     distances = [metric.key for metric in results.metrics if metric.group == "distance"]
     for alike in (compared, reconstructions):

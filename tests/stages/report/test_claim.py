@@ -1,6 +1,7 @@
 """The claim's numbers and the table at a run's end: against scipy, against a hand count, within the terminal's width."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rank_e.evaluation.student import mean_interval, p_value
 from stages.report.claim import BAR, CLAIM, met, numbers, read_claim, write_json
 from stages.report.data import load_results
 from stages.report.ending import WIDTH, closing, ending
+from stages.runtime.stage import artifact_path
 from tests.helpers.fake_artifacts import CATEGORIES, evaluation_metrics, write_project
 
 
@@ -51,6 +53,17 @@ def test_the_numbers_are_those_of_the_artifacts(tmp_path: Path) -> None:
     assert set(found["by_round"]["frozen"]) == {"0", "1", "2"}
     assert found["bar"].keys() == BAR.keys() and found["bar"]["d"] is None
     json.dumps(found, allow_nan=False)
+
+
+def test_what_a_decoder_lacks_is_left_out_and_a_missing_reference_only_named(tmp_path: Path) -> None:
+    params = write_project(tmp_path, seeds=[0, 1], rounds=1)
+    results = load_results(params, tmp_path)
+    for table in results.factorial.values():
+        del table["frozen"]["affine"]["fd"]
+    found = numbers(results)["paired"]["frozen_tokens:coevolved-affine"]
+    assert "fd" not in found and found["fd_mid"]["n"] == 2
+    shutil.rmtree(tmp_path / artifact_path("reference"))
+    assert load_results(params, tmp_path, partial=True).missing == [str(artifact_path("reference"))]
 
 
 @pytest.mark.parametrize(
