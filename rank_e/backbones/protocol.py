@@ -61,7 +61,11 @@ class PolicyModel(Protocol):
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden rows [..., dim] -> float32 logits [..., V]."""
+        """Hidden rows [..., dim] -> float32 logits [..., V], each row by itself."""
+        ...
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """All the weights that `logits` reads: gradients reach no others through it."""
         ...
 
     def cache(self, prefix: Any) -> Any:
@@ -72,8 +76,11 @@ class PolicyModel(Protocol):
         """Feed token `position` (int64 [N]), predict the next: logits float32 [N, V]. Under no_grad."""
         ...
 
-    def decode(self, prefix: Any, tokens: Tensor, checkpointing: bool = False) -> Tensor:
-        """Teacher forcing after N prefix rows: tokens int64 [N, L] -> logits float32 [N, L, V] of those tokens."""
+    def hidden(self, prefix: Any, tokens: Tensor, checkpointing: bool = False) -> Tensor:
+        """Teacher forcing after N prefix rows: tokens int64 [N, L] -> hidden rows [N, L, dim] behind all layers.
+
+        `logits` of row i predicts token i. Rows of the text are left out, but for the last one in front.
+        """
         ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

@@ -1,4 +1,4 @@
-"""Sampling from a policy with a key-value cache, and scoring under the very distribution that was sampled.
+"""Sampling from a policy with a key-value cache, and the distribution that `scoring` scores too.
 
 The randomness of sample i is its own: L uniforms from a generator seeded by seeds[i], each turned into a
 token by the inverse of the cumulative distribution. Tokens therefore do not depend on batch size, order or
@@ -77,7 +77,7 @@ def sample(
         uniforms = None if greedy else _uniforms(seeds[start:stop], length).to(device)
         first, last = start // repeats, (stop - 1) // repeats + 1
         owners = torch.arange(start, stop, device=device) // repeats - first
-        prefix = _branches(policy, text[first:last], mask[first:last], owners, config)
+        prefix = branch_rows(policy, text[first:last], mask[first:last], owners, config)
         batches.append(_sample_batch(policy, prefix, uniforms, config))
     if not batches:
         empty = torch.empty(0, length, device=device)
@@ -85,35 +85,7 @@ def sample(
     return SampledTokens(torch.cat([b.tokens for b in batches]), torch.cat([b.log_probs for b in batches]))
 
 
-def score(
-    policy: PolicyModel,
-    text: Tensor,
-    mask: Tensor,
-    tokens: Tensor,
-    config: SamplingConfig,
-    guided: bool = True,
-    owners: Tensor | None = None,
-    checkpointing: bool = False,
-) -> Tensor:
-    """Teacher-forced log-probabilities float32 [N, L] of tokens int64 [N, L]; differentiable.
-
-    `guided`: under the distribution that `sample` draws from with this config, gradient through both
-    branches, one forward of 2 N rows. Otherwise the conditional softmax at the config's temperature, without
-    guidance or filters. Filters follow the current logits, but the scored token always belongs to their
-    support: equal to sampling before an update, finite after it. `owners` (int64 [N]): the prompt of each row
-    of tokens, so that each prompt's text runs once; without it row i belongs to prompt i. Inputs may lie on any
-    device; the result lies on the policy's.
-    """
-    settings = config if guided else SamplingConfig(temperature=config.temperature)
-    device = policy.device
-    owners = torch.arange(len(tokens), device=device) if owners is None else owners.to(device)
-    text, mask, tokens = text.to(device), mask.to(device).bool(), tokens.to(device)
-    prefix = _branches(policy, text, mask, owners, settings, checkpointing)
-    logits = policy.decode(prefix, tokens.repeat(settings.branches, 1), checkpointing)
-    return _pick(_log_distribution(logits, settings, tokens), tokens)
-
-
-def _branches(
+def branch_rows(
     policy: PolicyModel,
     text: Tensor,
     mask: Tensor,
@@ -141,16 +113,16 @@ def _sample_batch(
     tokens = torch.empty(n, length, dtype=torch.int64, device=logits.device)
     log_probs = torch.empty(n, length, device=logits.device)
     for position in range(length):
-        distribution = _log_distribution(logits, config)
+        distribution = log_distribution(logits, config)
         token = distribution.argmax(-1) if uniforms is None else _inverse_cdf(distribution, uniforms[:, position, None])
         tokens[:, position] = token
-        log_probs[:, position] = _pick(distribution, token)
+        log_probs[:, position] = pick(distribution, token)
         if position + 1 < length:
             logits = policy.step(token.repeat(config.branches), cache, position)
     return SampledTokens(tokens, log_probs)
 
 
-def _log_distribution(logits: Tensor, config: SamplingConfig, always: Tensor | None = None) -> Tensor:
+def log_distribution(logits: Tensor, config: SamplingConfig, always: Tensor | None = None) -> Tensor:
     """Logits [branches * N, ..., V] -> log-probabilities [N, ..., V] of the sampled distribution."""
     if config.branches == 2:
         conditional, unconditional = logits.chunk(2)
@@ -166,7 +138,8 @@ def _inverse_cdf(distribution: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(-1)
 
 
-def _pick(distribution: Tensor, tokens: Tensor) -> Tensor:
+def pick(distribution: Tensor, tokens: Tensor) -> Tensor:
+    """Values [...] of distribution [..., V] at tokens int64 [...]."""
     return distribution.gather(-1, tokens[..., None]).squeeze(-1)
 
 

@@ -20,6 +20,7 @@ from rank_e.backbones.protocol import PolicyModel, TokenizerModel
 from rank_e.config import SftParams
 from rank_e.errors import RankEError
 from rank_e.io.pixels import to_signed
+from rank_e.sampling.scoring import by_parts
 from rank_e.seeds import generator
 from rank_e.training.masters import Masters
 from rank_e.training.trained_policy import TrainedPolicy
@@ -64,8 +65,12 @@ def sft_loss(
     unconditional bool [N]: rows that read no caption. All tensors on the policy's device.
     """
     prefix = policy.prefix(text, mask, unconditional, checkpointing)
-    logits = policy.decode(prefix, tokens, checkpointing)
-    return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape).mean(1)
+    return by_parts(policy, policy.hidden(prefix, tokens, checkpointing), tokens, _cross_entropy).mean(1)
+
+
+def _cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Logits [N, M, V], tokens [N, M] -> [N, M]."""
+    return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
 
 
 def learning_rate_at(step: int, peak: float, warmup: int) -> float:

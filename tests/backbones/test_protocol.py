@@ -59,14 +59,28 @@ def test_steps_and_teacher_forcing_agree(world):
     owners = torch.tensor([2, 0, 0, 1])
     prefix = policy.prefix(world.text, world.mask).rows(owners)
     tokens = torch.randint(policy.vocab_size, (4, policy.length), generator=generator(0, "tokens"))
-    forced = policy.decode(prefix, tokens)
+    forced = policy.logits(policy.hidden(prefix, tokens))
     assert forced.shape == (4, policy.length, policy.vocab_size)
     assert forced.dtype == torch.float32
     cache, logits = policy.cache(prefix), [policy.logits(prefix.hidden)]
     logits += [policy.step(tokens[:, i], cache, i) for i in range(policy.length - 1)]
     torch.testing.assert_close(torch.stack(logits, 1), forced, atol=1e-4, rtol=1e-4)
     again = policy.prefix(world.text, world.mask).rows(torch.tensor([1, 2])).rows(torch.tensor([1, 0, 1]))
-    torch.testing.assert_close(policy.decode(again, tokens[:3])[0], forced[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(policy.logits(policy.hidden(again, tokens[:3]))[0], forced[0], atol=1e-4, rtol=0)
+
+
+def test_the_head_is_all_that_logits_read_and_reads_each_row_by_itself(world):
+    policy = world.policy()
+    prefix = policy.prefix(world.text, world.mask)
+    tokens = torch.randint(policy.vocab_size, (3, policy.length), generator=generator(0, "tokens"))
+    hidden = policy.hidden(prefix, tokens).detach()
+    assert hidden.shape == (3, policy.length, *prefix.hidden.shape[1:])
+    logits = policy.logits(hidden)
+    logits.square().sum().backward()
+    read = {name for name, weight in policy.named_parameters() if weight.grad is not None}
+    names = {weight: name for name, weight in policy.named_parameters()}
+    assert {names[weight] for weight in policy.head_parameters()} == read
+    torch.testing.assert_close(policy.logits(hidden[1:, 2:3]), logits[1:, 2:3], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

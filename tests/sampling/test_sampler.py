@@ -12,7 +12,8 @@ from torch import Tensor
 from rank_e.backbones.llamagen.policy import Policy, PolicyConfig
 from rank_e.errors import RankEError
 from rank_e.sampling.filters import filter_logits, guide
-from rank_e.sampling.sampler import SamplingConfig, sample, score
+from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.scoring import score
 from rank_e.seeds import generator, seed_for
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "llamagen_policy.safetensors"

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from rank_e.config import SftParams
 from rank_e.errors import RankEError
-from rank_e.sampling.sampler import SamplingConfig, sample, score
+from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.scoring import score
 from rank_e.seeds import generator
 from rank_e.training.sft_update import (
     CaptionReader,
@@ -255,9 +256,12 @@ class Bigram(nn.Module):
         self.checkpointed.append(checkpointing)
         return self.first[torch.where(unconditional, 3, text[:, -1])]
 
-    def decode(self, prefix: Tensor, tokens: Tensor, checkpointing: bool = False) -> Tensor:
+    def hidden(self, prefix: Tensor, tokens: Tensor, checkpointing: bool = False) -> Tensor:
         self.checkpointed.append(checkpointing)
         return torch.cat([prefix[:, None], self.next[tokens[:, :-1]]], 1)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden
 
 
 def test_any_policy_of_the_protocol_can_be_trained():

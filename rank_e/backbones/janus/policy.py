@@ -212,8 +212,8 @@ class JanusPolicy(nn.Module):
             )
         return text if unconditional is None else torch.where(unconditional[:, None], blank, text)
 
-    def decode(self, prefix: JanusPrefix, tokens: Tensor, checkpointing: bool = False) -> Tensor:
-        """Teacher forcing after N prefix rows: tokens int64 [N, L] -> logits float32 [N, L, V] of those tokens."""
+    def hidden(self, prefix: JanusPrefix, tokens: Tensor, checkpointing: bool = False) -> Tensor:
+        """Teacher forcing after N prefix rows: tokens int64 [N, L] -> rows [N, L, dim]; `logits` of them predict those."""
         x = self._embed(tokens[:, :-1])
         steps = torch.arange(x.shape[1], device=x.device)
         mask = prefix.mask.index_select(0, prefix.index)
@@ -222,11 +222,15 @@ class JanusPolicy(nn.Module):
         allowed = torch.cat([mask[:, None, None].expand(-1, -1, len(steps), -1), image], dim=-1)
         for layer, key, value in zip(self.layers, prefix.keys, prefix.values, strict=True):
             x = _run(_image_layer, checkpointing, layer, x, allowed, turn, key, value, prefix.index)
-        return self.logits(torch.cat([prefix.hidden[:, None], x], dim=1))
+        return torch.cat([prefix.hidden[:, None], x], dim=1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden rows [..., dim] -> float32 logits [..., V]."""
         return self.generation_head(self.language_model.norm(hidden)).float()
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The weights that `logits` reads."""
+        return [*self.language_model.norm.parameters(), *self.generation_head.parameters()]
 
     def cache(self, prefix: JanusPrefix) -> JanusCache:
         """A key-value cache with the texts of N rows filled in; the one allocation of a whole sampling."""

@@ -203,8 +203,8 @@ class Policy(nn.Module):
             values.append(value)
         return Prefix(tuple(values), mask.sum(-1).float().log(), x[:, -1])
 
-    def decode(self, prefix: Prefix, tokens: Tensor, checkpointing: bool = False) -> Tensor:
-        """Teacher forcing after N prefix rows: tokens int64 [N, L] -> logits [N, L, V] of those tokens."""
+    def hidden(self, prefix: Prefix, tokens: Tensor, checkpointing: bool = False) -> Tensor:
+        """Teacher forcing after N prefix rows: tokens int64 [N, L] -> rows [N, L, dim]; `logits` of them predict those."""
         steps = tokens.shape[1] - 1
         # Spread over the heads of queries and keys: a wide contiguous factor multiplies several times faster.
         rotation = self._rotation[:steps, None].to(tokens.device).repeat(1, 2 * self.config.n_head, 1)
@@ -215,7 +215,7 @@ class Policy(nn.Module):
         bias[..., 0] = prefix.log_count[:, None, None]
         for block, value in zip(self.blocks, prefix.values, strict=True):
             x = _run(block.image, checkpointing, x, value, rotation, bias)
-        return self.logits(torch.cat([prefix.hidden[:, None], x], dim=1))
+        return torch.cat([prefix.hidden[:, None], x], dim=1)
 
     def forward(
         self,
@@ -230,11 +230,15 @@ class Policy(nn.Module):
         text [N, T, caption_dim] left-padded, mask bool [N, T], tokens int64 [N, L] with 2 <= L <= block_size,
         unconditional bool [N] or None. `checkpointing` recomputes each block in the backward pass.
         """
-        return self.decode(self.prefix(text, mask, unconditional, checkpointing), tokens, checkpointing)
+        return self.logits(self.hidden(self.prefix(text, mask, unconditional, checkpointing), tokens, checkpointing))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden rows [..., dim] -> float32 logits [..., V]."""
         return self.output(self.norm(hidden)).float()
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The weights that `logits` reads."""
+        return [*self.norm.parameters(), *self.output.parameters()]
 
     def cache(self, prefix: Prefix) -> Cache:
         """A key-value cache with the prefix's text slot filled; the one allocation of a whole sampling."""

@@ -14,7 +14,8 @@ from rank_e.backbones.janus.convert import convert_janus
 from rank_e.backbones.janus.policy import JanusPolicy
 from rank_e.errors import RankEError
 from rank_e.sampling.filters import guide
-from rank_e.sampling.sampler import SamplingConfig, sample, score
+from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.scoring import score
 from rank_e.seeds import generator, seed_for
 from tests.helpers import tiny_janus
 
@@ -157,7 +158,7 @@ def held_bytes(policy: JanusPolicy, text: tuple[Tensor, Tensor], checkpointing: 
     """Bytes that live between the forward and the backward pass."""
     with Allocations() as made:
         prefix = policy.prefix(*text, None, checkpointing).rows(torch.arange(24) // 8)
-        logits = policy.decode(prefix, some_tokens(24), checkpointing)
+        logits = policy.logits(policy.hidden(prefix, some_tokens(24), checkpointing))
         del prefix
         held = made.alive()
     logits.sum().backward()

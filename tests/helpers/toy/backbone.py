@@ -49,15 +49,17 @@ class ToyPolicy(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden).float()
 
+    def head_parameters(self) -> list[nn.Parameter]:
+        return list(self.head.parameters())
+
     def cache(self, prefix: ToyPrefix) -> Tensor:
         return prefix.hidden
 
     def step(self, tokens: Tensor, cache: Tensor, position: int) -> Tensor:
         return self.logits(cache + self.image(tokens))
 
-    def decode(self, prefix: ToyPrefix, tokens: Tensor, checkpointing: bool = False) -> Tensor:
-        before = F.pad(self.image(tokens[:, :-1]), (0, 0, 1, 0))
-        return self.logits(prefix.hidden[:, None] + before)
+    def hidden(self, prefix: ToyPrefix, tokens: Tensor, checkpointing: bool = False) -> Tensor:
+        return prefix.hidden[:, None] + F.pad(self.image(tokens[:, :-1]), (0, 0, 1, 0))
 
 
 class ToyTokenizer(nn.Module):
