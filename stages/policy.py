@@ -15,11 +15,12 @@ def build(stage: Stage, inputs: dict[str, Artifact]) -> PolicyUpdate:
     ranking = inputs["ranking"].tensors("ranking")
     before = previous.json("progress")["updates"]
     online, average = previous.tensors("online"), previous.tensors("ema")
-    backbone = backbone_of(stage)
+    backbone, params = backbone_of(stage), stage.arm_params.policy
+    base = backbone.policy(inputs["reference"].tensors("online")) if params.reads_base else None
     update = PolicyUpdate(
         backbone.policy(online),
         backbone.policy(average),
-        backbone.policy(inputs["reference"].tensors("online")),
+        base,
         Rollouts(
             text["embeddings"],
             text["mask"].bool(),
@@ -28,7 +29,7 @@ def build(stage: Stage, inputs: dict[str, Artifact]) -> PolicyUpdate:
             ranking["advantages"].flatten(),
             ranking["rewards"].flatten(),
         ),
-        stage.arm_params.policy,
+        params,
         SamplingConfig(settings.guidance, settings.temperature, settings.top_k, settings.top_p),
         seed=stage.seed,
         round_id=stage.round,

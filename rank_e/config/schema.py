@@ -132,6 +132,11 @@ class PolicyParams(Section):
     ema_every: Count
     checkpointing: bool
 
+    @property
+    def reads_base(self) -> bool:
+        """Whether the initial policy takes part: as the anchor, and only where there is one."""
+        return self.reference == "base" and self.kl_coefficient > 0
+
 
 class DecoderParams(Section):
     """The decoder update (RankE, arXiv 2605.21195, stage 2).

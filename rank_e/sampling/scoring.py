@@ -53,8 +53,8 @@ def score(
 def by_parts(policy: PolicyModel, hidden: Tensor, tokens: Tensor, values_of: TokenValues) -> Tensor:
     """values_of(policy.logits(hidden), tokens) [N, L], of at most LOGITS_AT_ONCE logits at a time; differentiable once.
 
-    hidden [branches * N, L, dim], tokens int64 [N, L]. Parts are ranges of positions, so both branches of a token lie in
-    the same one. What fits in one part is computed plainly: in the backward pass all of it would be there again.
+    hidden [branches * N, L, dim], tokens int64 [N, L]. Parts are ranges of positions, so both branches of a token lie
+    in the same one. What fits in one part is computed plainly: in the backward pass all of it would be there again.
     """
     size = positions_at_once(len(hidden), policy.vocab_size)
     if size >= hidden.shape[1]:

@@ -69,17 +69,20 @@ class ShapesBackbone:
 
     def policy(self, weights: Mapping[str, Tensor]) -> Policy:
         """A policy that holds a copy of `weights` in `dtype` on the device, in eval mode."""
-        policy = Policy(PolicyConfig(**self.manifest["policy"]))
-        policy.load_state_dict(weights, strict=True)
-        return policy.to(self.device, self.dtype).eval()
+        with torch.device("meta"):
+            policy = Policy(PolicyConfig(**self.manifest["policy"]))
+        placed = {name: tensor.detach().to(self.device, self.dtype, copy=True) for name, tensor in weights.items()}
+        policy.load_state_dict(placed, strict=True, assign=True)
+        return policy.eval()
 
     def decoder_weights(self) -> dict[str, Tensor]:
         """The base decoder's and post_quant_conv's weights, float32, on the CPU."""
         return self._base_tokenizer().decoder_state()
 
     def _base_tokenizer(self) -> Tokenizer:
-        tokenizer = Tokenizer(self.tokenizer_config)
-        tokenizer.load_state_dict(load_tensors(self.folder, "tokenizer"), strict=True)
+        with torch.device("meta"):
+            tokenizer = Tokenizer(self.tokenizer_config)
+        tokenizer.load_state_dict(load_tensors(self.folder, "tokenizer"), strict=True, assign=True)
         return tokenizer.eval()
 
     def tokenizer(self, decoder: Mapping[str, Tensor]) -> Tokenizer:

@@ -19,14 +19,16 @@ class Masters:
 
     def copy(self) -> Masters:
         """The same float32 weights in tensors of their own, which no network reads: an average to begin with."""
-        return Masters((name, nn.Parameter(x, requires_grad=False)) for name, x in self.tensors().items())
+        return Masters((name, nn.Parameter(x.detach().clone(), requires_grad=False)) for name, x in self.named)
 
     def collect(self) -> None:
         """Add the parameters' gradients to the float32 ones, where they are not the same tensors."""
         for (_, parameter), (_, master) in zip(self.parameters, self.named, strict=True):
             if parameter is not master and parameter.grad is not None:
-                gradient = parameter.grad.float()
-                master.grad = gradient if master.grad is None else master.grad + gradient
+                if master.grad is None:
+                    master.grad = parameter.grad.float()
+                else:
+                    master.grad += parameter.grad  # computed in float32
                 parameter.grad = None
 
     @torch.no_grad()
@@ -37,8 +39,8 @@ class Masters:
                 parameter.copy_(master)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The float32 weights by name; copies."""
-        return {name: weight.detach().clone() for name, weight in self.named}
+        """The float32 weights by name; copies on the CPU."""
+        return {name: weight.detach().to("cpu", copy=True) for name, weight in self.named}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:

@@ -37,7 +37,9 @@ class NamedAdamW:
             },
             {"params": [w for w, d in zip(self.weights, decayed, strict=True) if not d], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(params.betas[0], params.betas[1]))
+        betas = params.betas[0], params.betas[1]
+        self.fused = _fuses(self.weights)
+        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=self.fused or None)
 
     def zero_grad(self) -> None:
         """Forget the gradients of the last step."""
@@ -59,12 +61,12 @@ class NamedAdamW:
         return norm.item()
 
     def state(self) -> dict[str, Tensor]:
-        """Adam's moments and step counts under NAME.exp_avg and so on; copies.
+        """Adam's moments and step counts under NAME.exp_avg and so on; copies on the CPU.
 
         A weight that no gradient has reached has none.
         """
         return {
-            f"{name}.{key}": value.detach().clone()
+            f"{name}.{key}": value.detach().to("cpu", copy=True)
             for name, weight in self.named
             for key, value in self.optimizer.state[weight].items()
         }
@@ -77,6 +79,14 @@ class NamedAdamW:
             for key in MOMENTS:
                 if f"{name}.{key}" not in tensors:
                     raise RankEError(f"optimizer: no tensor {name}.{key}; reproduce the stage that wrote it")
-                # AdamW keeps its step count on the CPU; the moments lie with the weight.
-                place = "cpu" if key == "step" else weight.device
+                # The moments lie with the weight; so does the step count of the fused AdamW, any other's on the CPU.
+                place = weight.device if self.fused or key != "step" else "cpu"
                 self.optimizer.state[weight][key] = tensors[f"{name}.{key}"].to(place, copy=True)
+
+
+def _fuses(weights: list[nn.Parameter]) -> bool:
+    """Whether one kernel moves all weights: on CUDA, where the others make copies as large as all weights.
+
+    On a CPU it would save nothing, and its results differ from the loop's in the last bits.
+    """
+    return all(weight.device.type == "cuda" for weight in weights)

@@ -61,7 +61,7 @@ class PolicyUpdate:
         self,
         online: PolicyModel,
         average: PolicyModel,
-        reference: PolicyModel,
+        base: PolicyModel | None,
         rollouts: Rollouts,
         params: PolicyParams,
         sampling: SamplingConfig,
@@ -69,22 +69,24 @@ class PolicyUpdate:
         round_id: int,
         steps_before: int,
     ) -> None:
-        """online is trained; average is its EMA; reference is the fixed base (ignored when params.reference is
-        "ema"); steps_before counts the updates of earlier rounds."""
+        """online is trained; average is its EMA; base is the fixed initial policy, None unless `params.reads_base`;
+        steps_before counts the updates of earlier rounds."""
+        if params.reads_base and base is None:
+            raise RankEError("policy: no base to anchor to; give the initial policy, or set policy.kl_coefficient to 0")
         self.online, self.average = online, average
-        self.reference = average if params.reference == "ema" else reference
+        anchored = params.kl_coefficient > 0
+        self.reference = (base if params.reads_base else average) if anchored else None
         self.rollouts, self.params, self.sampling = rollouts.to(online.device), params, sampling
         self.guided = params.scoring == "guided"
         self.steps_before = steps_before
         masters, averages = Masters(online.named_parameters()), Masters(average.named_parameters())
         self.trained = TrainedPolicy("policy", masters, averages, params)
-        self.minibatches = [
-            rows
+        epochs = [
+            torch.randperm(len(rollouts.tokens), generator=generator(seed, "policy", round_id, epoch))
             for epoch in range(params.epochs)
-            for rows in torch.randperm(
-                len(rollouts.tokens), generator=generator(seed, "policy", round_id, epoch)
-            ).split(params.minibatch_size)
         ]
+        # On the device from here on: inside a step nothing moves between devices.
+        self.minibatches = [rows for epoch in epochs for rows in epoch.to(online.device).split(params.minibatch_size)]
         self.steps = len(self.minibatches)
         self.old = self.rollouts.log_probs.clone()
         self.starts_from_reference = False
@@ -104,6 +106,14 @@ class PolicyUpdate:
         )
 
     @torch.no_grad()
+    def _anchor(self, rows: Tensor) -> Tensor | None:
+        """Log-probabilities [n, L] by the reference; None where nothing is anchored."""
+        if self.reference is None:
+            return None
+        # In a first round the rollouts are the reference's own: `prepare` has its score.
+        return self.old[rows] if self.starts_from_reference else self._score(self.reference, rows)
+
+    @torch.no_grad()
     def prepare(self) -> dict[str, float]:
         """Find the ratio's denominator: each rollout's log-probabilities by the policy that sampled it.
 
@@ -113,7 +123,8 @@ class PolicyUpdate:
         distribution, and a gap beyond rounding means that the rollouts are another policy's: an error.
         """
         self.online.eval()
-        self.starts_from_reference = self.reference is not self.average and _equal(self.online, self.reference)
+        fixed = None if self.reference is self.average else self.reference
+        self.starts_from_reference = fixed is not None and _equal(self.online, fixed)
         full = all(weight.dtype == torch.float32 for _, weight in self.online.named_parameters())
         exact = full and not torch.is_autocast_enabled(self.old.device.type)
         per_epoch = len(self.minibatches) // self.params.epochs
@@ -134,33 +145,32 @@ class PolicyUpdate:
     def step(self, index: int) -> dict[str, float]:
         """Minibatch `index` of this round: one AdamW update and, when due, one EMA update.
 
-        Returns means over the minibatch: loss, kl (nats), ratio_deviation (the largest |ratio - 1|), clip_fraction,
-        reward; and grad_norm (before clipping). RankEError for a gradient that is not finite.
+        Returns means over the minibatch: loss, kl (nats; none without an anchor), ratio_deviation (the largest
+        |ratio - 1|), clip_fraction, reward; and grad_norm (before clipping). RankEError for a gradient that is not
+        finite.
         """
         rows, params = self.minibatches[index], self.params
         kls, ratios = [], []
 
         def loss_of(microbatch: Tensor) -> Tensor:
-            share = len(microbatch) / len(
-                rows
-            )  # losses are means over rollouts: shares make the sum the minibatch's mean
-            old = self.old[microbatch]
-            with torch.no_grad():
-                # In a first round the rollouts are the reference's own: `prepare` has its score.
-                reference = old if self.starts_from_reference else self._score(self.reference, microbatch)
+            # Losses are means over rollouts: shares make the sum the minibatch's mean.
+            share = len(microbatch) / len(rows)
+            old, anchor = self.old[microbatch], self._anchor(microbatch)
             new = self._score(self.online, microbatch)
-            surrogate = policy_loss(new, old, self.rollouts.advantages[microbatch, None], params.clip_epsilon)
-            kl = k2_kl(new, reference)
-            kls.append(kl.item() * share)
+            loss = policy_loss(new, old, self.rollouts.advantages[microbatch, None], params.clip_epsilon)
             ratios.append((new.detach() - old).exp())
-            return (surrogate + params.kl_coefficient * kl) * share
+            if anchor is not None:
+                kl = k2_kl(new, anchor)
+                kls.append((kl.detach(), share))
+                loss = loss + params.kl_coefficient * kl
+            return loss * share
 
         loss = self.trained.accumulate(rows, loss_of)
         norm = self.trained.step(self.steps_before + index)
         deviation = (torch.cat(ratios) - 1).abs()
         return {
             "loss": loss,
-            "kl": sum(kls),
+            **({"kl": sum(kl.item() * share for kl, share in kls)} if kls else {}),
             "ratio_deviation": deviation.max().item(),
             "clip_fraction": (deviation > params.clip_epsilon).float().mean().item(),
             "reward": self.rollouts.rewards[rows].mean().item(),

@@ -31,13 +31,13 @@ class TrainedPolicy:
         loss_of(microbatch) is the microbatch's share of the loss, a scalar. Its size only costs or saves memory.
         """
         self.optimizer.zero_grad()
-        total = 0.0
+        losses = []
         for microbatch in rows.split(self.params.microbatch_size):
             loss = loss_of(microbatch)
             loss.backward()
             self.online.collect()
-            total += loss.item()
-        return total
+            losses.append(loss.detach())
+        return sum(loss.item() for loss in losses)  # read at the end: no microbatch waits for the one before it
 
     def step(self, number: int, learning_rate: float | None = None) -> float:
         """Move the weights and, when due, their average; returns the gradient's norm before clipping.
@@ -53,7 +53,7 @@ class TrainedPolicy:
         return norm
 
     def state(self) -> UpdateState:
-        """online, ema and optimizer, float32; copies."""
+        """online, ema and optimizer, float32; copies on the CPU."""
         return {"online": self.online.tensors(), "ema": self.average.tensors(), "optimizer": self.optimizer.state()}
 
     def load(self, state: UpdateState) -> None:

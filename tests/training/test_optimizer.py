@@ -76,6 +76,31 @@ def test_its_state_takes_up_where_it_was_and_holds_only_what_a_gradient_has_reac
     assert all(torch.equal(a, b) for a, b in zip(whole.weights, second.weights, strict=True))
 
 
+def test_the_fused_form_goes_on_from_the_loops_state_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    # CUDA's form; a CPU has it too, so that what it reads and writes can be held against the loop's.
+    loop, resumed = make(), make()
+    for index in range(2):
+        backward(loop)
+        loop.step(index)
+    before = loop.state()
+    with torch.no_grad():
+        for (_, weight), (_, other) in zip(resumed.named, loop.named, strict=True):
+            weight.copy_(other)
+    monkeypatch.setattr("rank_e.training.optimizer._fuses", lambda weights: True)
+    fused = NamedAdamW("decoder.learning_rate", resumed.named, 0.1, decoder_params(weight_decay=0.5))
+    fused.load(before)
+    for each in (loop, fused):
+        backward(each)
+        each.step(2)
+    for weight, other in zip(fused.weights, loop.weights, strict=True):
+        torch.testing.assert_close(weight, other, atol=1e-6, rtol=1e-6)
+    mine, theirs = fused.state(), loop.state()
+    assert list(mine) == list(theirs)
+    for name, value in mine.items():
+        assert (value.dtype, value.shape, value.device) == (torch.float32, theirs[name].shape, theirs[name].device)
+        torch.testing.assert_close(value, theirs[name], atol=1e-6, rtol=1e-6)
+
+
 def test_a_missing_moment_and_a_gradient_that_is_not_finite_are_errors() -> None:
     optimizer = make()
     backward(optimizer)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from rank_e.backbones.llamagen.policy import Policy
 from rank_e.errors import RankEError
-from rank_e.objectives.grpo import group_advantages
+from rank_e.objectives.grpo import group_advantages, k2_kl
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import generator, seed_for
 from rank_e.training.policy_update import PolicyUpdate, Rollouts
@@ -155,8 +156,31 @@ def test_the_anchor_holds_the_policy_near_its_reference():
     for beta in (0.0, 50.0):
         update = make(policy_params(epochs=6, kl_coefficient=beta))
         update.prepare()
-        gaps.append([update.step(i)["kl"] for i in range(update.steps)][-1])
+        for index in range(update.steps):
+            update.step(index)
+        rows = torch.cat(update.minibatches[-2:])
+        with torch.no_grad():
+            gaps.append(k2_kl(update._score(update.online, rows), update._score(tiny_policy(), rows)).item())
     assert gaps[1] < gaps[0] / 4
+
+
+def test_without_an_anchor_no_reference_is_kept_or_run(monkeypatch):
+    free = policy_params(kl_coefficient=0.0)
+    update = PolicyUpdate(tiny_policy(), tiny_policy(), None, rollouts(tiny_policy()), free, GUIDED, 5, 1, 0)
+    held = make(policy_params(kl_coefficient=1e-12))
+    for each in (update, held):
+        each.prepare()
+    held.starts_from_reference = False
+    ran = []
+    hidden = Policy.hidden
+    monkeypatch.setattr(Policy, "hidden", lambda self, *given: ran.append(self) or hidden(self, *given))
+    found, wanted = update.step(0), held.step(0)
+    assert "kl" not in found and update.reference is None
+    assert ran == [update.online, held.reference, held.online]
+    for name in ("loss", "grad_norm", "clip_fraction"):
+        assert found[name] == pytest.approx(wanted[name], rel=1e-6)
+    with pytest.raises(RankEError, match=r"no base to anchor to; .*policy\.kl_coefficient"):
+        PolicyUpdate(tiny_policy(), tiny_policy(), None, update.rollouts, policy_params(), GUIDED, 5, 1, 0)
 
 
 def test_ema_reference_is_the_average():

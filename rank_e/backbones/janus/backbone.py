@@ -141,7 +141,9 @@ class JanusBackbone:
 
     def tokenizer(self, decoder: Mapping[str, Tensor]) -> Tokenizer:
         """The base's tokenizer with the decoder weights replaced, float32, on the device, in eval mode."""
-        tokenizer = Tokenizer(self._tokenizer_config)
-        tokenizer.load_state_dict(self._tokenizer_tensors, strict=True)
+        with torch.device("meta"):
+            tokenizer = Tokenizer(self._tokenizer_config)
+        copies = {name: tensor.to(self.device, copy=True) for name, tensor in self._tokenizer_tensors.items()}
+        tokenizer.load_state_dict(copies, strict=True, assign=True)
         tokenizer.load_decoder_state(decoder)
-        return tokenizer.to(self.device).eval()
+        return tokenizer.eval()

@@ -213,7 +213,7 @@ class JanusPolicy(nn.Module):
         return text if unconditional is None else torch.where(unconditional[:, None], blank, text)
 
     def hidden(self, prefix: JanusPrefix, tokens: Tensor, checkpointing: bool = False) -> Tensor:
-        """Teacher forcing after N prefix rows: tokens int64 [N, L] -> rows [N, L, dim]; `logits` of them predict those."""
+        """Teacher forcing after N prefix rows: tokens int64 [N, L] -> rows [N, L, dim], whose `logits` predict them."""
         x = self._embed(tokens[:, :-1])
         steps = torch.arange(x.shape[1], device=x.device)
         mask = prefix.mask.index_select(0, prefix.index)

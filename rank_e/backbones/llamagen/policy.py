@@ -204,7 +204,7 @@ class Policy(nn.Module):
         return Prefix(tuple(values), mask.sum(-1).float().log(), x[:, -1])
 
     def hidden(self, prefix: Prefix, tokens: Tensor, checkpointing: bool = False) -> Tensor:
-        """Teacher forcing after N prefix rows: tokens int64 [N, L] -> rows [N, L, dim]; `logits` of them predict those."""
+        """Teacher forcing after N prefix rows: tokens int64 [N, L] -> rows [N, L, dim], whose `logits` predict them."""
         steps = tokens.shape[1] - 1
         # Spread over the heads of queries and keys: a wide contiguous factor multiplies several times faster.
         rotation = self._rotation[:steps, None].to(tokens.device).repeat(1, 2 * self.config.n_head, 1)
