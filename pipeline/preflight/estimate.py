@@ -17,6 +17,7 @@ from rank_e.config import ArmParams, Params
 from rank_e.config.kinds import Kind
 from rank_e.config.profiles import load_profile
 from rank_e.errors import RankEError
+from rank_e.sampling import positions_at_once
 
 VALUE = {"float32": 4, "bfloat16": 2}  # bytes of a number, by runtime.dtype
 RATE = 1.0e14
@@ -86,21 +87,40 @@ def disk(sizes: Sizes, params: Params) -> dict[str, int]:
 
 
 def policy_memory(sizes: Sizes, params: Params, arm: ArmParams) -> float:
-    """Peak bytes on the device of the policy stage: weights, optimiser, one microbatch's activations and logits."""
+    """Peak bytes on the device of the policy stage: weights, optimiser, one microbatch's activations, some logits."""
     value, settings = VALUE[params.runtime.dtype], arm.policy
-    masters = 0 if value == 4 else 8
-    fixed = (3 * value + masters + 8) * sizes.policy + value * sizes.frozen
+    masters, policies = (0 if value == 4 else 8), 2 + settings.reads_base
+    fixed = (policies * value + masters + 8) * sizes.policy + value * sizes.frozen
     fixed += prompts_artifact(sizes, params) + rollouts_artifact(sizes, params, arm)
-    branches = 2 if settings.scoring == "guided" and arm.rollouts.guidance != 1 else 1
+    branches = branches_of(arm)
     image = branches * settings.microbatch_size * sizes.length
     texts = branches * min(settings.microbatch_size, params.prompts.per_round) * sizes.text_rows
     kept = value * sizes.dim * (image + texts) * sizes.layers
     one = sizes.layer_row(value) * max(image, texts)
     activations = kept + one if settings.checkpointing else sizes.layer_row(value) * (image + texts) * sizes.layers
-    logits = 4 * settings.microbatch_size * sizes.length * sizes.vocab * (branches + 4)
     gradients = (value if value == 4 else value + 4) * sizes.policy
-    # At the end of the stage everything that moves is copied once more before it is written.
-    return fixed + max(gradients + activations + logits, 16 * sizes.policy)
+    return fixed + gradients + activations + scoring_memory(sizes, arm, value)
+
+
+def scoring_memory(sizes: Sizes, arm: ArmParams, value: int) -> float:
+    """Peak bytes between a microbatch's last layer and its log-probabilities, backward too: some logits at a time.
+
+    Bytes a logit of one rollout: 4 in each branch, 12 for temperature, softmax and its gradient, 6 for top-k, and 24
+    for top-p, which sorts.
+    """
+    settings, drawn, branches = arm.policy, arm.rollouts, branches_of(arm)
+    filters = (6 * (drawn.top_k > 0) + 24 * (drawn.top_p < 1)) * (settings.scoring == "guided")
+    rows = branches * settings.microbatch_size
+    positions = min(sizes.length, positions_at_once(rows, sizes.vocab))
+    logits = settings.microbatch_size * positions * sizes.vocab * (4 * branches + 12 + filters)
+    hidden = 2 * value * rows * sizes.length * sizes.dim  # and their gradient
+    # The output's gradient: this part's, the one before it, and the float32 sum.
+    return logits + hidden + (2 * value + 4) * sizes.vocab * sizes.dim
+
+
+def branches_of(arm: ArmParams) -> int:
+    """Rows that scoring computes for each rollout."""
+    return 2 if arm.policy.scoring == "guided" and arm.rollouts.guidance != 1 else 1
 
 
 def decoder_memory(sizes: Sizes, arm: ArmParams) -> float:

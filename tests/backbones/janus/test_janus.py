@@ -5,9 +5,6 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from rank_e.backbones.janus.backbone import JanusBackbone
 from rank_e.backbones.janus.convert import convert_janus
@@ -18,6 +15,7 @@ from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.sampling.scoring import score
 from rank_e.seeds import generator, seed_for
 from tests.helpers import tiny_janus
+from tests.helpers.allocations import Allocations
 
 PROMPTS = ["a cat", "two red dogs on a boat", "sky"]
 GUIDED = SamplingConfig(guidance=5.0)
@@ -133,25 +131,6 @@ def test_each_text_runs_once_for_all_its_rollouts(policy, text):
     handle.remove()
     masks = len(torch.unique(mask, dim=0))
     assert seen == [(3 + masks, ids.shape[1]), (24, 15)]
-
-
-class Allocations(TorchDispatchMode):
-    """Remembers every tensor that operators made, and says how much of it still lives."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                storage = StorageWeakRef(tensor.untyped_storage())
-                self.made[storage.cdata] = (storage, tensor.untyped_storage().nbytes())
-        return out
-
-    def alive(self) -> int:
-        return sum(size for storage, size in self.made.values() if not storage.expired())
 
 
 def held_bytes(policy: JanusPolicy, text: tuple[Tensor, Tensor], checkpointing: bool) -> int:

@@ -22,10 +22,13 @@ from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.backbones.llamagen.transformer import Block
 from rank_e.config import Params
 from rank_e.config.profiles import load_profile
+from rank_e.sampling.sampler import SamplingConfig, log_distribution, pick
+from rank_e.sampling.scoring import by_parts
 from rank_e.seeds import generator
 from rank_e.training.patchgan import PatchGAN
 from stages import decoder, policy, prompts, ranking, rollouts, sft, start
 from stages.runtime.stage import Stage
+from tests.helpers.allocations import Allocations
 
 ROOT = Path(__file__).parents[3]
 PUBLISHED = sorted(
@@ -160,6 +163,36 @@ def test_a_layer_keeps_about_what_is_estimated(world: tuple[Sizes, Params], dtyp
     assert row * rows * length == pytest.approx(kept.bytes, rel=0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("drawn", [(1.0, 0, 1.0), (1.0, 20, 1.0), (3.0, 0, 1.0), (3.0, 20, 1.0), (3.0, 20, 0.9)])
+@pytest.mark.parametrize("positions", [4, 16])
+def test_scoring_takes_about_what_is_estimated(
+    world: tuple[Sizes, Params],
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    drawn: tuple[float, int, float],
+    positions: int,
+) -> None:
+    config = SamplingConfig(drawn[0], 0.9, *drawn[1:])
+    net = Policy(PolicyConfig(32, 1, 1, vocab_size=2048, block_size=16, cls_token_num=1, caption_dim=1)).to(dtype)
+    tokens, rows = torch.zeros(4, 16, dtype=torch.int64), 4 * config.branches
+    monkeypatch.setattr("rank_e.sampling.LOGITS_AT_ONCE", positions * rows * 2048)
+    body = torch.randn(rows, 16, 32, dtype=dtype, requires_grad=True)
+    with Allocations() as made:
+        by_parts(
+            net, body * 1.0, tokens, lambda x, part: pick(log_distribution(x, config, part), part)
+        ).sum().backward()
+    arm = world[1].arm("coevolved")
+    rollouts = arm.rollouts.model_copy(update={"guidance": drawn[0], "top_k": drawn[1], "top_p": drawn[2]})
+    policy = arm.policy.model_copy(update={"microbatch_size": 4, "scoring": "guided"})
+    estimated = estimate.scoring_memory(
+        replace(LLAMAGEN_XL, dim=32, vocab=2048, length=16),
+        arm.model_copy(update={"rollouts": rollouts, "policy": policy}),
+        dtype.itemsize,
+    )
+    assert 0.55 * estimated < made.peak < 1.05 * estimated
+
+
 @pytest.mark.parametrize(("side", "multipliers"), [(48, (1, 2, 2)), (64, (1, 1, 2, 2, 4))])
 def test_a_decoded_image_keeps_about_what_is_estimated(side: int, multipliers: tuple[int, ...]) -> None:
     config = TokenizerConfig(side, 32, multipliers, 2, 32, 64, 8)
@@ -176,6 +209,10 @@ def test_memory_follows_what_fills_it() -> None:
     half = arm.model_copy(update={"policy": arm.policy.model_copy(update={"microbatch_size": 32})})
     plain = arm.model_copy(update={"policy": arm.policy.model_copy(update={"checkpointing": False})})
     whole = estimate.policy_memory(sizes, params, arm)
+    # Two policies of 2 bytes, masters and moments of 16, gradients of 6: the average is the anchor.
+    assert whole > 26 * sizes.policy
+    based = arm.model_copy(update={"policy": arm.policy.model_copy(update={"reference": "base"})})
+    assert estimate.policy_memory(sizes, params, based) == whole + 2 * sizes.policy
     assert estimate.policy_memory(sizes, params, half) < whole < estimate.policy_memory(sizes, params, plain)
     assert estimate.decoder_memory(sizes, params.arm("frozen")) == 0.0
 
