@@ -33,14 +33,14 @@ class Rows:
 class Head(nn.Module):
     """A policy whose hidden rows are free, so that nothing but the head and the formula is compared."""
 
-    length, vocab_size, device = L, V, torch.device("cpu")
+    vocab_size, device = V, torch.device("cpu")
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, length: int = L) -> None:
         super().__init__()
         draw = generator(0, "head")
         self.norm = nn.RMSNorm(DIM)
         self.first, self.second = nn.Linear(DIM, 2 * DIM), nn.Linear(2 * DIM, V, bias=False)
-        self.body = nn.Parameter(torch.randn(2 * N, L, DIM, generator=draw))
+        self.length, self.body = length, nn.Parameter(torch.randn(2 * N, length, DIM, generator=draw))
         with torch.no_grad():
             for weight in self.head_parameters():
                 weight.normal_(0.0, 0.5, generator=draw)
@@ -64,10 +64,11 @@ class Head(nn.Module):
         return found.float()
 
 
-def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def inputs(length: int = L) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """text, mask, tokens, and what each token's log-probability weighs in a sum."""
     draw = generator(0, "scoring")
-    tokens = torch.randint(V, (N, L), generator=draw)
-    return torch.zeros(N, 2, 4), torch.ones(N, 2, dtype=torch.bool), tokens, torch.randn(N, L, generator=draw)
+    tokens = torch.randint(V, (N, length), generator=draw)
+    return torch.zeros(N, 2, 4), torch.ones(N, 2, dtype=torch.bool), tokens, torch.randn(N, length, generator=draw)
 
 
 def plain_score(policy: Head, tokens: Tensor, config: SamplingConfig) -> Tensor:
@@ -117,17 +118,20 @@ def test_parts_give_the_plain_formulas_values_and_gradients(monkeypatch, config,
         torch.testing.assert_close(one, other, **near)
 
 
-def test_many_parts_of_a_bfloat16_head_lose_no_more_than_one(monkeypatch):
-    policy, exact, (text, mask, tokens, weights) = Head(torch.bfloat16), Head(torch.float32), inputs()
+def test_a_hundred_parts_of_a_bfloat16_head_lose_no_more_than_one(monkeypatch):
+    length = 100
+    policy, exact = Head(torch.bfloat16, length), Head(torch.float32, length)
+    text, mask, tokens, weights = inputs(length)
     exact.load_state_dict(policy.state_dict())
     config = SamplingConfig(guidance=2.0)
     wanted = gradients(exact, score(exact, text, mask, tokens, config), weights)
     errors = []
-    for positions in (L, 1):
+    for positions in (length, 1):
         monkeypatch.setattr(sampling, "LOGITS_AT_ONCE", positions * 2 * N * V)
         found = gradients(policy, score(policy, text, mask, tokens, config), weights)
         errors.append([(one.float() - other).norm() / other.norm() for one, other in zip(found, wanted, strict=True)])
-    assert all(parts < 1.5 * whole + 1e-4 for whole, parts in zip(*errors, strict=True))
+    for whole, parts in zip(*errors, strict=True):
+        assert parts < 1.2 * whole + 1e-4
 
 
 def test_autocast_holds_in_the_backward_pass_too(monkeypatch):
