@@ -180,8 +180,7 @@ class JanusPolicy(nn.Module):
             x, key, value = _run(_text_layer, checkpointing, layer, x, allowed, turn)
             keys.append(key)
             values.append(value)
-        index = torch.arange(len(ids), device=ids.device)
-        return JanusPrefix(tuple(keys), tuple(values), mask, x[:, -1], index)
+        return JanusPrefix(tuple(keys), tuple(values), mask, x[:, -1], torch.arange(len(ids), device=ids.device))
 
     def _checked(self, text: Tensor, mask: Tensor, unconditional: Tensor | None) -> Tensor:
         """The ids that each row reads, [P, T]."""
@@ -215,8 +214,7 @@ class JanusPolicy(nn.Module):
     def hidden(self, prefix: JanusPrefix, tokens: Tensor, checkpointing: bool = False) -> Tensor:
         """Teacher forcing after N prefix rows: tokens int64 [N, L] -> rows [N, L, dim], whose `logits` predict them."""
         x = self._embed(tokens[:, :-1])
-        steps = torch.arange(x.shape[1], device=x.device)
-        mask = prefix.mask.index_select(0, prefix.index)
+        steps, mask = torch.arange(x.shape[1], device=x.device), prefix.mask.index_select(0, prefix.index)
         turn = self._rotation(mask.sum(-1, keepdim=True) + steps, x.dtype)
         image = (steps[:, None] >= steps).expand(len(x), 1, -1, -1)
         allowed = torch.cat([mask[:, None, None].expand(-1, -1, len(steps), -1), image], dim=-1)
