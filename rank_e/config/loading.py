@@ -190,6 +190,9 @@ def _cross_problems(params: Params) -> list[str]:
         require(keep <= group, f"{prefix}ranking.keep", keep, f"at most rollouts.group_size = {group}")
         micro, mini = arm.policy.microbatch_size, arm.policy.minibatch_size
         require(micro <= mini, f"{prefix}policy.microbatch_size", micro, f"at most policy.minibatch_size = {mini}")
+        micro, most = arm.decoder.microbatch_size, max(arm.decoder.rollouts_per_step, arm.decoder.reals_per_step)
+        limit = f"at most the larger of decoder.rollouts_per_step and reals_per_step, {most}"
+        require(micro <= most, f"{prefix}decoder.microbatch_size", micro, limit)
         for key in RULE_KEYS[arm.decoder.adversarial_rule]:
             value, rule = getattr(arm.decoder, key), arm.decoder.adversarial_rule
             require(value is not None, f"{prefix}decoder.{key}", value, f"a number under adversarial_rule: {rule}")

@@ -143,6 +143,8 @@ class DecoderParams(Section):
 
     `train: false` hands the decoder on as it is, and so do the rounds before first_round.
 
+    microbatch_size images of a kind (rollouts, reals) are held with their gradients at a time; it moves memory alone.
+
     How strongly the alignment terms pull is said in the words of adversarial_rule: by lambda_gan and lambda_reward
     under "adaptive", by adversarial_ratio alone and reward_ratio under "gradient_norm". The other rule's may be null.
     """
@@ -152,6 +154,7 @@ class DecoderParams(Section):
     steps: Count
     rollouts_per_step: Count
     reals_per_step: Count
+    microbatch_size: Count
     learning_rate: Rate
     discriminator_learning_rate: Rate
     betas: Betas

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 
-def adaptive_weight(loss_reconstruction: Tensor, loss_adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """VQGAN's weight (arXiv 2012.09841, eq. 7): |grad rec| / (|grad adv| + 1e-4) at last_layer, in [0, 1e4].
+def adaptive_weight(gradient_reconstruction: Tensor, gradient_adversarial: Tensor) -> Tensor:
+    """VQGAN's weight (arXiv 2012.09841, eq. 7): |grad rec| / (|grad adv| + 1e-4) at the last layer, in [0, 1e4].
 
-    Both losses must depend on last_layer; their graphs are kept. The result carries no gradient.
+    The result carries no gradient.
     """
-    (reconstruction,) = torch.autograd.grad(loss_reconstruction, last_layer, retain_graph=True)
-    (adversarial,) = torch.autograd.grad(loss_adversarial, last_layer, retain_graph=True)
-    return (reconstruction.norm() / (adversarial.norm() + 1e-4)).clamp(0.0, 1e4).detach()
+    return (gradient_reconstruction.norm() / (gradient_adversarial.norm() + 1e-4)).clamp(0.0, 1e4).detach()
 
 
 def output_gradient_weight(gradient_reconstruction: Tensor, gradient_adversarial: Tensor, rho: float) -> Tensor:

@@ -5,7 +5,8 @@ L_D = lambda_d L_reward + lambda_g L_RankGAN  (alignment)  +  lambda_r L_recon +
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,85 +14,71 @@ from torch import Tensor
 from rank_e.config import DecoderParams
 from rank_e.objectives.anchors import adaptive_weight, output_gradient_weight
 
+Term = Literal["reward", "rank_gan", "adversarial", "reconstruction", "consistency"]
+"""L_reward, L_RankGAN, L_consist, and the paper's L_recon in two: what the discriminator says of reconstructions
+(adversarial, in the rule "adaptive" alone), and pixels and perception (reconstruction)."""
+Weights = Mapping[Term, float | Tensor]
+"""What each term weighs: a number, or a scalar without a gradient."""
+
 OFF = torch.zeros(())
-"""Stands for a term that is switched off: it weighs 0."""
 
 
-@dataclass(frozen=True)
-class Terms:
-    """The terms of L_D of one step, scalars; the paper's L_recon is `reconstruction` and `adversarial` together."""
+def decoder_loss(terms: Mapping[Term, Tensor], weights: Weights) -> Tensor:
+    """L_D, a scalar: the weighted sum of its terms, scalars; one that is not there is switched off."""
 
-    reward: Tensor  # L_reward
-    rank_gan: Tensor  # L_RankGAN
-    adversarial: Tensor  # L_recon: what the discriminator says of reconstructions, in the adaptive rule alone
-    reconstruction: Tensor  # L_recon: pixels and perception
-    consistency: Tensor  # L_consist
+    def weighted(name: Term) -> Tensor:
+        return weights[name] * terms[name] if name in terms else OFF
 
-
-@dataclass(frozen=True)
-class TermWeights:
-    """What each term weighs: a number, or a scalar without a gradient; measured: what the log says of them."""
-
-    reward: float | Tensor
-    rank_gan: float | Tensor
-    adversarial: float | Tensor
-    reconstruction: float
-    consistency: float
-    measured: dict[str, float]
-
-
-def decoder_loss(terms: Terms, weights: TermWeights) -> Tensor:
-    """L_D, a scalar: the sum of its four weighted terms."""
-    reward, rank_gan = weights.reward * terms.reward, weights.rank_gan * terms.rank_gan
-    recon = weights.adversarial * terms.adversarial + weights.reconstruction * terms.reconstruction
-    consist = weights.consistency * terms.consistency
-    return reward + rank_gan + recon + consist
+    alignment = weighted("reward") + weighted("rank_gan")
+    return alignment + (weighted("adversarial") + weighted("reconstruction")) + weighted("consistency")
 
 
 def gradient_norm_weights(
-    terms: Terms, rollouts: Tensor, reconstructions: Tensor, params: DecoderParams
-) -> TermWeights:
+    reconstruction: Tensor, reward: Tensor | None, rank_gan: Tensor | None, params: DecoderParams
+) -> tuple[Weights, dict[str, float]]:
     """Each alignment term's gradient at the decoder's output has a fixed share of the reconstruction's.
 
-    rollouts, reconstructions: the decoder's outputs, on which the terms depend; the graphs are kept.
+    Given are the gradients of the terms there, over the whole batch; None for a term that is off. Returns the weights,
+    and what the log says of them.
     """
-    (target,) = torch.autograd.grad(terms.reconstruction, reconstructions, retain_graph=True)
     measured: dict[str, float] = {}
 
-    def weight(name: str, term: Tensor, share: float | None) -> float | Tensor:
-        if term is OFF or share is None:
+    def weight(name: str, gradient: Tensor | None, share: float | None) -> float | Tensor:
+        if gradient is None or share is None:
             return 0.0
-        (pull,) = torch.autograd.grad(term, rollouts, retain_graph=True)
-        found = output_gradient_weight(target, pull, share)
+        found = output_gradient_weight(reconstruction, gradient, share)
         measured[f"weight_{name}"] = float(found)
         return found
 
-    return TermWeights(
-        reward=weight("reward", terms.reward, params.reward_ratio),
-        rank_gan=weight("gan", terms.rank_gan, params.adversarial_ratio),
-        adversarial=0.0,
-        reconstruction=params.lambda_reconstruction,
-        consistency=params.lambda_consistency,
-        measured=measured,
-    )
+    weights: Weights = {
+        "reward": weight("reward", reward, params.reward_ratio),
+        "rank_gan": weight("gan", rank_gan, params.adversarial_ratio),
+        "adversarial": 0.0,
+        "reconstruction": params.lambda_reconstruction,
+        "consistency": params.lambda_consistency,
+    }
+    return weights, measured
 
 
-def adaptive_weights(terms: Terms, last_layer: Tensor, params: DecoderParams) -> TermWeights:
+def adaptive_weights(
+    reconstruction: Tensor | None, adversarial: Tensor | None, params: DecoderParams
+) -> tuple[Weights, dict[str, float]]:
     """The paper's: plain lambdas, and VQGAN's last-layer rule for the adversarial term on reconstructions.
 
-    last_layer: the decoder's last weight, on which the terms depend; the graphs are kept.
+    Given are the gradients of these two terms at the decoder's last weight, over the whole batch; None without a
+    discriminator. Returns the weights, and what the log says of them.
     """
-    adversarial: float | Tensor = 0.0
-    measured = {}
-    if terms.adversarial is not OFF:
-        weight = adaptive_weight(terms.reconstruction, terms.adversarial, last_layer)
-        adversarial = params.lambda_reconstruction * params.adversarial_ratio * weight
+    pull: float | Tensor = 0.0
+    measured: dict[str, float] = {}
+    if reconstruction is not None and adversarial is not None:
+        weight = adaptive_weight(reconstruction, adversarial)
+        pull = params.lambda_reconstruction * params.adversarial_ratio * weight
         measured["weight_adaptive"] = float(weight)
-    return TermWeights(
-        reward=params.lambda_reward or 0.0,
-        rank_gan=(params.lambda_gan or 0.0) * params.adversarial_ratio,
-        adversarial=adversarial,
-        reconstruction=params.lambda_reconstruction,
-        consistency=params.lambda_consistency,
-        measured=measured,
-    )
+    weights: Weights = {
+        "reward": params.lambda_reward or 0.0,
+        "rank_gan": (params.lambda_gan or 0.0) * params.adversarial_ratio,
+        "adversarial": pull,
+        "reconstruction": params.lambda_reconstruction,
+        "consistency": params.lambda_consistency,
+    }
+    return weights, measured

@@ -4,7 +4,8 @@ RankE (arXiv 2605.21195), stage 2; `objectives.decoder_loss` holds its L_D. Enco
 tokens keep their meaning, only what they look like evolves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,24 +16,25 @@ from rank_e.backbones.protocol import TokenizerModel
 from rank_e.config import DecoderParams
 from rank_e.io.pixels import from_signed, to_signed
 from rank_e.objectives.anchors import consistency
-from rank_e.objectives.decoder_loss import (
-    OFF,
-    Terms,
-    TermWeights,
-    adaptive_weights,
-    decoder_loss,
-    gradient_norm_weights,
-)
+from rank_e.objectives.decoder_loss import Term, Weights, adaptive_weights, decoder_loss, gradient_norm_weights
 from rank_e.objectives.rank_gan import rank_gan_loss, reward_loss
+from rank_e.precision import Precision
 from rank_e.training.discriminator_update import Discriminator, DiscriminatorUpdate
 from rank_e.training.ema import ema_update
+from rank_e.training.microbatched import Microbatched, joined
 from rank_e.training.networks import Perceptual
 from rank_e.training.optimizer import NamedAdamW
 from rank_e.training.ranked_images import RankedBatch, RankedBatches, RankedImages, applied_weights
+from rank_e.training.term_gradients import Means, TermGradients
 from rank_e.training.update import UpdateState
 
 ENCODED_AT_ONCE = 64  # real images
 FAKES = ("rollouts", "reconstructions")
+MEASURED: dict[str, tuple[Term, ...]] = {
+    "gradient_norm": ("reconstruction", "reward", "rank_gan"),
+    "adaptive": ("reconstruction", "adversarial"),
+}
+"""The terms whose gradients each `adversarial_rule` compares."""
 DifferentiableReward = Callable[[Tensor, list[str]], Tensor]  # images in [0, 1], prompts -> scores [N]
 
 
@@ -54,7 +56,8 @@ class DecoderUpdate:
     """Alternates discriminator and decoder; a step's random numbers are a function of (seed, round, index).
 
     An `Update`. Before the decoder's first step ever, `discriminator_warmup_steps` steps of a negative index train the
-    discriminator alone.
+    discriminator alone. However large `microbatch_size` is, a step is that of the whole batch: norms, means and
+    discriminator are the batch's.
     """
 
     def __init__(
@@ -65,8 +68,12 @@ class DecoderUpdate:
         seed: int,
         round_id: int,
         steps_before: int,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        """steps_before counts the decoder steps of earlier rounds: discriminator_start is measured from there."""
+        """steps_before counts the decoder steps of earlier rounds: discriminator_start is measured from there.
+
+        dtype: what the networks compute in, float32 or bfloat16; their weights, and all losses, are float32.
+        """
         self.nets, self.params = nets, params
         self.seed, self.round_id, self.steps_before = seed, round_id, steps_before
         self.steps = params.steps
@@ -78,7 +85,8 @@ class DecoderUpdate:
             parameter.requires_grad_(True)
         device = self.named[0][1].device
         self.optimizer = NamedAdamW("decoder.learning_rate", self.named, params.learning_rate, params)
-        self.discriminator = DiscriminatorUpdate(nets.discriminator, params, device)
+        self.precision = Precision(device, dtype)
+        self.discriminator = DiscriminatorUpdate(nets.discriminator, params, self.precision)
         weights = applied_weights(data.weights, params.rank_weighting, seeds.generator(seed, "shuffle", round_id))
         with torch.no_grad():  # the encoder is frozen: one pass over the round's real images serves all steps
             real_tokens = torch.cat([self._encode(images) for images in data.reals.split(ENCODED_AT_ONCE)])
@@ -88,10 +96,14 @@ class DecoderUpdate:
         """Tokens int64 [n, L] of images in [0, 1], which may lie elsewhere and be of a wider type."""
         return self.nets.online.encode(to_signed(images).to(self.named[0][1]))[1].to(images.device)
 
-    def _decode(self, batch: RankedBatch, kinds: tuple[str, ...]) -> dict[str, Tensor]:
-        """Decodings [n, 3, H, W], about in [0, 1], of the rollouts and of the real images' tokens, by kind."""
-        tokens = {"rollouts": batch.tokens, "reconstructions": batch.real_tokens}
-        return {kind: from_signed(self.nets.online.decode_tokens(tokens[kind]).float()) for kind in kinds}
+    def _decode(self, tokens: Tensor) -> Tensor:
+        """Decodings float32 [n, 3, H, W], about in [0, 1], by the decoder that is trained."""
+        return self._drawn(self.nets.online, tokens)
+
+    def _drawn(self, tokenizer: TokenizerModel, tokens: Tensor) -> Tensor:
+        with self.precision.autocast():
+            images = tokenizer.decode_tokens(tokens)
+        return from_signed(images.float())  # a float32 island: pixels are compared in float32
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -107,81 +119,119 @@ class DecoderUpdate:
         """
         if index < 0:
             return self._warm_up(index)
-        nets, generator = self.nets, seeds.generator(self.seed, "decoder", self.round_id, index)
+        nets, size, generator = self.nets, self.params.microbatch_size, self._generator(index)
         batch = self.batches.batch(generator)
         with torch.no_grad():
-            anchor = from_signed(nets.average.decode_tokens(batch.tokens).float())
-        images = self._decode(batch, FAKES)
-        metrics: dict[str, float] = {}
+            anchor = joined([self._drawn(nets.average, tokens) for tokens in batch.tokens.split(size)])
         started = self.steps_before + index >= self.params.discriminator_start
+        adaptive = self.params.adversarial_rule == "adaptive"
+        drawn = {
+            "rollouts": Microbatched(self._decode, batch.tokens, size),
+            "reconstructions": Microbatched(
+                self._decode, batch.real_tokens, size, self._last_layer_alone if started and adaptive else torch.no_grad
+            ),
+        }
+        metrics: dict[str, float] = {}
+        noise: dict[str, Tensor] = {}
         if started:
-            fakes = torch.cat([images[kind] for kind in self.shown])
+            fakes = torch.cat([images for kind in self.shown for images in drawn[kind].outputs])
             metrics |= self.discriminator.step(index, batch.reals, fakes, generator)
-        reconstruction, consist, anchor_metrics = self._anchor_terms(batch, images, anchor)
-        reward, rank_gan, adversarial, alignment_metrics = self._alignment_terms(
-            batch, images, generator if started else None
+            judged = FAKES if adaptive else ("rollouts",)
+            noise = {kind: self.discriminator.noise(drawn[kind].joined(), generator) for kind in judged}
+        measured = MEASURED[self.params.adversarial_rule]
+        rollouts = TermGradients(drawn["rollouts"].outputs, self._rollout_means(batch, anchor, noise), measured)
+        reconstructions = TermGradients(
+            drawn["reconstructions"].outputs, self._reconstruction_means(batch, noise), measured
         )
-        terms = Terms(reward, rank_gan, adversarial, reconstruction, consist)
-        weights = self._weights(terms, images)
-        loss = decoder_loss(terms, weights)
+        weights, of_weights = self._weights(rollouts, reconstructions, drawn["reconstructions"])
         self.optimizer.zero_grad()
-        loss.backward()
+        drawn["rollouts"].backward(rollouts.weighted(weights))
+        drawn["reconstructions"].backward(reconstructions.weighted(weights))
         norm = self.optimizer.step(index)
         ema_update(dict(nets.average.decoder_parameters()), dict(self.named), self.params.ema_decay)
-        return (
-            metrics
-            | alignment_metrics
-            | weights.measured
-            | {"loss": loss.item()}
-            | anchor_metrics
-            | {"grad_norm": norm}
-        )
+        loss = decoder_loss(rollouts.terms | reconstructions.terms, weights)
+        logged = rollouts.logged | {"loss": loss} | reconstructions.logged
+        logged |= {"consistency": rollouts.terms["consistency"]}
+        order = ("reward", *of_weights, "loss", "l1", "perceptual", "consistency")
+        values = {key: value.item() for key, value in logged.items()} | of_weights
+        return metrics | {key: values[key] for key in order if key in values} | {"grad_norm": norm}
+
+    def _generator(self, *names: int | str) -> torch.Generator:
+        return seeds.generator(self.seed, "decoder", self.round_id, *names)
 
     def _warm_up(self, index: int) -> dict[str, float]:
         """The discriminator alone: real images against decodings, the decoder unmoved."""
-        place = index - self.first_step
-        generator = seeds.generator(self.seed, "decoder", self.round_id, "warmup", place)
+        generator = self._generator("warmup", index - self.first_step)
         batch = self.batches.batch(generator)
+        tokens = {"rollouts": batch.tokens, "reconstructions": batch.real_tokens}
+        parts = [part for kind in self.shown for part in tokens[kind].split(self.params.microbatch_size)]
         with torch.no_grad():
-            fakes = torch.cat(list(self._decode(batch, self.shown).values()))
+            fakes = torch.cat([self._decode(part) for part in parts])
         return self.discriminator.step(index, batch.reals, fakes, generator)
 
-    def _anchor_terms(
-        self, batch: RankedBatch, images: dict[str, Tensor], anchor: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """L_recon (without the adaptive rule's share) and L_consist, and what the log says of them."""
-        params, perceptual, reconstructions = self.params, self.nets.perceptual, images["reconstructions"]
-        l1 = (reconstructions - batch.reals).abs().mean()
-        seen = perceptual(reconstructions, batch.reals)
-        reconstruction = params.l1_weight * l1 + params.perceptual_weight * seen
-        consist = consistency(perceptual, images["rollouts"], anchor)
-        anchor_metrics = {"l1": l1.item(), "perceptual": seen.item(), "consistency": consist.item()}
-        return reconstruction, consist, anchor_metrics
+    @contextmanager
+    def _last_layer_alone(self) -> Iterator[None]:
+        """A graph of the decoder's last layer and of nothing before it: what the adaptive rule measures at it."""
+        for _, parameter in self.named:
+            parameter.requires_grad_(parameter is self.nets.online.last_layer)
+        yield
+        for _, parameter in self.named:
+            parameter.requires_grad_(True)
 
-    def _alignment_terms(
-        self, batch: RankedBatch, images: dict[str, Tensor], generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
-        """L_reward, L_RankGAN and the adaptive rule's share of L_recon, and what the log says of them.
+    def _rollout_means(
+        self, batch: RankedBatch, anchor: Tensor, noise: dict[str, Tensor]
+    ) -> Callable[[Tensor, slice], Means]:
+        """L_consist, L_reward and L_RankGAN of a microbatch of rollouts; without noise no discriminator has started."""
 
-        No generator: the discriminator has not started yet.
-        """
-        reward = rank_gan = adversarial = OFF
-        alignment_metrics: dict[str, float] = {}
-        if self.nets.reward is not None:
-            scores = self.nets.reward(images["rollouts"], batch.prompts)
-            reward = reward_loss(scores, batch.weights)
-            alignment_metrics["reward"] = scores.mean().item()
-        if generator is not None:
-            rank_gan = rank_gan_loss(self.discriminator.logits(images["rollouts"], generator), batch.weights)
-            if self.params.adversarial_rule == "adaptive":
-                adversarial = -self.discriminator.logits(images["reconstructions"], generator).mean()
-        return reward, rank_gan, adversarial, alignment_metrics
+        def means(images: Tensor, rows: slice) -> Means:
+            with self.precision.autocast():  # the losses within it are float32 islands of their own
+                terms: dict[Term, Tensor] = {"consistency": consistency(self.nets.perceptual, images, anchor[rows])}
+            logged: dict[str, Tensor] = {}
+            if self.nets.reward is not None:
+                scores = self.nets.reward(images, batch.prompts[rows])
+                terms["reward"] = reward_loss(scores, batch.weights[rows])
+                logged["reward"] = scores.mean()
+            if noise:
+                logits = self.discriminator.logits(images + noise["rollouts"][rows])
+                terms["rank_gan"] = rank_gan_loss(logits, batch.weights[rows])
+            return terms, logged
 
-    def _weights(self, terms: Terms, images: dict[str, Tensor]) -> TermWeights:
-        """What each term weighs, by the rule of `decoder.adversarial_rule`."""
+        return means
+
+    def _reconstruction_means(self, batch: RankedBatch, noise: dict[str, Tensor]) -> Callable[[Tensor, slice], Means]:
+        """L_recon of a microbatch of reconstructions, in its two terms: see `objectives.decoder_loss`."""
+        params = self.params
+
+        def means(images: Tensor, rows: slice) -> Means:
+            l1 = (images - batch.reals[rows]).abs().mean()
+            with self.precision.autocast():  # its distances are a float32 island of their own
+                seen = self.nets.perceptual(images, batch.reals[rows])
+            terms: dict[Term, Tensor] = {"reconstruction": params.l1_weight * l1 + params.perceptual_weight * seen}
+            if "reconstructions" in noise:
+                logits = self.discriminator.logits(images + noise["reconstructions"][rows])
+                terms["adversarial"] = -logits.mean()
+            return terms, {"l1": l1, "perceptual": seen}
+
+        return means
+
+    def _weights(
+        self, rollouts: TermGradients, reconstructions: TermGradients, decoder: Microbatched
+    ) -> tuple[Weights, dict[str, float]]:
+        """What each term weighs by the rule of `decoder.adversarial_rule`, and what the log says of it."""
         if self.params.adversarial_rule == "gradient_norm":
-            return gradient_norm_weights(terms, images["rollouts"], images["reconstructions"], self.params)
-        return adaptive_weights(terms, self.nets.online.last_layer, self.params)
+            target, reward, rank_gan = (
+                reconstructions.at_output_joined("reconstruction"),
+                rollouts.at_output_joined("reward"),
+                rollouts.at_output_joined("rank_gan"),
+            )
+            assert target is not None  # the term is always on
+            return gradient_norm_weights(target, reward, rank_gan, self.params)
+        if "adversarial" not in reconstructions.terms:
+            return adaptive_weights(None, None, self.params)
+        slopes = [
+            decoder.slope(self.nets.online.last_layer, reconstructions.at_output(term)) for term in MEASURED["adaptive"]
+        ]
+        return adaptive_weights(slopes[0], slopes[1], self.params)
 
     def state(self) -> UpdateState:
         """online and ema (the decoder and post_quant_conv), discriminator, and optimizer: that of both, and LeCam's."""

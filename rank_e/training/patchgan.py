@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rank_e.errors import RankEError
+from rank_e.precision import GroupNorm
 
 GROUPS = 8  # of every GroupNorm
 KERNEL = 4
@@ -33,7 +34,7 @@ class PatchGAN(nn.Module):
             stride = 2 if depth < layers else 1
             # The norm that follows has its own shift, so the convolution needs none.
             convolution = nn.Conv2d(inputs, width, KERNEL, stride, 1, bias=False)
-            modules += [convolution, nn.GroupNorm(GROUPS, width), nn.LeakyReLU(0.2)]
+            modules += [convolution, GroupNorm(GROUPS, width), nn.LeakyReLU(0.2)]
         modules.append(nn.Conv2d(width, 1, KERNEL, 1, 1))
         self.layers = nn.Sequential(*modules)
 

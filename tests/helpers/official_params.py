@@ -19,6 +19,7 @@ COMMON: dict[str, Any] = {
     "decoder": {
         "rollouts_per_step": 4,
         "reals_per_step": 4,
+        "microbatch_size": 3,
         "reward_ratio": 0.05,
         "discriminator": {"channels": 8},
     },

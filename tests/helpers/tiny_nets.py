@@ -51,6 +51,7 @@ def decoder_params(**changes: object) -> DecoderParams:
         "steps": 2,
         "rollouts_per_step": 6,
         "reals_per_step": 4,
+        "microbatch_size": 6,
         "learning_rate": 1e-3,
         "discriminator_learning_rate": 1e-3,
         "betas": [0.5, 0.95],

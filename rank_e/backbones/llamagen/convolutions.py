@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rank_e.precision import GroupNorm
+
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     """GroupNorm with LlamaGen's epsilon."""
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
