@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rank_e.precision import channels_last, float32_island
 from rank_e.rewards.preprocessing import normalise
 from rank_e.shapes import clip
 from rank_e.shapes.backbone import load_world_clip
@@ -26,9 +27,10 @@ class FeatureDistance:
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Unit feature vectors [N, C, h, w] of each of STAGES, at the images' own size."""
-        inputs = normalise(images, self.tower.image_mean, self.tower.image_std)
+        inputs = channels_last(normalise(images, self.tower.image_mean, self.tower.image_std))
         stages = self.tower.forward_intermediates(inputs, indices=STAGES, stop_early=True, intermediates_only=True)
-        return [F.normalize(maps, dim=1, eps=1e-6) for maps in stages["image_intermediates"]]
+        with float32_island(images.device):  # small differences of features are formed in float32
+            return [F.normalize(maps.float(), dim=1, eps=1e-6) for maps in stages["image_intermediates"]]
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         pairs = zip(self.features(a), self.features(b), strict=True)

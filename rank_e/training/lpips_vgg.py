@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import check_finite, check_shapes, read_tensors, shapes_of
+from rank_e.precision import channels_last, float32_island
 
 SMALLEST_SIDE = 16  # four poolings
 
@@ -17,7 +18,8 @@ SMALLEST_SIDE = 16  # four poolings
 class LpipsVGG:
     """d(a, b): images [N, 3, H, W] in [0, 1], sides >= 16 -> mean distance, a scalar >= 0, zero for equal images.
 
-    Differentiable in both; frozen, float32, on `device`.
+    Differentiable in both; frozen, float32, on `device`. Under autocast VGG16 computes in bfloat16 and what is made of
+    its maps in float32.
     """
 
     def __init__(self, vgg16: Path, device: torch.device | str = "cpu") -> None:
@@ -45,12 +47,23 @@ class LpipsVGG:
 
     def distances(self, a: Tensor, b: Tensor) -> Tensor:
         """d of each pair: float32 [N]."""
+        import lpips
+
         for images in (a, b):
             if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < SMALLEST_SIDE:
                 raise RankEError(
                     f"LPIPS: images {tuple(images.shape)}; give [N, 3, H, W] with sides >= {SMALLEST_SIDE}"
                 )
-        return self.network(a.float(), b.float(), normalize=True).flatten()
+        unit = lpips.normalize_tensor
+        pairs = zip(self.features(a), self.features(b), self.network.lins, strict=True)
+        with float32_island(a.device):  # small differences of features are formed in float32
+            squares = [head((unit(x.float()) - unit(y.float())) ** 2).mean((1, 2, 3)) for x, y, head in pairs]
+            return torch.stack(squares).sum(0)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """VGG16's five maps of images [N, 3, H, W] in [0, 1]."""
+        maps: list[Tensor] = list(self.network.net(channels_last(self.network.scaling_layer(2 * images.float() - 1))))
+        return maps
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         return self.distances(a, b).mean()

@@ -18,17 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import ParametrizationList, cached
 
 from rank_e import seeds
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import check_shapes, read_tensors, shapes_of
+from rank_e.precision import GroupNorm, channels_last, float32_island
 
 STRIDE = 32  # pixels a logit stands for, whatever feature map its head reads
 GROUPS = 8  # of every GroupNorm
 MIXED = 64  # channels of every mixed EfficientNet map
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEPTHS = 4  # maps of each frozen network
-POWER_ITERATIONS = 15  # settle the spectral norm's vectors at initialisation; training adds one a forward
+POWER_ITERATIONS = 15  # settle the spectral norm's vectors at initialisation; training adds one a step
 
 
 class DinoFeatures(nn.Module):
@@ -67,7 +69,7 @@ class EfficientNetFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images [N, 3, S, S] in [0, 1] -> maps [N, channels[i], S / strides[i], S / strides[i]]."""
-        normalised = (images - self.mean) / self.std
+        normalised = channels_last((images - self.mean) / self.std)
         return list(
             self.network.forward_intermediates(normalised, indices=DEPTHS, intermediates_only=True, stop_early=True)
         )
@@ -115,7 +117,7 @@ class Head(nn.Module):
             width = channels if depth else inputs
             # The norm that follows has its own shift, so the convolution needs none.
             convolution = nn.Conv2d(width, channels, kernel, stride, padding, bias=False)
-            modules += [spectral_norm(convolution), nn.GroupNorm(GROUPS, channels), nn.LeakyReLU(0.2)]
+            modules += [spectral_norm(convolution), GroupNorm(GROUPS, channels), nn.LeakyReLU(0.2)]
         modules.append(spectral_norm(nn.Conv2d(channels, 1, 3, 1, 1)))
         self.layers = nn.Sequential(*modules)
 
@@ -243,7 +245,25 @@ class ProjectedDiscriminator(nn.Module):
                         _ = module.weight  # in training mode each look turns the vectors once
                     if module.bias is not None:
                         module.bias.zero_()
+        return self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """A step begins: the spectral norms' vectors turn once, and stay for all its passes.
+
+        What a pass sees must not depend on how many there were: microbatches are passes too.
+        """
+        super().train(mode)
+        with torch.no_grad():
+            self._look_at_weights()  # in training mode each look turns the vectors once
+        for module in self.modules():
+            if isinstance(module, ParametrizationList):
+                module.eval()
         return self
+
+    def _look_at_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                _ = module.weight
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images [N, 3, H, W] in [0, 1] -> what the heads read: four transformer maps, four mixed maps."""
@@ -251,12 +271,16 @@ class ProjectedDiscriminator(nn.Module):
         images = images.to(transformer.mean.dtype)
         if images.shape[-2:] != (self.image_size, self.image_size):
             size = (self.image_size, self.image_size)
-            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+            with float32_island(images.device):  # pixels are resized in float32
+                images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         return [*transformer(images), *mixing(convolutional(images))]
 
     def forward(self, images: Tensor) -> Tensor:
         heads = cast(list[Head], list(self.heads))
-        return torch.cat([head(x) for head, x in zip(heads, self.features(images), strict=True)], dim=1)
+        with cached():
+            with float32_island(images.device):  # spectral norms are taken of float32 weights, once a pass
+                self._look_at_weights()
+            return torch.cat([head(x) for head, x in zip(heads, self.features(images), strict=True)], dim=1)
 
 
 def projected(

@@ -1,10 +1,12 @@
 """Files of frozen networks that the decoder update reads, at toy size, seeded."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from rank_e.io.torchvision_ops import declare_torchvision_ops
 from rank_e.seeds import generator
 
 
@@ -35,3 +37,18 @@ def seeded_weights(module: nn.Module, name: str) -> Any:
             if weight.ndim > 1:
                 weight.normal_(0.0, weight[0].numel() ** -0.5, generator=generator(0, name, key))
     return module.eval()
+
+
+def frozen_networks(root: Path) -> tuple[Path, Path]:
+    """What the projected discriminator reads, written to `root`: a transformers folder of a tiny DINOv3, a timm file."""
+    declare_torchvision_ops()
+    import timm
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    config = DINOv3ViTConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=8, num_attention_heads=2, num_register_tokens=4
+    )
+    seeded_weights(DINOv3ViTModel(config), "dinov3").save_pretrained(root / "dinov3")
+    network = seeded_weights(timm.create_model(NAME), "efficientnet")
+    torch.save(network.state_dict(), root / "efficientnet.pth")
+    return root / "dinov3", root / "efficientnet.pth"

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from rank_e.errors import RankEError
-from rank_e.io.torchvision_ops import declare_torchvision_ops
 from rank_e.objectives.rank_gan import hinge_discriminator_loss, rank_gan_loss
 from rank_e.seeds import generator
 from rank_e.training.decoder_update import DecoderUpdate, Nets
 from rank_e.training.discriminator_update import Discriminator
 from rank_e.training.projected_discriminator import ProjectedDiscriminator
 from rank_e.training.ranked_images import RankedImages
-from tests.helpers.discriminator_files import NAME, seeded_weights
+from tests.helpers.discriminator_files import NAME, frozen_networks
 from tests.helpers.tiny_nets import decoder_params, moved, snapshot, tiny_tokenizer
 
 SIZE = 64
@@ -26,18 +25,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    declare_torchvision_ops()
-    import timm
-    from transformers import DINOv3ViTConfig, DINOv3ViTModel
-
-    root = tmp_path_factory.mktemp("frozen")
-    config = DINOv3ViTConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=8, num_attention_heads=2, num_register_tokens=4
-    )
-    seeded_weights(DINOv3ViTModel(config), "dinov3").save_pretrained(root / "dinov3")
-    network = seeded_weights(timm.create_model(NAME), "efficientnet")
-    torch.save(network.state_dict(), root / "efficientnet.pth")
-    return root / "dinov3", root / "efficientnet.pth"
+    return frozen_networks(tmp_path_factory.mktemp("frozen"))
 
 
 def discriminator(files: tuple[Path, Path], seed: int = 0, **options: object) -> ProjectedDiscriminator:
@@ -196,9 +184,20 @@ def test_weights_are_a_function_of_the_generator_and_have_unit_spectral_norms(fi
 
 def test_a_saved_state_gives_the_same_logits(files):
     first, second, images = discriminator(files, 0), discriminator(files, 1), seeded_images(2)
-    first(images)  # a forward in training mode turns the spectral norm's vectors
+    first.train()  # a step turns the spectral norms' vectors
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(images), second(images))
+
+
+def test_a_step_turns_the_spectral_norms_once_and_its_passes_see_the_same_weights(files):
+    net, images = discriminator(files), seeded_images(2)
+    name = "heads.0.layers.0.parametrizations.weight.0._u"
+    with torch.no_grad():
+        net.heads[0].layers[0].parametrizations.weight.original.normal_(generator=generator(0, "another weight"))
+    before, vector = net(images), net.state_dict()[name].clone()
+    assert torch.equal(net(images), before) and torch.equal(net.state_dict()[name], vector)
+    after = net.train()(images)
+    assert not torch.equal(net.state_dict()[name], vector) and not torch.equal(after, before)
 
 
 def test_moving_it_moves_the_frozen_networks(files):

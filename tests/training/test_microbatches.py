@@ -1,0 +1,108 @@
+"""The decoder update by microbatches: the gradients of the whole batch, by either rule and discriminator."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rank_e.seeds import generator
+from rank_e.training.decoder_update import DecoderUpdate, Nets
+from rank_e.training.microbatched import Microbatched
+from rank_e.training.patchgan import PatchGAN
+from rank_e.training.projected_discriminator import ProjectedDiscriminator
+from rank_e.training.ranked_images import RankedImages
+from tests.helpers.discriminator_files import frozen_networks
+from tests.helpers.tiny_nets import decoder_params, tiny_tokenizer
+
+ROLLOUTS, REALS = 7, 5
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return frozen_networks(tmp_path_factory.mktemp("frozen"))
+
+
+def perceptual(a: Tensor, b: Tensor) -> Tensor:
+    return (a.square() - b.square()).square().mean() + (a - b).abs().mean()
+
+
+def reward(images: Tensor, prompts: list[str]) -> Tensor:
+    wanted = torch.tensor([len(prompt) / 10 for prompt in prompts])
+    return -(images.square().mean((1, 2, 3)) - wanted).square()
+
+
+def stepped(size: int, files=None, index: int = 0, dtype: torch.dtype = torch.float32, **changes: object):
+    """The log of one step, and the gradients that it moved decoder and discriminator by."""
+    shared = {"rollouts_per_step": ROLLOUTS, "reals_per_step": REALS, "microbatch_size": size, "instance_noise": 0.2}
+    params = decoder_params(**shared, **({"lecam": 0.5, "discriminator_inputs": "both"} | changes))
+    random = generator(0, "data")
+    weights = torch.rand(3, 4, generator=random) + 0.2
+    data = RankedImages(
+        torch.randint(16, (3, 4, 4), generator=random),
+        weights / weights.mean(1, keepdim=True),
+        ["a", "four", "sixteen or so"],
+        torch.rand(6, 3, 8, 8, generator=random),
+    )
+    net = PatchGAN(8, 1) if files is None else ProjectedDiscriminator(*files, image_size=32, channels=16)
+    nets = Nets(tiny_tokenizer(), tiny_tokenizer(), net.initialise(generator(0, "net")), reward, perceptual)
+    update = DecoderUpdate(nets, data, params, seed=1, round_id=1, steps_before=0, dtype=dtype)
+    with torch.no_grad():  # an average that the decoder has left, as later steps have
+        for _, parameter in nets.average.decoder_parameters():
+            parameter.mul_(1.02)
+    log = update.step(index)
+    moved = [*update.named, *update.discriminator.optimizer.named]
+    return log, {name: parameter.grad for name, parameter in moved if parameter.grad is not None}
+
+
+RULES = {
+    "gradient_norm": {"adversarial_rule": "gradient_norm", "reward_ratio": 0.7, "adversarial_ratio": 1.3},
+    "adaptive": {"adversarial_rule": "adaptive", "lambda_reward": 2.0, "lambda_gan": 0.6, "adversarial_ratio": 0.8},
+}
+
+
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("size", [1, 3, 5])  # 3: last ones of 1 and 2; 5: rollouts alone in two
+def test_a_step_is_that_of_the_whole_batch(size, rule, projected, files):
+    given = files if projected else None
+    whole, wanted = stepped(ROLLOUTS, given, **RULES[rule])
+    log, found = stepped(size, given, **RULES[rule])
+    assert log == pytest.approx(whole, rel=1e-4, abs=1e-6) and list(log) == list(whole)
+    assert found.keys() == wanted.keys() and len(found) > 40
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_before_the_discriminator_starts_and_one_of_its_warm_up(rule):
+    for index, changes in ((0, {"discriminator_start": 5}), (-1, {})):
+        whole, wanted = stepped(ROLLOUTS, index=index, **RULES[rule], **changes)
+        log, found = stepped(2, index=index, **RULES[rule], **changes)
+        assert log == pytest.approx(whole, rel=1e-4, abs=1e-6)
+        assert found.keys() == wanted.keys() != set()
+        for name, gradient in wanted.items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_one_microbatch_runs_once_and_of_several_one_graph_is_held_at_a_time():
+    runs: list[int] = []
+    graphs: list[int] = []
+    layer = nn.Linear(3, 2)
+
+    def network(rows: Tensor) -> Tensor:
+        runs.append(len(rows))
+        output = layer(rows)
+        if output.requires_grad:
+            graphs.append(len(rows))
+        return output
+
+    inputs = torch.randn(5, 3, generator=generator(0, "inputs"))
+    wanted = None
+    for size, all_runs, all_graphs in ((5, [5], [5]), (2, [2, 2, 1] * 2, [2, 2, 1])):
+        runs.clear(), graphs.clear(), layer.zero_grad()
+        values = Microbatched(network, inputs, size)
+        pulls = torch.autograd.grad(values.joined().square().sum(), values.outputs)
+        values.backward(pulls)
+        assert runs == all_runs and graphs == all_graphs
+        assert layer.weight.grad is not None
+        wanted = layer.weight.grad.clone() if wanted is None else wanted
+        torch.testing.assert_close(layer.weight.grad, wanted)
