@@ -14,7 +14,7 @@ from rank_e.training.decoder_update import DecoderUpdate, Nets
 from rank_e.training.networks import build_discriminator, build_perceptual
 from rank_e.training.ranked_images import RankedImages
 from stages.runtime.artifacts import Artifact, read_artifact
-from stages.runtime.backbone import backbone_of
+from stages.runtime.backbone import backbone_of, dtype_of
 from stages.runtime.rewards import rewards_of
 from stages.runtime.stage import Stage, main
 from stages.runtime.training import train, write
@@ -80,6 +80,7 @@ def build(stage: Stage, backbone: Backbone, dataset: Dataset, inputs: dict[str, 
         seed=stage.seed,
         round_id=stage.round,
         steps_before=before,
+        dtype=dtype_of(stage),
     )
     if before > 0:  # before its first step a decoder has neither a discriminator nor an optimiser
         update.load({file: previous.tensors(file) for file in update.state()})

@@ -5,9 +5,10 @@ import torch
 from rank_e.io.pixels import from_signed
 from rank_e.objectives.grpo import group_advantages
 from rank_e.objectives.rank_gan import keep_top, rank_weights, temperature_at
+from rank_e.precision import Precision
 from rank_e.rewards.mixture import RawScores
 from stages.runtime.artifacts import ArtifactWriter, read_artifact
-from stages.runtime.backbone import backbone_of
+from stages.runtime.backbone import backbone_of, dtype_of
 from stages.runtime.rewards import rewards_of
 from stages.runtime.stage import Stage, main
 
@@ -25,6 +26,7 @@ def run(stage: Stage) -> None:
     previous = read_artifact(stage.path("ranking", round=stage.round - 1), "ranking")
     tokenizer = backbone_of(stage).tokenizer(decoder.tensors("ema"))
     settings = stage.arm_params.ranking
+    precision = Precision(stage.device, dtype_of(stage))
     mixture = rewards_of(stage, previous.json("rewards"))
     tokens = rollouts.tensors("rollouts")["tokens"].long()
     texts = [text for text in prompts.table("prompts")["prompt"] for _ in range(tokens.shape[1])]
@@ -32,7 +34,9 @@ def run(stage: Stage) -> None:
     batches: list[RawScores] = []
     for start in stage.progress(range(0, len(flat), settings.batch_size), "ranking"):
         end = start + settings.batch_size
-        images = from_signed(tokenizer.decode_tokens(flat[start:end].to(stage.device))).clamp(0, 1)
+        with precision.autocast():
+            decoded = tokenizer.decode_tokens(flat[start:end].to(stage.device))
+        images = from_signed(decoded.float()).clamp(0, 1)  # a float32 island: pixels are float32
         batches.append({name: raw.cpu() for name, raw in mixture.raw_scores(images, texts[start:end]).items()})
     scores = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     mixture.observe(scores)  # before they are used: the first round has statistics too

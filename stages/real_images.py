@@ -63,7 +63,7 @@ class RealImages:
         """The same through the tokenizer's encoder, codes and decoder, uint8, and their captions."""
         images, captions = self.fresh(start, stop, tokenizer.config.image_size)
         decoded = from_signed(tokenizer.decode(tokenizer.encode(self.signed(images))[0]))
-        return to_bytes(decoded.clamp(0, 1).cpu()), captions
+        return to_bytes(decoded.clamp(0, 1)).cpu(), captions
 
 
 def evaluate_reconstructions(

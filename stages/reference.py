@@ -49,10 +49,10 @@ def run(stage: Stage) -> None:
         stream, reference, params.reference_images, params.batch_size, lambda s: stage.progress(s, "real images")
     )
     data = digest([stage.params.data.held_out.model_dump(), images.seed, params.reference_images])
-    references = {name: Statistics.of(stream, name, data) for name in features}
+    references = {name: Statistics.of(stream, name, data, stage.device) for name in features}
     if (matched := params.matched) is not None:
         for name in matched.distances:
-            sums = CaptionSums.of(stream, name, held_out.prompts, matched.least)
+            sums = CaptionSums.of(stream, name, held_out.prompts, matched.least, stage.device)
             references[name] = replace(references[name], captions=sums)
 
     shown = min(params.images, params.real_images)

@@ -28,9 +28,12 @@ class CaptionSums:
     sums: ShardSums
 
     @classmethod
-    def of(cls, stream: ImageStream, name: str, prompts: Sequence[str], least: int) -> CaptionSums:
+    def of(
+        cls, stream: ImageStream, name: str, prompts: Sequence[str], least: int, device: torch.device | None = None
+    ) -> CaptionSums:
         """Of the captions that may be kept: those `least` times among `prompts`. C * D^2 * 8 bytes.
 
+        device: where the features are summed; the sums lie on the CPU.
         EvaluationError names one of which the stream has no real image.
         """
         captions = sorted(caption for caption, count in Counter(prompts).items() if count >= least)
@@ -42,7 +45,7 @@ class CaptionSums:
                 "evaluation.reference_images, or write matched: null where real images have captions of their own"
             )
         shard_of = torch.tensor([places.get(caption, -1) for caption in shown])
-        return cls(captions, ShardSums.placed(stream, name, shard_of, len(captions)))
+        return cls(captions, ShardSums.placed(stream, name, shard_of, len(captions), device).to(torch.device("cpu")))
 
     def moments(self, captions: Iterable[str]) -> Moments:
         """Moments of the real images of these captions."""

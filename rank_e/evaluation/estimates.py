@@ -79,6 +79,10 @@ class ShardSums:
         assert made is not None  # feature_rows refuses an empty stream
         return made
 
+    def to(self, device: torch.device) -> ShardSums:
+        """The same on a device."""
+        return ShardSums(*(x.to(device) for x in (self.centre, self.counts, self.sums, self.scatters)))
+
     def moments(self) -> Moments:
         """Mean and unbiased covariance of all rows, float64 on the CPU."""
         n = int(self.counts.sum())
@@ -131,7 +135,7 @@ def frechet_estimate(
     eigenvalue problem of size D: seconds on a CPU at D = 2048, so give a `device` there.
     """
     sums = ShardSums.of(stream, name, shards if resamples else 1, device)
-    value = frechet_distance(reference, sums.moments())
+    value = frechet_distance(reference, sums.moments(), device)
     if not resamples:
         return Estimate(value)
     low, high = bootstrap_interval(

@@ -66,8 +66,9 @@ class Evaluator:
         """
 
         def decoded(start: int, stop: int) -> tuple[Images, list[str]]:
-            images = decode(tokenizer, tokens[start:stop]).cpu()
-            return to_bytes(images if correct is None else correct(images, start)), self.prompt_set.prompts[start:stop]
+            images = decode(tokenizer, tokens[start:stop])
+            corrected = images if correct is None else correct(images.cpu(), start)
+            return to_bytes(corrected).cpu(), self.prompt_set.prompts[start:stop]
 
         return self.evaluate_images(decoded, len(tokens), folder, intervals=intervals)
 

@@ -18,6 +18,10 @@ class Moments:
     cov: Tensor
     n: int
 
+    def to(self, device: torch.device) -> Moments:
+        """The same on a device."""
+        return Moments(self.mean.to(device), self.cov.to(device), self.n)
+
     @classmethod
     def of(cls, features: Tensor) -> Moments:
         """Moments of `features` [N, D]. Raises RankEError for fewer than two rows or for values that are not finite."""
@@ -37,14 +41,18 @@ def matrix_root(matrix: Tensor) -> Tensor:
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+def frechet_distance(a: Moments, b: Moments, device: torch.device | None = None) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^1/2), in squared feature units, >= 0 up to rounding.
+
+    device: where the two eigenvalue problems are solved; None: where the moments lie.
 
     tr (A B)^1/2 is the sum of the root eigenvalues of the symmetric A^1/2 B A^1/2, which has A B's spectrum:
     no general matrix root, no imaginary parts, rank-deficient covariances welcome. Raises RankEError if sizes differ.
     """
     if a.mean.shape != b.mean.shape:
         raise RankEError(f"frechet_distance: {len(a.mean)} against {len(b.mean)} features; use one feature network")
+    if device is not None:
+        a, b = a.to(device), b.to(device)
     root = matrix_root(a.cov)
     cross = torch.linalg.eigvalsh(root @ b.cov @ root).clamp(min=0).sqrt().sum()
     return float((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross)

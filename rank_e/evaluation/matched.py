@@ -113,5 +113,6 @@ def matched_distance(
     `weights` [N, 3] as of `accepted_images`. 2 FD(all) - mean of FD(one half), FD(other half): a distance of n images
     is too large by about c / n, and arms differ in how many of their images are accepted. It may fall below zero.
     """
-    whole, *halves = (frechet_distance(reference, moments) for moments in weighted_moments(parts, weights, device))
+    found = weighted_moments(parts, weights, device)
+    whole, *halves = (frechet_distance(reference, moments, device) for moments in found)
     return 2 * whole - sum(halves) / len(halves)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -45,10 +46,13 @@ class Statistics:
     captions: CaptionSums | None = None
 
     @classmethod
-    def of(cls, stream: ImageStream, name: str, data: str) -> Statistics:
-        """From a stream over the real images; `data` is a hash that stands for them (and for their order)."""
+    def of(cls, stream: ImageStream, name: str, data: str, device: torch.device | None = None) -> Statistics:
+        """From a stream over the real images; `data` is a hash that stands for them (and for their order).
+
+        device: where the features are summed; the statistics lie on the CPU.
+        """
         network = stream.features[name]
-        moments = ShardSums.of(stream, name, shards=1).moments()
+        moments = ShardSums.of(stream, name, 1, device).moments()
         return cls(moments, Provenance(network.protocol, network.sha256, data, stream.done, moments.n))
 
     def save(self, path: str | Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rank_e.precision import float32_island
 from rank_e.rewards.base import RewardError, check_pairs, check_scores
 from rank_e.rewards.clip import ClipModel, Preprocess, clip_inputs
 from rank_e.rewards.open_clip_models import model_within, shared_clip
@@ -70,7 +71,9 @@ class AestheticReward:
         """Scores float32 [N] of `images` [N, 3, H, W] in [0, 1]; RewardError if one is not finite."""
         check_pairs(self.name, images, prompts)
         embedding = self.model.encode_image(clip_inputs(self.model, images, self.prepare))
-        return check_scores(self.name, self.head(F.normalize(embedding, dim=-1)).squeeze(-1).float())
+        with float32_island(images.device):  # the head is small, and its scores are compared
+            scores = self.head(F.normalize(embedding.float(), dim=-1)).squeeze(-1)
+        return check_scores(self.name, scores)
 
 
 def aesthetic_reward(folder: Path, device: torch.device, *, file: str, clip_file: str, model: str) -> AestheticReward:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rank_e.precision import channels_last, float32_island
 from rank_e.rewards.base import RewardError, check_pairs, check_scores
 from rank_e.rewards.open_clip_models import ClipModel, Tokenize, model_within, shared_clip
 from rank_e.rewards.preprocessing import clip_protocol, normalise, shorter_side
@@ -31,7 +32,9 @@ def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[f
 
 def clip_inputs(model: ClipModel, images: Tensor, prepare: Preprocess = preprocess) -> Tensor:
     """`prepare` with the size and the normalisation constants of an open_clip model's visual tower."""
-    return prepare(images, input_size(model), model.visual.image_mean, model.visual.image_std)
+    with float32_island(images.device):  # pixels are prepared in float32
+        inputs = prepare(images, input_size(model), model.visual.image_mean, model.visual.image_std)
+    return channels_last(inputs)
 
 
 def input_size(model: ClipModel) -> int:
@@ -47,7 +50,8 @@ class ClipReward:
     """`scale` * cos(image embedding, text embedding) of an open_clip model, in [-scale, scale].
 
     The model is used as it is given: put it in eval mode, without gradients of its own weights. Each distinct
-    prompt is encoded once and without gradient. Hessel et al. (2021) cut the score off at zero; this does not, since
+    prompt of a call is encoded once and without gradient (not once for all: what a step does would depend on those
+    before it). Hessel et al. (2021) cut the score off at zero; this does not, since
     a cut-off has no gradient. HPSv2 (Wu et al., 2023) is the same with `scale` 1, other weights and its own protocol.
     """
 
@@ -71,7 +75,9 @@ class ClipReward:
         place = {prompt: row for row, prompt in enumerate(distinct)}
         device = self.model.logit_scale.device
         with torch.no_grad():
-            features = F.normalize(self.model.encode_text(self.tokenize(distinct).to(device)), dim=-1)
+            encoded = self.model.encode_text(self.tokenize(distinct).to(device))
+            with float32_island(device):
+                features = F.normalize(encoded.float(), dim=-1)
         return features[torch.tensor([place[prompt] for prompt in prompts], device=device)]
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
@@ -81,9 +87,10 @@ class ClipReward:
 
     def compare(self, embeddings: Tensor, prompts: list[str]) -> Tensor:
         """The same scores of the model's own image embeddings [N, D], of any length."""
-        images = F.normalize(embeddings, dim=-1)
-        scores = self.scale * (images * self.text_features(prompts)).sum(-1)
-        return check_scores(self.name, scores.float())
+        text = self.text_features(prompts)
+        with float32_island(embeddings.device):  # scores of one prompt differ by less than bfloat16 resolves
+            scores = self.scale * (F.normalize(embeddings.float(), dim=-1) * text).sum(-1)
+        return check_scores(self.name, scores)
 
 
 def clip_reward(folder: Path, device: torch.device, *, file: str, model: str) -> ClipReward:

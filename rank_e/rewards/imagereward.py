@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rank_e.io.torchvision_ops import declare_torchvision_ops
+from rank_e.precision import channels_last, float32_island
 from rank_e.rewards.aesthetic import build_head
 from rank_e.rewards.base import RewardError, check_pairs, check_scores
 from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, clip_protocol
@@ -129,13 +130,16 @@ class ImageReward:
         """Scores float32 [N] of `images` [N, 3, H, W] in [0, 1]; RewardError if one is not finite."""
         check_pairs(self.name, images, prompts)
         size: int = self.vision.patch_embed.img_size[0]
-        features = self.vision(clip_protocol(images, size, OPENAI_MEAN, OPENAI_STD))
+        with float32_island(images.device):  # pixels are prepared in float32
+            inputs = clip_protocol(images, size, OPENAI_MEAN, OPENAI_STD)
+        features = self.vision(channels_last(inputs))
         encoded = self.tokenizer.encode_batch(prompts)
         ids = torch.tensor([row.ids for row in encoded], device=features.device)
         mask = torch.tensor([row.attention_mask for row in encoded], device=features.device)
         hidden = self.text(input_ids=ids, attention_mask=mask, encoder_hidden_states=features).last_hidden_state
-        scores = (self.head(hidden[:, 0]).squeeze(-1) - SCORE_MEAN) / SCORE_STD
-        return check_scores(self.name, scores.float())
+        with float32_island(images.device):  # the head is small, and its scores are compared
+            scores = (self.head(hidden[:, 0].float()).squeeze(-1) - SCORE_MEAN) / SCORE_STD
+        return check_scores(self.name, scores)
 
 
 def imagereward(folder: Path, device: torch.device, *, file: str, tokenizer: str) -> ImageReward:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rank_e.io.plugins import call_factory, calling
+from rank_e.precision import Precision
 from rank_e.rewards.base import Reward, RewardError, check_pairs, check_scores
 from rank_e.rewards.running import RunningNormaliser
 
@@ -36,13 +37,14 @@ class Mixture:
     changes them, `observe` does.
     """
 
-    def __init__(self, terms: Mapping[str, Term]) -> None:
+    def __init__(self, terms: Mapping[str, Term], dtype: torch.dtype = torch.float32) -> None:
+        """dtype: what the rewards' networks compute in, float32 or bfloat16 (under autocast)."""
         if not terms:
             raise RewardError("rewards: none is given; name at least one")
-        self.terms = dict(terms)
+        self.terms, self.dtype = dict(terms), dtype
 
     def raw_scores(self, images: Tensor, prompts: list[str]) -> RawScores:
-        """Raw scores float32 [N] of each reward, by name. Computed in float32 whatever autocast is on.
+        """Raw scores float32 [N] of each reward, by name. Computed in `dtype` whatever autocast is on.
 
         Raises RewardError naming the reward whose score is not finite, has another shape, or has no gradient while
         the images ask for one.
@@ -50,7 +52,7 @@ class Mixture:
         found = {}
         for name, term in self.terms.items():
             check_pairs(name, images, prompts)
-            with torch.autocast(images.device.type, enabled=False), calling(f"reward {name}", RewardError):
+            with Precision(images.device, self.dtype).autocast(), calling(f"reward {name}", RewardError):
                 scores = term.reward(images.float(), prompts)
             if not isinstance(scores, Tensor) or scores.shape != (len(prompts),) or not scores.is_floating_point():
                 given = f"{scores.dtype} {list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
@@ -98,8 +100,15 @@ class Mixture:
             normaliser.load_state(state[name])
 
 
-def build_rewards(sections: Mapping[str, RewardKind], folder: str | Path, device: torch.device | str) -> Mixture:
-    """The mixture of section `rewards`, by name: files within `folder`, networks on `device` in float32.
+def build_rewards(
+    sections: Mapping[str, RewardKind],
+    folder: str | Path,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+) -> Mixture:
+    """The mixture of section `rewards`, by name: files within `folder`, weights on `device` in float32.
+
+    dtype: what the networks compute in; bfloat16 is autocast around each reward, the user's own too.
 
     Each section is one of `rank_e.config.kinds.RewardParams`; the user's own factory(folder, device, **keys) gives a
     call (images, prompts) -> scores. RewardError names the entry and what is wrong with it.
@@ -110,4 +119,4 @@ def build_rewards(sections: Mapping[str, RewardKind], folder: str | Path, device
         reward = call_factory(where, section.path, Path(folder), torch.device(device), section.options, RewardError)
         normaliser = RunningNormaliser(name) if section.normalise == "running" else None
         terms[name] = Term(reward, section.weight, normaliser)
-    return Mixture(terms)
+    return Mixture(terms, dtype)

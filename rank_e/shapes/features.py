@@ -90,8 +90,7 @@ def patches_of(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def patch_features(images: Tensor, batch_size: int = 128) -> Tensor:
-    """PatchNet features of `patches_of`, float32 [N, P, 64], on the CPU."""
-    net = PatchNet()
-    batches = [patches_of(batch) for batch in images.cpu().split(batch_size)]
+def patch_features(net: PatchNet, images: Tensor, batch_size: int = 128) -> Tensor:
+    """`net`'s features of `patches_of`, float32 [N, P, 64], on the device of both."""
+    batches = [patches_of(batch) for batch in images.split(batch_size)]
     return torch.cat([net(patches.flatten(0, 1)).unflatten(0, patches.shape[:2]) for patches in batches])

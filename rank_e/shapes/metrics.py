@@ -18,7 +18,7 @@ from rank_e.io.pixels import from_bytes
 from rank_e.rewards.clip import ClipModel, ClipReward
 from rank_e.shapes import clip, world
 from rank_e.shapes.backbone import load_world_clip
-from rank_e.shapes.features import EvaluatorFeatures, evaluator_features, patch_features
+from rank_e.shapes.features import EvaluatorFeatures, PatchNet, evaluator_features, patch_features
 
 
 class CachedEvaluator:
@@ -108,7 +108,10 @@ def middle_features(folder: Path, device: torch.device) -> ShapesFeatures:
 def patch_places(folder: Path, device: torch.device) -> ShapesFeatures:
     """Patches all over the image seen by a fixed random network: texture without meaning."""
     metric = Metric("Patch FD", "lower", "Fréchet distance of patches: texture and edges", decimals=2)
-    return ShapesFeatures(patch_features, device, metric, protocol="patches, fixed random network", sha256="none")
+    net = PatchNet().to(device)
+    return ShapesFeatures(
+        lambda x: patch_features(net, x), device, metric, protocol="patches, fixed random network", sha256="none"
+    )
 
 
 def clip_score(folder: Path, device: torch.device) -> ShapesScore:

@@ -14,7 +14,7 @@ from rank_e.evaluation.tokens import entropy_bits, token_histogram, token_kl
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 from rank_e.rewards.clip import ClipModel
 from rank_e.shapes import clip, world
-from rank_e.shapes.features import evaluator_features, patch_features, patches_of
+from rank_e.shapes.features import PatchNet, evaluator_features, patch_features, patches_of
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:
@@ -127,9 +127,9 @@ def test_features_do_not_depend_on_the_batch(evaluator: ClipModel, real: tuple[t
         strict=True,
     ):
         torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
-    assert patch_features(images).shape == (8, 9, 64)
-    torch.testing.assert_close(patch_features(images), patch_features(images, 3), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(patch_features(images)[5:], patch_features(images[5:]), rtol=1e-4, atol=1e-5)
+    assert patch_features(PatchNet(), images).shape == (8, 9, 64)
+    torch.testing.assert_close(patch_features(PatchNet(), images), patch_features(PatchNet(), images, 3), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(patch_features(PatchNet(), images)[5:], patch_features(PatchNet(), images[5:]), rtol=1e-4, atol=1e-5)
 
 
 def test_mid_level_features_serve_a_vision_transformer_too(real: tuple[torch.Tensor, list[str]]) -> None:
@@ -162,6 +162,6 @@ def test_affine_control_undoes_a_change_of_brightness_and_contrast(
 def test_patch_features_see_texture_and_not_flat_colour(real: tuple[torch.Tensor, list[str]]) -> None:
     images = 0.2 + 0.6 * real[0]
     tinted = images + torch.tensor([0.1, -0.1, 0.05]).view(3, 1, 1)
-    torch.testing.assert_close(patch_features(tinted), patch_features(images), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(patch_features(PatchNet(), tinted), patch_features(PatchNet(), images), rtol=1e-3, atol=1e-3)
     noisy = images + 0.05 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    assert (patch_features(noisy) - patch_features(images)).abs().mean() > 0.05
+    assert (patch_features(PatchNet(), noisy) - patch_features(PatchNet(), images)).abs().mean() > 0.05
