@@ -24,7 +24,8 @@ RATE = 1.0e14
 """Assumed useful floating-point operations a second: 10 % of an H100's bfloat16 peak of 989e12."""
 LIBRARIES = {"cpu": 0.5e9, "cuda": 4.0e9}  # bytes of main memory that a process holds beside its tensors
 LPIPS_PIXEL = 4000  # bytes that LPIPS keeps a pixel of one pair: VGG16 to conv5_3, float32, and its differences
-REWARD_IMAGE = 1.5e9  # bytes that a reward network keeps an image with a gradient: ViT-H/14 at 224 pixels
+REWARD_IMAGE = 1.5e9  # bytes that a reward network keeps an image with a gradient in float32: ViT-H/14 at 224 pixels
+STEP_IMAGES = 8  # float32 tensors of an image's size that a decoder step holds for each of its images
 
 
 def patchgan(section: Kind) -> int:
@@ -123,20 +124,28 @@ def branches_of(arm: ArmParams) -> int:
     return 2 if arm.policy.scoring == "guided" and arm.rollouts.guidance != 1 else 1
 
 
-def decoder_memory(sizes: Sizes, arm: ArmParams) -> float:
-    """Peak bytes on the device of the decoder stage: two tokenizers, the optimiser, one step's images.
+def decoder_memory(sizes: Sizes, params: Params, arm: ArmParams) -> float:
+    """Peak bytes on the device of the decoder stage: two tokenizers, the optimiser, one step's images and graphs.
 
-    LPIPS and a reward network are allowances for the published ones.
+    A kind of images that one microbatch holds keeps its graph through decoder and losses; of any other, one microbatch
+    is at a time in the decoder or in the losses. LPIPS and a reward network are allowances for the published ones.
     """
-    settings = arm.decoder
+    settings, value, pixels = arm.decoder, VALUE[params.runtime.dtype], sizes.image_size**2
     if not settings.train:
         return 0.0
-    pixels = sizes.image_size**2
-    each = sizes.decoder_image() + LPIPS_PIXEL * pixels
-    images = (settings.rollouts_per_step + settings.reals_per_step) * each
-    rewarded = settings.rollouts_per_step * REWARD_IMAGE if settings.rewarded else 0
-    fixed = 8 * sizes.tokenizer + 12 * sizes.decoder + 16 * patchgan(settings.discriminator)
-    return fixed + images + rewarded + (4.0e9 if settings.rewarded else 0)
+    drawn, size = sizes.decoder_image(value), settings.microbatch_size
+    rewarded = REWARD_IMAGE * value / 4 if settings.rewarded else 0.0
+    kinds = (
+        (settings.rollouts_per_step, LPIPS_PIXEL * pixels + rewarded),
+        (settings.reals_per_step, LPIPS_PIXEL * pixels),
+    )
+    graphs = sum(count * (drawn + losses) for count, losses in kinds if count <= size)
+    graphs += max((size * max(drawn, losses) for count, losses in kinds if count > size), default=0.0)
+    # Pictures, their noise and gradients; and what the adaptive rule keeps of the last layer, of some 30 that are drawn.
+    graphs += sum(count * (12 * STEP_IMAGES * pixels + drawn / 30) for count, _ in kinds)
+    casts = 2 * sizes.decoder if value == 2 else 0
+    fixed = 8 * sizes.tokenizer + 12 * sizes.decoder + casts + 16 * patchgan(settings.discriminator)
+    return fixed + graphs + (4.0e9 if settings.rewarded else 0.0)
 
 
 def host_memory(sizes: Sizes, params: Params) -> float:
@@ -160,7 +169,7 @@ class Memory:
 def memory(sizes: Sizes, params: Params) -> Memory:
     """The largest stage of any arm."""
     arms = [params.arm(name) for name in params.arms]
-    device = max(max(policy_memory(sizes, params, arm), decoder_memory(sizes, arm)) for arm in arms)
+    device = max(max(policy_memory(sizes, params, arm), decoder_memory(sizes, params, arm)) for arm in arms)
     host = host_memory(sizes, params)
     if params.runtime.device == "cpu":
         return Memory(0.0, device + host + LIBRARIES["cpu"])
@@ -200,7 +209,7 @@ def summary(sizes: Sizes, params: Params) -> list[str]:
     if need.device:
         arms = [params.arm(name) for name in params.arms]
         policy = max(policy_memory(sizes, params, arm) for arm in arms)
-        decoder = max(decoder_memory(sizes, arm) for arm in arms)
+        decoder = max(decoder_memory(sizes, params, arm) for arm in arms)
         lines.append(f"device memory of a stage: policy {gigabytes(policy)}, decoder {gigabytes(decoder)}")
     lines.append(f"main memory of a stage: {gigabytes(need.host)}")
     work = operations(sizes, params)

@@ -109,7 +109,7 @@ def room_problems(params: Params, machine: Machine, needed: int, need: Memory, j
         found.append(f"main memory: a stage needs about {wanted}{at_once}, the machine has {there}; {fix}")
     if machine.device is not None and need.device * jobs * SPARE > machine.device:
         wanted, there = gigabytes(need.device * jobs * SPARE), gigabytes(machine.device)
-        fix = f"lower policy.microbatch_size, decoder.rollouts_per_step and reals_per_step{fewer}"
+        fix = f"lower policy.microbatch_size and decoder.microbatch_size{fewer}"
         device = params.runtime.device
         found.append(f"memory of {device}: a stage needs about {wanted}{at_once}, it has {there}; {fix}")
     return found

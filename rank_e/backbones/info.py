@@ -58,8 +58,8 @@ class Sizes(ABC):
         """Bytes that one of the policy's layers keeps for one row's backward pass, at `value` bytes a number."""
 
     @abstractmethod
-    def decoder_image(self) -> int:
-        """Bytes that the decoder keeps for one image's backward pass, float32."""
+    def decoder_image(self, value: int) -> int:
+        """Bytes that the decoder keeps for one image's backward pass, at `value` bytes a number."""
 
 
 class Converter(Protocol):

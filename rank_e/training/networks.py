@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rank_e.training.discriminator_update import Discriminator
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
-"""Two batches of images [N, 3, H, W] in [0, 1] -> a scalar distance >= 0."""
+"""Two batches of images [N, 3, H, W] in [0, 1] -> a scalar distance >= 0, a mean over the N pairs."""
 
 
 def build_perceptual(section: Kind, folder: Path, device: torch.device) -> Perceptual:

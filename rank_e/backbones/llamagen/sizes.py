@@ -35,7 +35,7 @@ class VQSizes(Sizes):
     def layer_row(self, value: int) -> float:
         return self.dim * (20 + 4.3 * value) + 5 * self.hidden * value
 
-    def decoder_image(self) -> int:
+    def decoder_image(self, value: int) -> int:
         """Inputs of norms, SiLUs and convolutions, and the attention of the lowest level."""
         widths = [self.channels * m for m in reversed(self.multipliers)]
         places, attention, width = self.grid**2, 7, widths[0]
@@ -47,7 +47,7 @@ class VQSizes(Sizes):
             if level + 1 < len(widths):
                 places *= 4
                 total += places * outputs
-        return 4 * (total + 3 * places * width)
+        return value * (total + 3 * places * width)
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ class ToySizes(Sizes):
     def layer_row(self, value: int) -> float:
         return float(value * self.dim)
 
-    def decoder_image(self) -> int:
-        return 24 * self.image_size**2
+    def decoder_image(self, value: int) -> int:
+        return 6 * value * self.image_size**2
 
 
 class ToyConverter:

@@ -22,6 +22,7 @@ from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.backbones.llamagen.transformer import Block
 from rank_e.config import Params
 from rank_e.config.profiles import load_profile
+from rank_e.precision import Precision
 from rank_e.sampling.sampler import SamplingConfig, log_distribution, pick
 from rank_e.sampling.scoring import by_parts
 from rank_e.seeds import generator
@@ -193,14 +194,20 @@ def test_scoring_takes_about_what_is_estimated(
     assert 0.55 * estimated < made.peak < 1.05 * estimated
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("side", "multipliers"), [(48, (1, 2, 2)), (64, (1, 1, 2, 2, 4))])
-def test_a_decoded_image_keeps_about_what_is_estimated(side: int, multipliers: tuple[int, ...]) -> None:
+def test_a_decoded_image_keeps_about_what_is_estimated(
+    side: int, multipliers: tuple[int, ...], dtype: torch.dtype
+) -> None:
     config = TokenizerConfig(side, 32, multipliers, 2, 32, 64, 8)
     vq = Tokenizer(config).initialise(generator(0, "estimate"))
-    with Kept(vq) as kept:
-        vq.decode_tokens(torch.zeros(2, config.grid**2, dtype=torch.int64))
+    kept = []
+    for count in (1, 3):  # what is kept beside images, such as weights that autocast has cast, does not count
+        with Kept(vq) as found, Precision(torch.device("cpu"), dtype).autocast():
+            vq.decode_tokens(torch.zeros(count, config.grid**2, dtype=torch.int64))
+        kept.append(found.bytes)
     sizes = replace(LLAMAGEN_XL, image_size=side, channels=32, multipliers=multipliers, residual_blocks=2)
-    assert 2 * sizes.decoder_image() == pytest.approx(kept.bytes, rel=0.1)
+    assert 2 * sizes.decoder_image(dtype.itemsize) == pytest.approx(kept[1] - kept[0], rel=0.1)
 
 
 def test_memory_follows_what_fills_it() -> None:
@@ -214,7 +221,23 @@ def test_memory_follows_what_fills_it() -> None:
     based = arm.model_copy(update={"policy": arm.policy.model_copy(update={"reference": "base"})})
     assert estimate.policy_memory(sizes, params, based) == whole + 2 * sizes.policy
     assert estimate.policy_memory(sizes, params, half) < whole < estimate.policy_memory(sizes, params, plain)
-    assert estimate.decoder_memory(sizes, params.arm("frozen")) == 0.0
+    assert estimate.decoder_memory(sizes, params, params.arm("frozen")) == 0.0
+
+
+def test_a_microbatch_bounds_the_decoder_stages_memory() -> None:
+    params, sizes = load_profile(ROOT / "profiles/llamagen-xl-clip.yaml"), LLAMAGEN_XL
+    arm = params.arm("coevolved")
+
+    def need(dtype: str = "bfloat16", **changes: int) -> float:
+        of = params.model_copy(update={"runtime": params.runtime.model_copy(update={"dtype": dtype})})
+        settings = arm.decoder.model_copy(update=changes)
+        return estimate.decoder_memory(sizes, of, arm.model_copy(update={"decoder": settings}))
+
+    sized = [need(microbatch_size=size) for size in (1, 8, 16, 32)]
+    assert sized == sorted(sized) and sized[3] > 2 * sized[2]  # 32 keep the graphs of decoder and losses, of both kinds
+    more = need(rollouts_per_step=64, reals_per_step=64) - need()
+    assert 0 < more < 0.2 * need()  # pictures alone
+    assert need("float32", microbatch_size=32) > 1.5 * need(microbatch_size=32)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
