@@ -42,7 +42,7 @@ def stepped(size: int, files=None, index: int = 0, dtype: torch.dtype = torch.fl
         ["a", "four", "sixteen or so"],
         torch.rand(6, 3, 8, 8, generator=random),
     )
-    net = PatchGAN(8, 1) if files is None else ProjectedDiscriminator(*files, image_size=32, channels=16)
+    net = PatchGAN(8, 1) if files is None else ProjectedDiscriminator(*files, image_size=64, channels=16)
     nets = Nets(tiny_tokenizer(), tiny_tokenizer(), net.initialise(generator(0, "net")), reward, perceptual)
     update = DecoderUpdate(nets, data, params, seed=1, round_id=1, steps_before=0, dtype=dtype)
     with torch.no_grad():  # an average that the decoder has left, as later steps have
@@ -59,9 +59,9 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("projected", [False, True])
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("size", [1, 3, 5])  # 3: last ones of 1 and 2; 5: rollouts alone in two
+@pytest.mark.parametrize(("size", "projected"), [(1, False), (3, False), (5, False), (3, True)])
+# 3: last ones of 1 and 2, and of the discriminator's 6 + 6; 5: rollouts alone in two
 def test_a_step_is_that_of_the_whole_batch(size, rule, projected, files):
     given = files if projected else None
     whole, wanted = stepped(ROLLOUTS, given, **RULES[rule])
@@ -81,6 +81,22 @@ def test_a_step_before_the_discriminator_starts_and_one_of_its_warm_up(rule):
         assert found.keys() == wanted.keys() != set()
         for name, gradient in wanted.items():
             torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def joined_up(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradient.flatten() for _, gradient in sorted(gradients.items())])
+
+
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_in_bfloat16_gradients_point_where_those_in_float32_do_whole_or_not(rule, projected, files):
+    given = files if projected else None
+    exact, gradients = stepped(ROLLOUTS, given, **RULES[rule])
+    for size in (ROLLOUTS, 3):
+        log, found = stepped(size, given, dtype=torch.bfloat16, **RULES[rule])
+        assert log == pytest.approx(exact, rel=0.15, abs=0.02)
+        assert all(gradient.dtype == torch.float32 for gradient in found.values())
+        assert torch.cosine_similarity(joined_up(gradients), joined_up(found), dim=0) > 0.97
 
 
 def test_one_microbatch_runs_once_and_of_several_one_graph_is_held_at_a_time():
