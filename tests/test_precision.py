@@ -82,7 +82,9 @@ def test_a_clip_reward_prepares_pixels_and_compares_in_float32(model: clip.ClipM
         return seen[-1]
 
     reward = ClipReward(model, clip.tokenize, prepare=spy)
-    exact, rounded = (Mixture({"clip": Term(reward)}, dtype)(images("pair"), PROMPTS) for dtype in (FULL.dtype, HALF.dtype))
+    exact, rounded = (
+        Mixture({"clip": Term(reward)}, dtype)(images("pair"), PROMPTS) for dtype in (FULL.dtype, HALF.dtype)
+    )
     assert torch.equal(seen[0], seen[1]) and seen[0].dtype == torch.float32
     assert exact.dtype == rounded.dtype == torch.float32
     assert 0 < (rounded - exact).abs().max() < 1.5  # of 100: as far as features in bfloat16 lie from those in float32

@@ -36,7 +36,7 @@ class WeightsParams(Section):
 
 
 class RuntimeParams(Section):
-    """Where the stages compute: device, CPU threads of one stage, dtype of the weights."""
+    """Where the stages compute: device, CPU threads of one stage, dtype of networks."""
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
     threads: Annotated[int, Field(ge=1, le=1024)]

@@ -43,10 +43,13 @@ class Microbatched:
 
     def backward(self, gradients: Sequence[Tensor]) -> None:
         """Add to the network's weights their gradients, given those at the outputs; once."""
-        outputs, self._outputs = self._outputs, []  # what a first pass has kept is not needed beside a microbatch's graph
-        for number, (part, gradient) in enumerate(zip(self.inputs, gradients, strict=True)):
-            output = outputs[number] if self.whole else self.network(part)
-            output.backward(gradient)
+        outputs, self._outputs = self._outputs, []
+        if self.whole:
+            outputs[0].backward(gradients[0])
+            return
+        outputs.clear()  # what a first pass has kept goes before a microbatch's graph comes
+        for part, gradient in zip(self.inputs, gradients, strict=True):
+            self.network(part).backward(gradient)
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

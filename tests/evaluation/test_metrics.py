@@ -128,8 +128,12 @@ def test_features_do_not_depend_on_the_batch(evaluator: ClipModel, real: tuple[t
     ):
         torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
     assert patch_features(PatchNet(), images).shape == (8, 9, 64)
-    torch.testing.assert_close(patch_features(PatchNet(), images), patch_features(PatchNet(), images, 3), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(patch_features(PatchNet(), images)[5:], patch_features(PatchNet(), images[5:]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        patch_features(PatchNet(), images), patch_features(PatchNet(), images, 3), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        patch_features(PatchNet(), images)[5:], patch_features(PatchNet(), images[5:]), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_mid_level_features_serve_a_vision_transformer_too(real: tuple[torch.Tensor, list[str]]) -> None:
@@ -159,9 +163,17 @@ def test_affine_control_undoes_a_change_of_brightness_and_contrast(
     assert (AffineControl.fit(blurred, images)(blurred) - images).abs().mean() > 0.01  # it draws no edges
 
 
+def test_patch_features_are_computed_where_network_and_images_lie() -> None:
+    elsewhere = torch.device("meta")
+    found = patch_features(PatchNet().to(elsewhere), torch.rand(5, 3, 48, 48, device=elsewhere), 2)
+    assert found.device == elsewhere and found.shape == (5, 9, 64)
+
+
 def test_patch_features_see_texture_and_not_flat_colour(real: tuple[torch.Tensor, list[str]]) -> None:
     images = 0.2 + 0.6 * real[0]
     tinted = images + torch.tensor([0.1, -0.1, 0.05]).view(3, 1, 1)
-    torch.testing.assert_close(patch_features(PatchNet(), tinted), patch_features(PatchNet(), images), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        patch_features(PatchNet(), tinted), patch_features(PatchNet(), images), rtol=1e-3, atol=1e-3
+    )
     noisy = images + 0.05 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     assert (patch_features(PatchNet(), noisy) - patch_features(PatchNet(), images)).abs().mean() > 0.05

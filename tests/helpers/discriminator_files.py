@@ -40,7 +40,7 @@ def seeded_weights(module: nn.Module, name: str) -> Any:
 
 
 def frozen_networks(root: Path) -> tuple[Path, Path]:
-    """What the projected discriminator reads, written to `root`: a transformers folder of a tiny DINOv3, a timm file."""
+    """What the projected discriminator reads, written to `root`: a folder of a tiny DINOv3, a timm file."""
     declare_torchvision_ops()
     import timm
     from transformers import DINOv3ViTConfig, DINOv3ViTModel

@@ -105,6 +105,15 @@ def test_the_evaluator_runs_once_for_all_its_metrics_and_again_for_other_images(
     assert len(evaluator(other[:2]).last) == 2
 
 
+def test_the_patch_network_is_built_once(
+    real: tuple[Tensor, list[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = build_suite(PARAMS.evaluation.distances, {}, ASSETS, CPU).features["fd_patch"]
+    monkeypatch.setattr("rank_e.shapes.features.PatchNet.__init__", lambda self: pytest.fail("built again"))
+    images = to_bytes(real[0][:3])
+    assert torch.equal(features(images), features(images))
+
+
 def test_originals_repeat_the_prompts_in_other_scenes() -> None:
     prompts = [prompt for prompt, _ in ShapesDataset("held_out").prompts(6, 1)]
     dataset = ShapesDataset("held_out")

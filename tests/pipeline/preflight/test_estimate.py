@@ -252,6 +252,7 @@ def test_a_published_profiles_rounds_are_the_papers_steps(name: str) -> None:
     params = load_profile(ROOT / f"profiles/{name}.yaml")
     updates = params.prompts.per_round * params.rollouts.group_size // params.policy.minibatch_size
     assert updates == params.decoder.steps and updates * len(params.rounds) == 6000
+    assert params.decoder.rollouts_per_step == params.decoder.reals_per_step == 32
     assert params.ranking.temperature.rounds == len(params.rounds) / 5
     scale = sum(reward.weight for reward in params.ranking.rewards.values())
     assert params.ranking.minimum_std == pytest.approx(1e-4 * scale)
