@@ -9,19 +9,16 @@ would save, and a decoder that overshoots is still told the way back.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rank_e.io.resize import resize
+
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Images [N, 3, H, W] -> [N, 3, height, width], bicubic, antialiased; overshoots are kept."""
-    if images.shape[-2:] == (height, width):
-        return images
-    return F.interpolate(images, (height, width), mode="bicubic", antialias=True, align_corners=False)
 
 
 def round_to_levels(scaled: Tensor) -> Tensor:
@@ -40,7 +37,14 @@ def pillow_resize(images: Tensor, height: int, width: int) -> Tensor:
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x - mean) / std for each channel."""
-    return (images - images.new_tensor(mean).view(3, 1, 1)) / images.new_tensor(std).view(3, 1, 1)
+    centre, spread = (_per_channel(tuple(values), images.device, images.dtype) for values in (mean, std))
+    return (images - centre) / spread
+
+
+@lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Constants [3, 1, 1], copied to a device once: a copy in every call would stop the host each time."""
+    return torch.tensor(values, device=device, dtype=dtype).view(3, 1, 1)
 
 
 def shorter_side(images: Tensor, size: int, resize: Callable[[Tensor, int, int], Tensor] = resize) -> Tensor:

@@ -23,6 +23,7 @@ from torch.nn.utils.parametrize import ParametrizationList, cached
 from rank_e import seeds
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import check_shapes, read_tensors, shapes_of
+from rank_e.io.resize import resize
 from rank_e.precision import GroupNorm, channels_last, float32_island
 
 STRIDE = 32  # pixels a logit stands for, whatever feature map its head reads
@@ -97,7 +98,7 @@ class Mixing(nn.Module):
         for index in reversed(range(self.depth)):
             x = F.conv2d(maps[index], self.get_buffer(f"across{index}"))
             if mixed:
-                x = x + F.interpolate(mixed[0], size=x.shape[-2:], mode="bilinear", align_corners=False)
+                x = x + resize(mixed[0], *x.shape[-2:], mode="bilinear")
             mixed.insert(0, F.conv2d(x, self.get_buffer(f"down{index}"), padding=1))
         return mixed
 
@@ -269,10 +270,7 @@ class ProjectedDiscriminator(nn.Module):
         """Images [N, 3, H, W] in [0, 1] -> what the heads read: four transformer maps, four mixed maps."""
         transformer, convolutional, mixing = self._frozen
         images = images.to(transformer.mean.dtype)
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            size = (self.image_size, self.image_size)
-            with float32_island(images.device):  # pixels are resized in float32
-                images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+        images = resize(images, self.image_size, self.image_size, mode="bilinear")
         return [*transformer(images), *mixing(convolutional(images))]
 
     def forward(self, images: Tensor) -> Tensor:
