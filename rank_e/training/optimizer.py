@@ -1,6 +1,7 @@
 """AdamW over named weights, as every update uses it: gradients clipped and checked, state as named tensors."""
 
 from collections.abc import Iterable, Mapping
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -51,14 +52,14 @@ class NamedAdamW:
         learning_rate: another one for this step and those after it. RankEError names step `index` if a gradient is not
         finite; the weights are then as before.
         """
-        norm = nn.utils.clip_grad_norm_(self.weights, self.gradient_clip)
-        if not bool(norm.isfinite()):
+        norm = nn.utils.clip_grad_norm_(self.weights, self.gradient_clip).item()
+        if not isfinite(norm):
             raise RankEError(f"{self.key}: the gradient of step {index} is not finite; give a lower one")
         if learning_rate is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
         self.optimizer.step()
-        return norm.item()
+        return norm
 
     def state(self) -> dict[str, Tensor]:
         """Adam's moments and step counts under NAME.exp_avg and so on; copies on the CPU.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from rank_e.config import PolicyParams, SftParams
@@ -37,7 +38,8 @@ class TrainedPolicy:
             loss.backward()
             self.online.collect()
             losses.append(loss.detach())
-        return sum(loss.item() for loss in losses)  # read at the end: no microbatch waits for the one before it
+        # Read together at the end: no microbatch waits for the one before it.
+        return sum(torch.stack(losses).tolist())
 
     def step(self, number: int, learning_rate: float | None = None) -> float:
         """Move the weights and, when due, their average; returns the gradient's norm before clipping.
