@@ -76,7 +76,7 @@ def train(name: str, params: BaseParams) -> None:
         model = train_base_policy(settings, params.policy_size, text, load_tokenizer(params), log)
     else:
         model = train_base_clip(name, settings, log)
-    with ArtifactWriter(ROOT / name, name, seed=settings.seed, inputs=inputs) as out:
+    with ArtifactWriter(ROOT / name, name, seed=settings.seed, deterministic=False, inputs=inputs) as out:
         out.tensors("weights", model.state_dict())
 
 
@@ -88,7 +88,8 @@ def pack(params: BaseParams) -> None:
         "policy": vars(policy_config(params.policy_size, text, tokenizer)),
         "tokenizer": params.tokenizer_size.model_dump(mode="json"),
     }
-    with ArtifactWriter(ROOT / "packed", "packed", seed=0, inputs={n: ROOT / n for n in NETWORKS}) as out:
+    trained = {name: ROOT / name for name in NETWORKS}
+    with ArtifactWriter(ROOT / "packed", "packed", seed=0, deterministic=False, inputs=trained) as out:
         for name in NETWORKS:
             weights = read_artifact(ROOT / name, name).tensors("weights")
             out.tensors(name, {k: v.half() if v.is_floating_point() else v for k, v in weights.items()})

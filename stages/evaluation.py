@@ -21,7 +21,7 @@ from rank_e.evaluation.sampling import sample_prompt_set
 from rank_e.evaluation.summary import without_intervals
 from rank_e.evaluation.tokens import entropy_bits, token_histogram, token_kl
 from rank_e.io.pixels import to_bytes
-from stages.runtime.artifacts import Artifact, ArtifactWriter, read_artifact
+from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.stage import Stage, main
 
@@ -75,7 +75,7 @@ def evaluate(stage: Stage, policy: Weights, decoder: Weights, inputs: dict[str, 
     described += [TOKEN_KL.described("token_kl", "tokens"), TOKEN_ENTROPY.described("token_entropy", "tokens")]
     scores = evaluator_of(stage, held_out, references).scores(state.folder / f"{held_out.name}-own")
     paths = {name: artifact.path for name, artifact in inputs.items()}
-    with ArtifactWriter(target, "evaluation", seed=params.seed, inputs=paths) as out:
+    with stage.writer("evaluation", target, seed=params.seed, inputs=paths) as out:
         out.json("metrics", metrics | {"images": len(tokens), "original": unchanged})
         out.json("descriptions", sorted(described, key=lambda row: row["key"] in ALWAYS))
         out.table("samples", pd.DataFrame({"prompt": held_out.prompts, "category": held_out.categories, **scores}))

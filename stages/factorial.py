@@ -21,7 +21,7 @@ from rank_e.evaluation.summary import without_categories
 from rank_e.seeds import seed_for
 from stages.evaluation import evaluator_of
 from stages.real_images import RealImages, evaluate_reconstructions, real_evaluator
-from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.artifacts import read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.stage import Stage, main
 
@@ -81,7 +81,7 @@ def run(stage: Stage) -> None:
         found = evaluate_reconstructions(stage, images, own, reader, folder, intervals=False)
         table["real"] = {arm: {name: found[name] for name in (*held_out.suite.features, "l1")}}
         skipped = images.skipped
-    with ArtifactWriter(stage.path("factorial"), "factorial", seed=stage.seed, inputs=paths) as out:
+    with stage.writer("factorial", inputs=paths) as out:
         out.json("metrics", table)
         out.json("skipped", skipped)
     state.remove()

@@ -4,7 +4,6 @@ import pandas as pd
 
 from rank_e.data.opening import open_dataset
 from rank_e.seeds import seed_for
-from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.backbone import backbone_of
 from stages.runtime.stage import Stage, main
 
@@ -22,7 +21,7 @@ def run(stage: Stage) -> None:
     prompts = table["prompt"].tolist()
     embeddings, mask = backbone.encode_text(prompts)
     skipped = dataset.skipped()
-    with ArtifactWriter(stage.path("prompts"), "prompts", seed=stage.seed, inputs={}) as out:
+    with stage.writer("prompts", inputs={}) as out:
         out.table("prompts", table)
         out.tensors("text", {"embeddings": embeddings, "mask": mask})
         out.json("metrics", {"truncated": len(backbone.truncated(prompts)), "skipped": len(skipped)})

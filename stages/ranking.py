@@ -7,7 +7,7 @@ from rank_e.objectives.grpo import group_advantages
 from rank_e.objectives.rank_gan import keep_top, rank_weights, temperature_at
 from rank_e.precision import Precision
 from rank_e.rewards.mixture import RawScores
-from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.artifacts import read_artifact
 from stages.runtime.backbone import backbone_of, dtype_of
 from stages.runtime.rewards import rewards_of
 from stages.runtime.stage import Stage, main
@@ -46,7 +46,7 @@ def run(stage: Stage) -> None:
     kept = keep_top(rewards, min(settings.keep, rewards.shape[1]))
     weights = torch.zeros_like(rewards).scatter(1, kept, rank_weights(rewards.gather(1, kept), temperature))
     inputs = {"prompts": prompts.path, "rollouts": rollouts.path, "decoder": decoder.path, "previous": previous.path}
-    with ArtifactWriter(stage.path("ranking"), "ranking", seed=stage.seed, inputs=inputs) as out:
+    with stage.writer("ranking", inputs=inputs) as out:
         out.tensors(
             "ranking",
             {

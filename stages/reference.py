@@ -18,7 +18,6 @@ from rank_e.evaluation.resize import squares
 from rank_e.evaluation.stream import ImageBatch, ImageStream, evaluate_stream
 from rank_e.evaluation.tokens import token_histogram
 from stages.real_images import RealImages, evaluate_reconstructions, real_evaluator
-from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.backbone import backbone_of
 from stages.runtime.stage import Stage, main
 
@@ -66,7 +65,7 @@ def run(stage: Stage) -> None:
         "real": real,
         "reconstruction": evaluate_reconstructions(stage, images, tokenizer, evaluator, folder),
     }
-    with ArtifactWriter(stage.path("reference"), "reference", seed=params.seed, inputs={}) as out:
+    with stage.writer("reference", seed=params.seed, inputs={}) as out:
         for name, statistics in references.items():
             statistics.save(out.file(f"{name}.safetensors"))
         if by_caption := {name: item.captions for name, item in references.items() if item.captions is not None}:

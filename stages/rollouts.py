@@ -2,7 +2,7 @@
 
 from rank_e.sampling.sampler import SamplingConfig, sample
 from rank_e.seeds import seed_for
-from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.artifacts import read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.stage import Stage, main
 
@@ -28,7 +28,7 @@ def run(stage: Stage) -> None:
         progress=lambda steps: stage.progress(steps, "sampling"),
     )
     inputs = {"prompts": prompts.path, "policy": previous.path}
-    with ArtifactWriter(stage.path("rollouts"), "rollouts", seed=stage.seed, inputs=inputs) as out:
+    with stage.writer("rollouts", inputs=inputs) as out:
         out.tensors(
             "rollouts",
             {

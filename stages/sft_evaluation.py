@@ -4,7 +4,7 @@ With `sft.train: false` the start is the base, and the baseline's evaluation is 
 """
 
 from stages.evaluation import evaluate
-from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.artifacts import read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.stage import Stage, main
 
@@ -15,7 +15,7 @@ def run(stage: Stage) -> None:
     if not stage.params.sft.train:
         baseline = read_artifact(stage.path("baseline"), "evaluation")
         seed, inputs = stage.params.evaluation.seed, {"baseline": baseline.path}
-        with ArtifactWriter(target, "evaluation", seed=seed, inputs=inputs) as out:
+        with stage.writer("evaluation", target, seed=seed, inputs=inputs) as out:
             out.copy(baseline)
         return
     artifacts = {

@@ -1,6 +1,6 @@
 """Stage start: round 0 of an arm, the SFT policy and the base decoder as the artifacts that round 1 reads."""
 
-from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.artifacts import read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.stage import Stage, main
 
@@ -15,11 +15,11 @@ def run(stage: Stage) -> None:
         ("policy", start.tensors("ema"), "updates", {"sft": start.path}),
         ("decoder", backbone_of(stage).decoder_weights(), "steps", {}),
     ):
-        with ArtifactWriter(stage.path(kind, round=0), kind, seed=stage.seed, inputs=inputs) as out:
+        with stage.writer(kind, stage.path(kind, round=0), inputs=inputs) as out:
             out.tensors("online", weights)
             out.tensors("ema", weights)
             out.json("progress", {counter: 0})
-    with ArtifactWriter(stage.path("ranking", round=0), "ranking", seed=stage.seed, inputs={}) as out:
+    with stage.writer("ranking", stage.path("ranking", round=0), inputs={}) as out:
         out.json("rewards", {})
 
 

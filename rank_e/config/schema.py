@@ -36,11 +36,15 @@ class WeightsParams(Section):
 
 
 class RuntimeParams(Section):
-    """Where the stages compute: device, CPU threads of one stage, dtype of networks."""
+    """Where the stages compute, and how: device, CPU threads of one stage, dtype of networks.
+
+    deterministic: the same bytes twice on one device; false takes the fastest algorithms.
+    """
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
     threads: Annotated[int, Field(ge=1, le=1024)]
     dtype: Literal["float32", "bfloat16"]
+    deterministic: bool
 
 
 class Round(Section):

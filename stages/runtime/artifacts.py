@@ -1,9 +1,10 @@
 """Artifacts: folders that one stage writes whole and others only read.
 
 Tensors lie in safetensors, tables in parquet, scalars in JSON; `manifest.json` names schema, kind, seed,
-inputs (sha256 of their manifests) and every file (sha256, bytes, shapes). Neither clock nor machine enters
-an artifact: the same params give the same bytes. A writer fills a temporary folder, syncs it and renames it,
-so a reader sees a whole artifact or none.
+whether deterministic algorithms were asked for, inputs (sha256 of their manifests) and every file (sha256,
+bytes, shapes). Neither clock nor machine enters an artifact: with such algorithms the same params give the
+same bytes. A writer fills a temporary folder, syncs it and renames it, so a reader sees a whole artifact or
+none.
 """
 
 import json
@@ -107,11 +108,19 @@ class ArtifactWriter:
     """
 
     def __init__(
-        self, path: str | Path, kind: str, *, seed: int, inputs: Mapping[str, str | Path] | None = None
+        self,
+        path: str | Path,
+        kind: str,
+        *,
+        seed: int,
+        deterministic: bool,
+        inputs: Mapping[str, str | Path] | None = None,
     ) -> None:
+        """deterministic: whether deterministic algorithms were asked for, `runtime.deterministic`."""
         self.path = Path(path)
         self.kind = kind
         self.seed = seed
+        self.deterministic = deterministic
         self.inputs = dict(inputs or {})
         self._shapes: dict[str, dict[str, Any]] = {}
 
@@ -181,6 +190,7 @@ class ArtifactWriter:
             "schema_version": SCHEMA_VERSION,
             "kind": self.kind,
             "seed": self.seed,
+            "deterministic": self.deterministic,
             "inputs": {name: manifest_sha256(path) for name, path in self.inputs.items()},
             "files": files,
         }

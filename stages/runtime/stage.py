@@ -1,7 +1,7 @@
 """What every stage shares: arguments, params, errors, determinism, progress, events, mid-stage state.
 
 A stage module is `def run(stage: Stage) -> None` and `main("name", run)`. Before `run`, the process ties
-its life to its parent's, takes the stage's lock, and fixes threads and deterministic algorithms of torch.
+its life to its parent's, takes the stage's lock, and fixes torch's threads and algorithms.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 from rank_e.config import ArmParams, ConfigError, Params, load
 from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of
-from stages.runtime.artifacts import manifest_sha256
+from stages.runtime.artifacts import ArtifactWriter, manifest_sha256
 from stages.runtime.process import follow_parent
 from stages.runtime.progress import EventLog, track
 from stages.runtime.state import StageState
@@ -129,6 +129,23 @@ class Stage:
             self.round if round is None else round,
         )
 
+    def writer(
+        self,
+        kind: str,
+        path: Path | None = None,
+        *,
+        inputs: Mapping[str, str | Path],
+        seed: int | None = None,
+    ) -> ArtifactWriter:
+        """A writer of an artifact of `kind`: at its place and with the cell's seed where nothing else is said."""
+        return ArtifactWriter(
+            self.path(kind) if path is None else path,
+            kind,
+            seed=self.seed if seed is None else seed,
+            deterministic=self.params.runtime.deterministic,
+            inputs=inputs,
+        )
+
     @cached_property
     def events(self) -> EventLog:
         """The live log of step metrics: .rank-e/events/<arm>-s<seed>-r<round>-<stage>.jsonl, emptied here."""
@@ -210,15 +227,25 @@ def make_stage(name: str, params: Params, arm: str = "", seed: int | None = None
 
 
 def configure_torch(params: Params) -> None:
-    """Fix what could make two runs differ: the number of threads and the choice of algorithms."""
+    """Fix the number of threads and the choice of algorithms, as `runtime.deterministic` has it.
+
+    Deterministic: what CUDA can only do in an order of its own is an error, and products are float32 in full. Else
+    cuDNN tries its algorithms out and takes the fastest; convolutions may round their float32 operands to TF32 (10
+    bits). Matrix products never do: in float32 are those that are compared with others (a float32 policy's
+    log-probabilities, resized pixels); what need not be exact is bfloat16 by name.
+    """
+    deterministic = params.runtime.deterministic
     os.environ["OMP_NUM_THREADS"] = str(params.runtime.threads)
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS's condition
     import torch
 
     torch.set_num_threads(params.runtime.threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # saves a pass
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.allow_tf32 = not deterministic
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def record_usage(stage: Stage, began: float) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 from torch import Tensor
 
 from rank_e.training.update import Update, UpdateState
-from stages.runtime.artifacts import Artifact, ArtifactWriter
+from stages.runtime.artifacts import Artifact
 from stages.runtime.stage import Stage
 from stages.runtime.state import StageState
 
@@ -64,7 +64,7 @@ def write(
     """
     table = pd.DataFrame(log) if log else pd.DataFrame({"step": pd.Series(dtype="int64")})
     paths = {name: artifact.path for name, artifact in inputs.items()}
-    with ArtifactWriter(stage.path(stage.name), kind, seed=stage.seed, inputs=paths) as out:
+    with stage.writer(kind, stage.path(stage.name), inputs=paths) as out:
         for name, file in tensors.items():
             out.tensors(name, file)
         for name, document in documents.items():

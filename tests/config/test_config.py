@@ -148,6 +148,11 @@ def test_a_file_of_schema_1_is_answered_by_every_new_name_at_once() -> None:
     assert all(new in str(SHAPES) for new in (line.partition(" is now ")[2].rpartition(".")[2] for line in lines[:-1]))
 
 
+def test_a_file_from_before_a_key_is_told_what_to_write() -> None:
+    lines = problems(lambda data: data["runtime"].pop("deterministic"))
+    assert lines == ["params.yaml: runtime.deterministic is missing: must be true or false"]
+
+
 @pytest.mark.parametrize("section", ["sft", "policy", "decoder", "ranking", "rollouts", "evaluation", "runtime"])
 def test_no_key_has_a_default(section: str) -> None:
     for key in SHAPES[section]:

@@ -53,6 +53,7 @@ def test_every_profile_is_valid(path: Path) -> None:
     params = load_profile(path)
     assert params.factorial.round == params.last_round
     assert not params.arm("frozen").decoder.train
+    assert params.runtime.deterministic == (params.backbone.name == "shapes")
     assert params.arm("coevolved").decoder == params.decoder
 
 

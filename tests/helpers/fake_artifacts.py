@@ -212,7 +212,7 @@ def samples(world: World = SHAPES) -> pd.DataFrame:
 def write_evaluation(path: Path, arm: str, seed: int, round_id: int, world: World = SHAPES) -> None:
     """One evaluation artifact."""
     drawn = {"images": images(seed + round_id, world.side), "original": images(seed, world.side)}
-    with ArtifactWriter(path, "evaluation", seed=1234) as out:
+    with ArtifactWriter(path, "evaluation", seed=1234, deterministic=True) as out:
         out.json("metrics", evaluation_metrics(arm, seed, round_id, world))
         out.json("descriptions", [metric.described(key, group) for key, (group, metric) in world.described.items()])
         out.table("samples", samples(world))
@@ -231,13 +231,19 @@ def write_training(project: Path, arm: str, seed: int, round_id: int, world: Wor
     """The artifacts ranking, policy and decoder of one cell."""
     level, *drift = world.levels["reward"]
     reward = level + drift[arm == "coevolved"] * (round_id - 1) + 0.1 * seed
-    with ArtifactWriter(project / artifact_path("ranking", arm, seed, round_id), "ranking", seed=seed) as out:
+    with ArtifactWriter(
+        project / artifact_path("ranking", arm, seed, round_id), "ranking", seed=seed, deterministic=True
+    ) as out:
         out.json("metrics", {"reward_mean": reward, "reward_std": 2.0, "temperature": 1.0})
-    with ArtifactWriter(project / artifact_path("policy", arm, seed, round_id), "policy", seed=seed) as out:
+    with ArtifactWriter(
+        project / artifact_path("policy", arm, seed, round_id), "policy", seed=seed, deterministic=True
+    ) as out:
         out.table("log", log_table(round_id, 8, ("loss", "kl", "reward")))
         out.json("metrics", {"loss": 0.1, "kl": 0.01})
     trained = arm != "frozen"
-    with ArtifactWriter(project / artifact_path("decoder", arm, seed, round_id), "decoder", seed=seed) as out:
+    with ArtifactWriter(
+        project / artifact_path("decoder", arm, seed, round_id), "decoder", seed=seed, deterministic=True
+    ) as out:
         empty = pd.DataFrame({"step": pd.Series(dtype="int64")})
         out.table("log", log_table(round_id, 6, ("gan", "reconstruction")) if trained else empty)
         out.json("metrics", {"gan": 0.2} if trained else {})
@@ -257,7 +263,7 @@ def write_reference(project: Path, world: World = SHAPES) -> None:
     }
     rows["reconstruction"]["l1"] = {"value": 0.01}
     captions = PROMPTS if world.side == SHAPES.side else tuple(f"a photo, number {index}" for index in range(SHOWN))
-    with ArtifactWriter(project / artifact_path("reference"), "reference", seed=1234) as out:
+    with ArtifactWriter(project / artifact_path("reference"), "reference", seed=1234, deterministic=True) as out:
         out.json("metrics", rows)
         out.tensors("images", {"real": images(0, world.side), "reconstruction": images(0, world.side)})
         out.table("prompts", pd.DataFrame({"prompt": captions}))
@@ -282,7 +288,7 @@ def write_factorial(project: Path, arm: str, seed: int, round_id: int, world: Wo
         distances = [key for key, (group, _) in world.described.items() if group == "distance"]
         table["real"] = {arm: {key: {"value": 0.3} | size_of(key, world, REAL) for key in (*distances, "l1")}}
     path = project / artifact_path("factorial", arm, seed, round_id)
-    with ArtifactWriter(path, "factorial", seed=seed) as out:
+    with ArtifactWriter(path, "factorial", seed=seed, deterministic=True) as out:
         out.json("metrics", table)
         out.json("skipped", [])
 

@@ -81,7 +81,7 @@ def train(policy: Mapping[str, Tensor], decoder: Mapping[str, Tensor], round_id:
     kept = []
     for kind, weights in (("policy", policy), ("decoder", decoder)):
         ema = moved(weights, f"{kind} ema {round_id}")
-        with ArtifactWriter(artifact_path(kind, "coevolved", 7, round_id), kind, seed=7) as out:
+        with ArtifactWriter(artifact_path(kind, "coevolved", 7, round_id), kind, seed=7, deterministic=True) as out:
             out.tensors("online", moved(weights, f"{kind} online {round_id}"))
             out.tensors("ema", ema)
         kept.append(ema)
@@ -187,7 +187,7 @@ def test_an_exported_world_is_a_base(project: Path, dtype: torch.dtype, capsys: 
     # The new world is the base of another run, from whose round 0 it comes back as it was.
     write_params(project, "out")
     for kind, weights in (("policy", policy), ("decoder", decoder)):
-        with ArtifactWriter(artifact_path(kind, "frozen", 7, 0), kind, seed=7) as writer:
+        with ArtifactWriter(artifact_path(kind, "frozen", 7, 0), kind, seed=7, deterministic=True) as writer:
             writer.tensors("ema", {name: tensor.float() for name, tensor in weights.items()})
     main(["export", "--arm", "frozen", "--seed", "7", "--round", "0", "--to", "next"])
     for path in out.glob("*.safetensors"):

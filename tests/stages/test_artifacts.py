@@ -12,7 +12,7 @@ from stages.runtime.artifacts import ArtifactError, ArtifactWriter, manifest_sha
 
 
 def write(path: Path, value: float = 1.0, inputs: dict[str, Path] | None = None) -> Path:
-    with ArtifactWriter(path, "policy", seed=3, inputs=inputs or {}) as out:
+    with ArtifactWriter(path, "policy", seed=3, deterministic=True, inputs=inputs or {}) as out:
         out.tensors("online", {"b": torch.arange(6.0).view(2, 3).t(), "a": torch.tensor([1, 2])})
         out.table("log", pd.DataFrame({"step": [0, 1], "loss": [value, float("nan")], "name": ["x", "y"]}))
         out.json("metrics", {"z": value, "a": [1, None, "text"]})
@@ -44,21 +44,28 @@ def test_same_contents_same_bytes_and_inputs_are_chained(tmp_path: Path) -> None
     assert manifest_sha256(write(tmp_path / "three", 2.0)) != manifest_sha256(first)
 
 
+def test_a_manifest_says_whether_the_algorithms_were_deterministic(tmp_path: Path) -> None:
+    for deterministic in (True, False):
+        with ArtifactWriter(tmp_path / "a", "policy", seed=0, deterministic=deterministic) as out:
+            out.json("metrics", {})
+        assert read_artifact(tmp_path / "a", "policy").manifest["deterministic"] is deterministic
+
+
 def test_tensors_that_share_memory_are_kept_apart(tmp_path: Path) -> None:
     weight = torch.arange(4.0)
-    with ArtifactWriter(tmp_path / "a", "policy", seed=0) as out:
+    with ArtifactWriter(tmp_path / "a", "policy", seed=0, deterministic=True) as out:
         out.tensors("online", {"one": weight, "two": weight, "part": weight[1:3]})
     tensors = read_artifact(tmp_path / "a", "policy").tensors("online")
     assert tensors["two"].tolist() == [0, 1, 2, 3] and tensors["part"].tolist() == [1, 2]
 
 
 def test_an_exception_leaves_nothing_and_keeps_the_older_artifact(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), ArtifactWriter(tmp_path / "a", "policy", seed=0) as out:
+    with pytest.raises(RuntimeError), ArtifactWriter(tmp_path / "a", "policy", seed=0, deterministic=True) as out:
         out.json("metrics", {})
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
     before = contents(write(tmp_path / "a"))
-    with pytest.raises(ArtifactError), ArtifactWriter(tmp_path / "a", "policy", seed=0) as out:
+    with pytest.raises(ArtifactError), ArtifactWriter(tmp_path / "a", "policy", seed=0, deterministic=True) as out:
         out.json("metrics", {"fd": float("inf")})
     assert contents(tmp_path / "a") == before
     assert len(list(tmp_path.iterdir())) == 1
@@ -67,7 +74,7 @@ def test_an_exception_leaves_nothing_and_keeps_the_older_artifact(tmp_path: Path
 def test_a_killed_writer_leaves_only_what_the_next_one_removes(tmp_path: Path) -> None:
     process = os.fork()
     if process == 0:
-        with ArtifactWriter(tmp_path / "a", "policy", seed=0) as out:
+        with ArtifactWriter(tmp_path / "a", "policy", seed=0, deterministic=True) as out:
             out.json("metrics", {})
             os._exit(9)
     os.waitpid(process, 0)
@@ -80,7 +87,7 @@ def test_a_killed_writer_leaves_only_what_the_next_one_removes(tmp_path: Path) -
 
 def test_rewriting_replaces_the_whole_folder(tmp_path: Path) -> None:
     write(tmp_path / "a")
-    with ArtifactWriter(tmp_path / "a", "policy", seed=0) as out:
+    with ArtifactWriter(tmp_path / "a", "policy", seed=0, deterministic=True) as out:
         out.json("metrics", {})
     assert sorted(contents(tmp_path / "a")) == ["manifest.json", "metrics.json"]
 
@@ -89,7 +96,7 @@ def test_what_json_cannot_hold_is_named(tmp_path: Path) -> None:
     for value, place in [({"fd": {"low": float("nan")}}, "metrics.fd.low = nan"), ([{1, 2}], "metrics.0")]:
         with (
             pytest.raises(ArtifactError, match=place),
-            ArtifactWriter(tmp_path / "a", "policy", seed=0) as out,
+            ArtifactWriter(tmp_path / "a", "policy", seed=0, deterministic=True) as out,
         ):
             out.json("metrics", value)
 
@@ -124,5 +131,8 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["manifest.json", "../outside.txt", "folder/file.txt"])
 def test_files_stay_inside_the_artifact(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ArtifactError, match="not a name"), ArtifactWriter(tmp_path / "a", "x", seed=0) as out:
+    with (
+        pytest.raises(ArtifactError, match="not a name"),
+        ArtifactWriter(tmp_path / "a", "x", seed=0, deterministic=True) as out,
+    ):
         out.file(name)

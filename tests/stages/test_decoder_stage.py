@@ -32,7 +32,7 @@ def test_a_decoder_is_trained_from_its_first_round_on(
     data["arms"]["coevolved"]["decoder"] = overrides
     stage = Stage("decoder", parse(data), arm="coevolved", seed=0, round=number)
     weights = {"w": torch.randn(3)}
-    with ArtifactWriter(stage.path("decoder", round=number - 1), "decoder", seed=0) as out:
+    with ArtifactWriter(stage.path("decoder", round=number - 1), "decoder", seed=0, deterministic=True) as out:
         out.tensors("online", weights)
         out.tensors("ema", weights)
         out.json("progress", {"steps": 7})

@@ -105,11 +105,22 @@ def test_wrong_params_stop_a_stage_before_torch_with_one_line_each(project: Path
     ]
 
 
-def test_a_stage_runs_deterministically_on_its_threads(project: Path) -> None:
-    facts = "torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), str(stage.device)"
-    process = stage_process(project, f"import torch; print({facts}, stage.title)")
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_stage_runs_on_its_threads_with_the_algorithms_that_are_asked_for(project: Path, deterministic: bool) -> None:
+    text = (project / "params.yaml").read_text()
+    asked = f"deterministic: {str(deterministic).lower()}"
+    (project / "params.yaml").write_text(text.replace("deterministic: true", asked))
+    facts = (
+        "torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), 'CUBLAS_WORKSPACE_CONFIG' in environ"
+    )
+    cuda = "b.cudnn.benchmark, b.cudnn.allow_tf32, b.cuda.matmul.allow_tf32, str(stage.device), stage.title"
+    process = stage_process(
+        project, f"import torch; from os import environ; b = torch.backends; print({facts}, {cuda})"
+    )
     output, errors = process.communicate(timeout=60)
-    assert (output, process.returncode) == ("1 True cpu policy frozen s1 r2\n", 0), errors
+    fast = not deterministic
+    wanted = f"1 {deterministic} {deterministic} {fast} {fast} False cpu policy frozen s1 r2\n"
+    assert (output, process.returncode) == (wanted, 0), errors
 
 
 def test_a_stage_dies_with_its_parent(project: Path) -> None:
@@ -142,7 +153,7 @@ def test_a_second_writer_waits_and_then_names_the_lock(tmp_path: Path) -> None:
 
 def test_state_is_taken_up_only_by_the_same_computation(project: Path) -> None:
     def artifact(value: int) -> Path:
-        with ArtifactWriter(project / "input", "prompts", seed=0) as out:
+        with ArtifactWriter(project / "input", "prompts", seed=0, deterministic=True) as out:
             out.json("metrics", {"value": value})
         return project / "input"
 

@@ -40,7 +40,7 @@ def changed(project: Path, path: Path, kind: str, change: Any) -> None:
     artifact = read_artifact(project / path, kind)
     metrics, files = artifact.json("metrics"), sorted(set(artifact.manifest["files"]) - {"metrics.json"})
     kept = {name: (project / path / name).read_bytes() for name in files}
-    with ArtifactWriter(project / path, kind, seed=0) as out:
+    with ArtifactWriter(project / path, kind, seed=0, deterministic=True) as out:
         for name, data in kept.items():
             out.file(name).write_bytes(data)
         out.json("metrics", change(metrics))
