@@ -220,6 +220,10 @@ def write_janus_project(folder: Path) -> list[str]:
     return ["janus", str(tiny_janus.save(folder / "official/janus", shard="60KB"))]
 
 
+PARAMS = {"llamagen": LLAMAGEN, "janus": JANUS}
+"""What each kind of project lays over the tiny profile."""
+
+
 def copy_code(folder: Path) -> None:
     """What a run needs of the project itself."""
     for name in COPIED:

@@ -2,7 +2,6 @@
 Pillow images and as upstream's own ImageReward, and a gradient down to a decoder's first layer from each.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ from rank_e.rewards.mixture import build_rewards
 from rank_e.rewards.open_clip_models import load_clip
 from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, clip_protocol, hps_protocol
 from rank_e.rewards.weights import read_weights
+from tests.helpers.imagereward_files import GOLDEN, draw, write_imagereward
 from tests.helpers.sections import rewards
 from tests.helpers.tiny_nets import tiny_tokenizer
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "imagereward.json").read_text())
 TINY_CLIP: dict[str, Any] = {
     "embed_dim": 32,
     "quick_gelu": True,
@@ -37,15 +36,6 @@ TINY_CLIP: dict[str, Any] = {
 PROMPTS = ["a red dog on the grass", "two dogs", "a red dog on the grass"]
 KINDS = ["clip", "hpsv2", "aesthetic_linear", "aesthetic_mlp", "aesthetic_relu", "imagereward"]
 MLP_WIDTHS = [32, 1024, 128, 64, 16, 1]
-
-
-def draw(key: str, shape: list[int]) -> Tensor:
-    """The weights that the golden scores were computed with: numpy's legacy generator never changes."""
-    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
-    noise = np.random.RandomState(seed).standard_normal(shape)
-    if len(shape) == 1:
-        return torch.from_numpy((("norm" in key.lower() and key.endswith("weight")) + 0.3 * noise).astype("float32"))
-    return torch.from_numpy((1.5 * noise / shape[-1] ** 0.5).astype("float32"))
 
 
 def pixels(seed: int, *shape: int) -> Tensor:
@@ -85,11 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.save(
             {prefix + k: draw(name + k, list(v.shape)) for k, v in head.state_dict().items()}, base / f"{name}.pth"
         )
-    torch.save(
-        {k: torch.arange(s[1])[None] if k.endswith("position_ids") else draw(k, s) for k, s in GOLDEN["tiny"].items()},
-        base / "ImageReward.pt",
-    )
-    (base / "vocab.txt").write_text("\n".join(GOLDEN["vocabulary"]) + "\n")
+    write_imagereward(base)
     return base
 
 
