@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo tiny claim claim-ablations test test-slow lint base clean
+.PHONY: install demo tiny claim claim-ablations test test-slow test-gpu lint base clean
 
 install: $(STAMP)
 
@@ -46,6 +46,10 @@ test: install
 # What `make test` leaves out: the whole pipeline from end to end, on every backbone.
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
+
+# The stages, and LlamaGen-XL and Janus-Pro-1B in one step each, on a CUDA device.
+test-gpu: install
+	$(BIN)/python -m pytest -q -n 0 -m gpu tests/gpu
 
 lint: install
 	$(BIN)/ruff check .

@@ -172,7 +172,8 @@ class SecondDevice(TorchDispatchMode):
         while frame is not None:
             path = Path(frame.f_code.co_filename)
             if path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in ("rank_e", "stages"):
-                place = f"{path.relative_to(ROOT)}:{frame.f_code.co_name}"
+                function = frame.f_code.co_qualname.partition(".<locals>.<")[0].replace(".<locals>", "")
+                place = f"{path.relative_to(ROOT)}:{function}"
                 break
             frame = frame.f_back
         else:
