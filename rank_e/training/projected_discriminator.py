@@ -98,7 +98,7 @@ class Mixing(nn.Module):
         for index in reversed(range(self.depth)):
             x = F.conv2d(maps[index], self.get_buffer(f"across{index}"))
             if mixed:
-                x = x + resize(mixed[0], *x.shape[-2:], mode="bilinear")
+                x = x + resize(mixed[0], x.shape[-2], x.shape[-1], mode="bilinear")
             mixed.insert(0, F.conv2d(x, self.get_buffer(f"down{index}"), padding=1))
         return mixed
 
