@@ -1,8 +1,9 @@
 """A second device for tests on machines that have none: `second:0`, whose tensors lie in ordinary memory.
 
 What happens to a GPU's tensors can be seen on it: branches on the device's type, operands on different devices, copies
-between them, and values that the host waits for. Its arithmetic is the CPU's. Attention is computed as products, since
-the CPU's own kernel hides them. It can be made once a process, before the first backward pass.
+between them, and values that the host waits for. Its arithmetic is the CPU's; autocast changes nothing on it, and
+attention is computed as products, since the CPU's own kernel hides them. It can be made once a process, before the first
+backward pass.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class SecondDevice(TorchDispatchMode):
         for name in ("empty.memory_format", "empty_strided"):
             self._kernels.impl(name, partial(_empty, getattr(aten, name.split(".")[0])), "PrivateUse1")
         self._kernels.impl("_copy_from", self._copy_from, "PrivateUse1")
+        self._any = torch.library.Library("_", "IMPL")
+        self._any.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
         self.device = torch.device(NAME, 0)
         self.forbidden, self.loop = forbidden, ""
         self.events: Counter[Event] = Counter()
