@@ -2,8 +2,8 @@
 
 What happens to a GPU's tensors can be seen on it: branches on the device's type, operands on different devices, copies
 between them, and values that the host waits for. Its arithmetic is the CPU's; autocast changes nothing on it, and
-attention is computed as products, since the CPU's own kernel hides them. It can be made once a process, before the first
-backward pass.
+attention is computed as products, since the CPU's own kernel hides them. It can be made once in a process, before its
+first backward pass.
 """
 
 from __future__ import annotations
