@@ -16,7 +16,8 @@ from benchmarks.demo import machine
 from rank_e.backbones import load_backbone
 from rank_e.config import load
 from rank_e.objectives.grpo import group_advantages
-from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.distribution import SamplingConfig
+from rank_e.sampling.sampler import sample
 from rank_e.seeds import generator
 from rank_e.shapes import world
 from rank_e.training.policy_update import PolicyUpdate, Rollouts

@@ -1,6 +1,6 @@
 """Stage policy: one round of GRPO on the ranked rollouts; the decoder stays as it is."""
 
-from rank_e.sampling.sampler import SamplingConfig
+from rank_e.sampling.distribution import SamplingConfig
 from rank_e.training.policy_update import PolicyUpdate, Rollouts
 from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.backbone import backbone_of

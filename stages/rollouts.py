@@ -1,6 +1,7 @@
 """Stage rollouts: sample G token sequences for every prompt from the arm's policy, with their log-probabilities."""
 
-from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.distribution import SamplingConfig
+from rank_e.sampling.sampler import Sampler
 from rank_e.seeds import seed_for
 from stages.runtime.artifacts import read_artifact
 from stages.runtime.backbone import backbone_of
@@ -17,13 +18,11 @@ def run(stage: Stage) -> None:
     count, group = len(text["mask"]), settings.group_size
     # A rollout's seed names its prompt and its place in the group, so all arms get the same random numbers.
     seeds = [seed_for(stage.seed, "rollouts", stage.round, p, g) for p in range(count) for g in range(group)]
-    samples = sample(
-        policy,
+    config = SamplingConfig(settings.guidance, settings.temperature, settings.top_k, settings.top_p)
+    samples = Sampler(policy, config, settings.batch_size)(
         text["embeddings"],
         text["mask"].bool(),
         seeds,
-        SamplingConfig(settings.guidance, settings.temperature, settings.top_k, settings.top_p),
-        batch_size=settings.batch_size,
         repeats=group,
         progress=lambda steps: stage.progress(steps, "sampling"),
     )

@@ -68,12 +68,22 @@ class PolicyModel(Protocol):
         """All the weights that `logits` reads: gradients reach no others through it."""
         ...
 
-    def cache(self, prefix: Any) -> Any:
-        """A key-value cache for N prefix rows, allocated once for a whole sampling. Under no_grad."""
+    def cache(self, prefix: Any, fast: bool = False) -> Any:
+        """A key-value cache filled with N prefix rows, for a whole sampling; `slots.position` is 0. Under no_grad.
+
+        fast: steps may be compiled, where that is of use.
+        """
         ...
 
-    def step(self, tokens: Tensor, cache: Any, position: int) -> Tensor:
-        """Feed token `position` (int64 [N]), predict the next: logits float32 [N, V]. Under no_grad."""
+    def refill(self, cache: Any, prefix: Any) -> bool:
+        """Fill a cache for another batch; False, and nothing done, where the batch does not fit."""
+        ...
+
+    def step(self, tokens: Tensor, cache: Any) -> Tensor:
+        """Feed the tokens at the cache's position (int64 [N]), predict the next: logits float32 [N, V]. Under no_grad.
+
+        On CUDA nothing in it waits for the device, and every position runs the same kernels on the same memory.
+        """
         ...
 
     def hidden(self, prefix: Any, tokens: Tensor, checkpointing: bool = False) -> Tensor:

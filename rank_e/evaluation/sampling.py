@@ -10,7 +10,8 @@ from torch import Tensor
 from rank_e.backbones.protocol import Backbone, PolicyModel
 from rank_e.config import EvaluationParams
 from rank_e.evaluation.prompt_sets import PromptSet
-from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.distribution import SamplingConfig
+from rank_e.sampling.sampler import Sampler
 from rank_e.seeds import seed_for
 
 
@@ -29,12 +30,12 @@ def sample_prompt_set(
     `done` are the first tokens, from an earlier try; `sampled` is told all rows after each batch, to keep them.
     """
     config = SamplingConfig(params.guidance, params.temperature, params.top_k, params.top_p)
-    rows = [] if done is None else [done]
+    sampler, rows = Sampler(policy, config, params.batch_size), [] if done is None else [done]
     for start in progress(range(sum(map(len, rows)), len(prompt_set.prompts), params.batch_size)):
         prompts = prompt_set.prompts[start : start + params.batch_size]
         text, mask = backbone.encode_text(prompts)
         places = range(start, start + len(prompts))
         seeds = [seed_for(params.seed, "evaluation", prompt_set.name, place) for place in places]
-        rows.append(sample(policy, text, mask, seeds, config, batch_size=params.batch_size).tokens.int().cpu())
+        rows.append(sampler(text, mask, seeds).tokens.int().cpu())
         sampled(rows)
     return torch.cat(rows)

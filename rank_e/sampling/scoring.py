@@ -16,7 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from rank_e.backbones.protocol import PolicyModel
 from rank_e.sampling import positions_at_once
-from rank_e.sampling.sampler import SamplingConfig, branch_rows, log_distribution, pick
+from rank_e.sampling.distribution import SamplingConfig, log_distribution, pick
+from rank_e.sampling.sampler import branch_rows
 
 TokenValues = Callable[[Tensor, Tensor], Tensor]
 """Logits [branches * N, M, V] and tokens int64 [N, M] -> one differentiable number for each token [N, M]."""

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from rank_e.io.pixels import from_bytes, from_signed
 from rank_e.rewards.clip import clip_inputs
-from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.distribution import SamplingConfig
+from rank_e.sampling.sampler import sample
 from rank_e.seeds import seed_for
 from rank_e.shapes import clip, world
 from rank_e.shapes.backbone import ShapesBackbone, load_world_clip

@@ -13,7 +13,7 @@ from rank_e.backbones.protocol import PolicyModel
 from rank_e.config import PolicyParams
 from rank_e.errors import RankEError
 from rank_e.objectives.grpo import k2_kl, policy_loss
-from rank_e.sampling.sampler import SamplingConfig
+from rank_e.sampling.distribution import SamplingConfig
 from rank_e.sampling.scoring import score
 from rank_e.seeds import generator
 from rank_e.training.masters import Masters

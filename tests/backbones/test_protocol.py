@@ -7,8 +7,9 @@ import torch
 
 from rank_e.backbones.protocol import PolicyModel, PrefixRows, TokenizerModel
 from rank_e.objectives.grpo import group_advantages
+from rank_e.sampling.distribution import SamplingConfig
 from rank_e.sampling.filters import cumulative_by_products
-from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.sampler import sample
 from rank_e.seeds import generator, seed_for
 from rank_e.training.decoder_update import DecoderUpdate, Nets
 from rank_e.training.patchgan import PatchGAN
@@ -63,7 +64,7 @@ def test_steps_and_teacher_forcing_agree(world):
     assert forced.shape == (4, policy.length, policy.vocab_size)
     assert forced.dtype == torch.float32
     cache, logits = policy.cache(prefix), [policy.logits(prefix.hidden)]
-    logits += [policy.step(tokens[:, i], cache, i) for i in range(policy.length - 1)]
+    logits += [policy.step(tokens[:, i], cache) for i in range(policy.length - 1)]
     torch.testing.assert_close(torch.stack(logits, 1), forced, atol=1e-4, rtol=1e-4)
     again = policy.prefix(world.text, world.mask).rows(torch.tensor([1, 2])).rows(torch.tensor([1, 0, 1]))
     torch.testing.assert_close(policy.logits(policy.hidden(again, tokens[:3]))[0], forced[0], atol=1e-4, rtol=0)

@@ -20,7 +20,8 @@ from rank_e.config import load
 from rank_e.config.profiles import resolve
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import read_tensors
-from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.distribution import SamplingConfig
+from rank_e.sampling.sampler import sample
 from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.stage import artifact_path
 from tests.helpers.toy.backbone import write_checkpoint

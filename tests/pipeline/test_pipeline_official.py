@@ -21,7 +21,8 @@ from rank_e.backbones.janus.backbone import JanusBackbone
 from rank_e.backbones.janus.tokenizer import theirs
 from rank_e.backbones.llamagen.backbone import LlamaGenBackbone
 from rank_e.backbones.protocol import Backbone
-from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.distribution import SamplingConfig
+from rank_e.sampling.sampler import sample
 from rank_e.seeds import seed_for
 from stages.runtime.artifacts import MANIFEST, read_artifact
 from stages.runtime.warm import warm_stages

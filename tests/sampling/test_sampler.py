@@ -10,9 +10,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rank_e.backbones.llamagen.policy import Policy, PolicyConfig
+from rank_e.backbones.protocol import PrefixRows
 from rank_e.errors import RankEError
+from rank_e.sampling.distribution import SamplingConfig
 from rank_e.sampling.filters import filter_logits, guide
-from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.loop import TokenLoop
+from rank_e.sampling.sampler import Sampler, sample
 from rank_e.sampling.scoring import score
 from rank_e.seeds import generator, seed_for
 
@@ -115,6 +118,34 @@ def test_a_sample_depends_on_its_prompt_and_seed_alone(world: tuple[Policy, Tens
     moved = sample(policy, text[order], mask[order], turned, config, batch_size=5, repeats=GROUP)
     assert torch.equal(moved.tokens.view(PROMPTS, GROUP, -1), whole.tokens.view(PROMPTS, GROUP, -1)[order])
     assert len(whole.tokens.unique(dim=0)) == PROMPTS * GROUP
+
+
+class Replay:
+    """A captured step, as a CPU can have it: replayed on the same buffers, whatever the batch."""
+
+    def __init__(self, loop: TokenLoop) -> None:
+        self.replay = loop._step
+
+
+def test_a_captured_loop_serves_every_batch_and_the_last_one_is_filled_up(
+    world: tuple[Policy, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, text, mask = world
+    made: list[int] = []
+
+    def capture(self: TokenLoop, prefix: PrefixRows) -> Replay:
+        made.append(self.count)
+        return Replay(self)
+
+    monkeypatch.setattr("rank_e.sampling.loop.can_capture", lambda device: True)
+    monkeypatch.setattr(TokenLoop, "_capture", capture)
+    config = SamplingConfig(guidance=2.0, top_k=10)
+    plain, captured = (Sampler(policy, config, batch_size=5, fast=fast) for fast in (False, True))
+    for order in ([0, 1, 2], [2, 0, 1]):
+        found, expected = (s(text[order], mask[order], seeds(), repeats=GROUP) for s in (captured, plain))
+        assert torch.equal(found.tokens, expected.tokens)
+        torch.testing.assert_close(found.log_probs, expected.log_probs, atol=1e-6, rtol=0)
+    assert made == [5]
 
 
 def test_sampling_leaves_the_global_generator_alone(world: tuple[Policy, Tensor, Tensor]) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rank_e import sampling
-from rank_e.sampling.sampler import SamplingConfig
+from rank_e.sampling.distribution import SamplingConfig
 from rank_e.sampling.scoring import by_parts, score
 from rank_e.seeds import generator
 from rank_e.training.sft_update import sft_loss

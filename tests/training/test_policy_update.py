@@ -6,7 +6,8 @@ import torch
 from rank_e.backbones.llamagen.policy import Policy
 from rank_e.errors import RankEError
 from rank_e.objectives.grpo import group_advantages, k2_kl
-from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.distribution import SamplingConfig
+from rank_e.sampling.sampler import sample
 from rank_e.seeds import generator, seed_for
 from rank_e.training.policy_update import PolicyUpdate, Rollouts
 from tests.helpers.tiny_nets import moved, policy_params, snapshot, tiny_policy

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from rank_e.config import SftParams
 from rank_e.errors import RankEError
-from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.distribution import SamplingConfig
+from rank_e.sampling.sampler import sample
 from rank_e.sampling.scoring import score
 from rank_e.seeds import generator
 from rank_e.training.sft_update import (

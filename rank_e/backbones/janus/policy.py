@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rank_e.backbones.decoding.opening import PolicyCache
+from rank_e.backbones.decoding.slots import LayerCache, TextSlots
 from rank_e.backbones.llamagen.policy import attention_mask
 from rank_e.errors import RankEError
 from rank_e.io.torchvision_ops import declare_torchvision_ops
@@ -69,21 +71,6 @@ class JanusPrefix:
         return replace(self, index=self.index.index_select(0, index))
 
 
-@dataclass(frozen=True)
-class JanusCache:
-    """Keys and values of N rows, allocated once: T text slots, then one for each image token that is fed.
-
-    keys, values [n_layer, N, kv_heads, T + L - 1, head_dim]; mask bool [N, 1, 1, T + L - 1]; cosine, sine
-    [L - 1, N, 1, head_dim] of the image tokens' positions.
-    """
-
-    keys: Tensor
-    values: Tensor
-    mask: Tensor
-    cosine: Tensor
-    sine: Tensor
-
-
 class _Record:
     """Stands where a layer expects its cache: remembers the keys and values that it computed."""
 
@@ -100,18 +87,6 @@ class _After:
 
     def update(self, keys: Tensor, values: Tensor, _: int) -> tuple[Tensor, Tensor]:
         return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
-
-
-class _Slot:
-    """Stands where a layer expects its cache: writes slot `end - 1` in place and shows all slots up to it."""
-
-    def __init__(self, keys: Tensor, values: Tensor, end: int) -> None:
-        self.keys, self.values, self.end = keys, values, end
-
-    def update(self, keys: Tensor, values: Tensor, _: int) -> tuple[Tensor, Tensor]:
-        self.keys[:, :, self.end - 1 : self.end] = keys
-        self.values[:, :, self.end - 1 : self.end] = values
-        return self.keys[:, :, : self.end], self.values[:, :, : self.end]
 
 
 class LanguageModel(nn.Module):
@@ -230,26 +205,29 @@ class JanusPolicy(nn.Module):
         """The weights that `logits` reads."""
         return [*self.language_model.norm.parameters(), *self.generation_head.parameters()]
 
-    def cache(self, prefix: JanusPrefix) -> JanusCache:
-        """A key-value cache with the texts of N rows filled in; the one allocation of a whole sampling."""
-        mask = prefix.mask.index_select(0, prefix.index)
-        fed = torch.arange(self.length - 1, device=mask.device)
-        turn = self._rotation(mask.sum(-1) + fed[:, None], prefix.last.dtype)
-        slots = torch.cat([mask, mask.new_ones(len(mask), len(fed))], dim=1)
-        keys, values = (_filled(parts, prefix.index, len(fed)) for parts in (prefix.keys, prefix.values))
-        return JanusCache(keys, values, slots[:, None, None], turn[0][:, :, None], turn[1][:, :, None])
+    def cache(self, prefix: JanusPrefix, fast: bool = False) -> PolicyCache:
+        """A key-value cache filled with the texts of N rows; `fast` as `PolicyCache.open` says. Under no_grad."""
+        heads = cast(LlamaConfig, self.config.text_config).num_attention_heads
+        return PolicyCache.open(_slots(prefix), self._row_rotation(prefix), heads, fast)
 
-    def step(self, tokens: Tensor, cache: JanusCache, position: int) -> Tensor:
-        """Feed token `position` (int64 [N]), predict the next: logits float32 [N, V]. Under no_grad."""
-        x = self._embed(tokens[:, None])
-        turn = cache.cosine[position], cache.sine[position]
-        end = cache.keys.shape[3] - self.length + 2 + position
-        for index, layer in enumerate(self.layers):
-            slot = _Slot(cache.keys[index], cache.values[index], end)
-            x = layer(
-                x, attention_mask=cache.mask[..., :end], position_embeddings=turn, past_key_values=cast(Any, slot)
-            )
-        return self.logits(x[:, 0])
+    def refill(self, cache: PolicyCache, prefix: JanusPrefix) -> bool:
+        """Fill a cache for another batch; False, and nothing done, where the batch does not fit."""
+        return cache.refill(_slots(prefix), self._row_rotation(prefix))
+
+    def _row_rotation(self, prefix: JanusPrefix) -> Tensor:
+        """Cosine and sine [L, 2, N, 1, head_dim] of the image tokens' positions, which follow each row's text."""
+        texts = prefix.mask.sum(-1).index_select(0, prefix.index)
+        fed = torch.arange(self.length, device=texts.device)
+        return torch.stack(self._rotation(texts + fed[:, None], prefix.last.dtype), dim=1).unsqueeze(3)
+
+    def step(self, tokens: Tensor, cache: PolicyCache) -> Tensor:
+        """Feed tokens int64 [N] at the cache's position, predict the next: logits float32 [N, V]. Under no_grad."""
+        x, step = self._embed(tokens), cache.kernel(_row_layer)
+        rotation = cache.slots.position.read(cache.rotation)
+        for layer, slots in zip(self.layers, cache.slots.layers, strict=True):
+            x = step(layer, x, rotation, slots)
+        cache.slots.advance()
+        return self.logits(x)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """Image tokens int64 [N, M] -> rows [N, M, dim]."""
@@ -285,13 +263,31 @@ def _image_layer(
     return layer(x, attention_mask=allowed, position_embeddings=turn, past_key_values=cast(Any, after))
 
 
-def _filled(texts: tuple[Tensor, ...], index: Tensor, room: int) -> Tensor:
-    """Each layer's [P, heads, T, head_dim], gathered for N rows, in front of `room` empty slots."""
-    _, heads, count, head_dim = texts[0].shape
-    slots = texts[0].new_empty(len(texts), len(index), heads, count + room, head_dim)
-    for layer, text in zip(slots, texts, strict=True):
-        layer[:, :, :count] = text.index_select(0, index)
-    return slots
+def _row_layer(layer: LlamaDecoderLayer, x: Tensor, rotation: Tensor, slots: LayerCache) -> Tensor:
+    """One image row of each sample, x [N, dim], behind one layer."""
+    attention, h = layer.self_attn, layer.input_layernorm(x)
+    query, key, value = (
+        project(h).unflatten(-1, (-1, attention.head_dim))
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    # Turned and scaled before it is rounded once.
+    query = (_turn(query.float(), rotation) * attention.scaling).type_as(x)
+    key = _turn(key, rotation).type_as(x)
+    x = x + attention.o_proj(slots.attend(query, key, value).flatten(1))
+    return x + layer.mlp(layer.post_attention_layernorm(x))
+
+
+def _turn(x: Tensor, rotation: Tensor) -> Tensor:
+    """Llama's rotary positions: x [N, heads, head_dim] by cosine and sine [2, N, 1, head_dim], halves as pairs."""
+    first, second = x.chunk(2, dim=-1)
+    return x * rotation[0] + torch.cat([-second, first], dim=-1) * rotation[1]
+
+
+def _slots(prefix: JanusPrefix) -> TextSlots:
+    """The texts' keys and values as sampling reads them; padding is hidden."""
+    keys, values = (tuple(part.transpose(1, 2) for part in parts) for parts in (prefix.keys, prefix.values))
+    bias = torch.zeros_like(prefix.mask, dtype=torch.float32).masked_fill(~prefix.mask, float("-inf"))
+    return TextSlots(keys, values, bias, prefix.index)
 
 
 def _run(function: Callable[..., Any], checkpointing: bool, *inputs: Any) -> Any:

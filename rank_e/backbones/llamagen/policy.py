@@ -25,7 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rank_e.backbones.llamagen.transformer import Block, Cache, RMSNorm
+from rank_e.backbones.decoding.opening import PolicyCache
+from rank_e.backbones.decoding.slots import TextSlots
+from rank_e.backbones.llamagen.transformer import Block, RMSNorm
 from rank_e.errors import RankEError
 
 
@@ -240,24 +242,34 @@ class Policy(nn.Module):
         """The weights that `logits` reads."""
         return [*self.norm.parameters(), *self.output.parameters()]
 
-    def cache(self, prefix: Prefix) -> Cache:
-        """A key-value cache with the prefix's text slot filled; the one allocation of a whole sampling."""
-        c, text = self.config, torch.stack(prefix.values)
-        n, head_dim = text.shape[1], c.dim // c.n_head
-        keys, values = text.new_empty(2, c.n_layer, c.block_size, n, c.n_head, head_dim)
-        keys[:, 0] = 0.0
-        values[:, 0] = text.view(c.n_layer, n, c.n_head, head_dim)
-        bias = text.new_zeros(n, 1, 1, c.block_size)
-        bias[..., 0] = prefix.log_count[:, None, None]
-        rotation = self._rotation[:, None].to(text.device).repeat(1, 2 * c.n_head, 1)
-        rotation[:, : c.n_head] *= head_dim**-0.5
-        return Cache(keys, values, bias, rotation, torch.empty_like(keys[0]))
+    def cache(self, prefix: Prefix, fast: bool = False) -> PolicyCache:
+        """A key-value cache filled with the texts of N rows; `fast` as `PolicyCache.open` says. Under no_grad."""
+        return PolicyCache.open(self._slots(prefix), self._row_rotation(), self.config.n_head, fast)
 
-    def step(self, tokens: Tensor, cache: Cache, position: int) -> Tensor:
-        """Feed token `position` (int64 [N]), predict the next: logits float32 [N, V]. Under no_grad."""
-        x = self.tok_embeddings(tokens)
-        for index, block in enumerate(self.blocks):
-            x = block.step(x, cache, index, position)
+    def refill(self, cache: PolicyCache, prefix: Prefix) -> bool:
+        """Fill a cache for another batch; False, and nothing done, where the batch does not fit."""
+        return cache.refill(self._slots(prefix), self._row_rotation())
+
+    def _slots(self, prefix: Prefix) -> TextSlots:
+        """Each row's text as one slot with key 0."""
+        values = tuple(value.unflatten(-1, (1, self.config.n_head, -1)) for value in prefix.values)
+        index = torch.arange(len(prefix.hidden), device=self.device)
+        return TextSlots(None, values, prefix.log_count[:, None], index)
+
+    def _row_rotation(self) -> Tensor:
+        """[L, 2 heads, head_dim / 2, 2]: cosine and sine, with the softmax scale on the queries' half."""
+        heads = self.config.n_head
+        rotation = torch.view_as_real(self._rotation)[:, None].to(self.device).repeat(1, 2 * heads, 1, 1)
+        rotation[:, :heads] *= (self.config.dim // heads) ** -0.5
+        return rotation
+
+    def step(self, tokens: Tensor, cache: PolicyCache) -> Tensor:
+        """Feed tokens int64 [N] at the cache's position, predict the next: logits float32 [N, V]. Under no_grad."""
+        x, step = self.tok_embeddings(tokens), cache.kernel(Block.step)
+        rotation = cache.slots.position.read(cache.rotation)
+        for block, layer in zip(self.blocks, cache.slots.layers, strict=True):
+            x = step(block, x, rotation, layer)
+        cache.slots.advance()
         return self.logits(x)
 
 

@@ -7,45 +7,24 @@ as one slot with key 0, value = that mean, and score log(n) for n valid rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Cache:
-    """Keys and values of N rows, allocated once; slot 0 is the text, slot i + 1 is image token i.
-
-    keys, values [n_layer, L, N, heads, head_dim]; bias [N, 1, 1, L]: log n on the text slot, else 0; rotation
-    [L, 2 heads, head_dim / 2], with the softmax scale on the queries' half; scratch [L, N, heads, head_dim].
-    """
-
-    keys: Tensor
-    values: Tensor
-    bias: Tensor
-    rotation: Tensor
-    scratch: Tensor
+from rank_e.backbones.decoding.slots import LayerCache
 
 
-def attend_fused(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """Attention of a scaled query row [N, H, D] to S slots [S, N, H, D], bias [N, 1, 1, S] -> [N, H, D]."""
-    key, value = keys.permute(1, 2, 0, 3), values.permute(1, 2, 0, 3)
-    mixed = F.scaled_dot_product_attention(query.unsqueeze(2), key, value, attn_mask=bias, scale=1.0)
-    return mixed.squeeze(2)
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn the pairs of x [..., head_dim] by unit complex numbers [..., head_dim / 2]; same type and shape as x."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation).flatten(-2).type_as(x)
 
 
-def attend_by_products(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scratch: Tensor) -> Tensor:
-    """The same as `attend_fused`, by elementwise products into scratch [S, N, H, D].
-
-    For a single query row on a CPU it takes less than half the time of the fused kernel and of batched
-    matmuls. Only the bias of slot 0 is read.
-    """
-    scores = torch.mul(keys, query, out=scratch).sum(-1)
-    scores[0] += bias[:, 0, :, 0]
-    weights = scores.softmax(0)
-    return torch.mul(values, weights.unsqueeze(-1), out=scratch).sum(0)
+def rotate_in_reals(x: Tensor, rotation: Tensor) -> Tensor:
+    """The same products and sums, rotation [..., head_dim / 2, 2]: a compiler makes one kernel of real numbers."""
+    (first, second), (cosine, sine) = x.float().unflatten(-1, (-1, 2)).unbind(-1), rotation.unbind(-1)
+    turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+    return turned.flatten(-2).type_as(x)
 
 
 class RMSNorm(nn.Module):
@@ -80,8 +59,7 @@ class Attention(nn.Module):
         """
         n, m, dim = x.shape
         qkv = self.wqkv(x).view(n, m, 3 * self.heads, -1)
-        pairs = torch.view_as_complex(qkv[:, :, : 2 * self.heads].float().unflatten(-1, (-1, 2)))
-        turned = torch.view_as_real(pairs * rotation).flatten(-2).type_as(x)
+        turned = rotate(qkv[:, :, : 2 * self.heads], rotation)
         query, key = turned.transpose(1, 2).chunk(2, dim=1)
         slot = text_value.view(n, 1, self.heads, -1)
         key = F.pad(key, (0, 0, 1, 0))
@@ -89,21 +67,13 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.wo(mixed.transpose(1, 2).reshape(n, m, dim))
 
-    def step(self, x: Tensor, cache: Cache, layer: int, position: int) -> Tensor:
-        """One image row x [N, dim] at `position`; writes its key and value into the cache; no gradient."""
+    def step(self, x: Tensor, rotation: Tensor, cache: LayerCache) -> Tensor:
+        """One image row x [N, dim]; rotation [2 heads, head_dim / 2, 2], the softmax scale on the queries' half."""
         qkv = self.wqkv(x).view(len(x), 3 * self.heads, -1)
-        pairs = torch.view_as_complex(qkv[:, : 2 * self.heads].float().unflatten(-1, (-1, 2)))
-        turned = torch.view_as_real(pairs * cache.rotation[position]).flatten(-2).type_as(x)
+        both, value = qkv.split([2 * self.heads, self.heads], dim=1)
+        turned = rotate(both, torch.view_as_complex(rotation)) if x.is_cpu else rotate_in_reals(both, rotation)
         query, key = turned.chunk(2, dim=1)
-        cache.keys[layer, position + 1] = key
-        cache.values[layer, position + 1] = qkv[:, 2 * self.heads :]
-        end = position + 2
-        keys, values = cache.keys[layer, :end], cache.values[layer, :end]
-        if x.device.type == "cpu":
-            mixed = attend_by_products(query, keys, values, cache.bias, cache.scratch[:end])
-        else:
-            mixed = attend_fused(query, keys, values, cache.bias[..., :end])
-        return self.wo(mixed.reshape(x.shape))
+        return self.wo(cache.attend(query, key, value).reshape(x.shape))
 
 
 class FeedForward(nn.Module):
@@ -136,6 +106,6 @@ class Block(nn.Module):
         x = x + self.attention.image(self.attention_norm(x), text_value, rotation, bias)
         return x + self.feed_forward(self.ffn_norm(x))
 
-    def step(self, x: Tensor, cache: Cache, layer: int, position: int) -> Tensor:
-        x = x + self.attention.step(self.attention_norm(x), cache, layer, position)
+    def step(self, x: Tensor, rotation: Tensor, cache: LayerCache) -> Tensor:
+        x = x + self.attention.step(self.attention_norm(x), rotation, cache)
         return x + self.feed_forward(self.ffn_norm(x))

@@ -10,8 +10,9 @@ from rank_e.backbones.janus.backbone import JanusBackbone
 from rank_e.backbones.janus.convert import convert_janus
 from rank_e.backbones.janus.policy import JanusPolicy
 from rank_e.errors import RankEError
+from rank_e.sampling.distribution import SamplingConfig
 from rank_e.sampling.filters import guide
-from rank_e.sampling.sampler import SamplingConfig, sample
+from rank_e.sampling.sampler import sample
 from rank_e.sampling.scoring import score
 from rank_e.seeds import generator, seed_for
 from tests.helpers import tiny_janus

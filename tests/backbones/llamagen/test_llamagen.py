@@ -83,7 +83,7 @@ def test_a_backbone_encodes_samples_and_decodes(official: Official) -> None:
     expected = policy(features, mask, tokens)
     prefix = policy.prefix(features, mask)
     cache = policy.cache(prefix)
-    steps = [policy.logits(prefix.hidden)] + [policy.step(tokens[:, i], cache, i) for i in range(15)]
+    steps = [policy.logits(prefix.hidden)] + [policy.step(tokens[:, i], cache) for i in range(15)]
     torch.testing.assert_close(torch.stack(steps, dim=1), expected, atol=1e-4, rtol=1e-4)
     decoder = {name: tensor * 2 for name, tensor in backbone.decoder_weights().items()}
     images = backbone.tokenizer(decoder).decode_tokens(tokens)

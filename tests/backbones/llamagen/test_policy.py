@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rank_e.backbones.llamagen.policy import LLAMAGEN, Policy, PolicyConfig, attention_mask, rotary_table
-from rank_e.backbones.llamagen.transformer import attend_by_products, attend_fused
 from rank_e.errors import RankEError
 from rank_e.seeds import generator
 
@@ -175,18 +174,8 @@ def test_step_by_step_equals_teacher_forcing() -> None:
         expected = policy(text, mask, tokens)
         prefix = policy.prefix(text, mask)
         cache, logits = policy.cache(prefix), [policy.logits(prefix.hidden)]
-        logits += [policy.step(tokens[:, i], cache, i) for i in range(8)]
+        logits += [policy.step(tokens[:, i], cache) for i in range(8)]
     torch.testing.assert_close(torch.stack(logits, 1), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_both_kernels_of_a_step_agree() -> None:
-    draw = generator(0, "kernels")
-    query, keys, values = torch.randn(3, 7, 4, 2, 8, generator=draw).unbind()  # 7 slots, 4 rows, 2 heads
-    bias = torch.zeros(4, 1, 1, 7)
-    bias[..., 0] = torch.tensor([0.0, 1.0, 2.0, 3.0])[:, None, None]
-    fused = attend_fused(query[0], keys, values, bias)
-    torch.testing.assert_close(attend_by_products(query[0], keys, values, bias, torch.empty_like(keys)), fused)
-    assert not torch.allclose(attend_fused(query[0], keys, values, 0 * bias)[1:], fused[1:], atol=1e-3)
 
 
 def test_checkpointing_recomputes_blocks_and_gives_the_same_gradients() -> None:

@@ -23,7 +23,7 @@ from rank_e.backbones.llamagen.transformer import Block
 from rank_e.config import Params
 from rank_e.config.profiles import load_profile
 from rank_e.precision import Precision
-from rank_e.sampling.sampler import SamplingConfig, log_distribution, pick
+from rank_e.sampling.distribution import SamplingConfig, log_distribution, pick
 from rank_e.sampling.scoring import by_parts
 from rank_e.seeds import generator
 from rank_e.training.patchgan import PatchGAN
