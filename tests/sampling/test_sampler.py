@@ -144,7 +144,7 @@ def test_a_captured_loop_serves_every_batch_and_the_last_one_is_filled_up(
     for order in ([0, 1, 2], [2, 0, 1]):
         found, expected = (s(text[order], mask[order], seeds(), repeats=GROUP) for s in (captured, plain))
         assert torch.equal(found.tokens, expected.tokens)
-        torch.testing.assert_close(found.log_probs, expected.log_probs, atol=1e-6, rtol=0)
+        torch.testing.assert_close(found.log_probs, expected.log_probs, atol=1e-5, rtol=0)
     assert made == [5]
 
 
