@@ -1,0 +1,67 @@
+"""Sampling on a CPU beside the reference, float32, both in turn in one process.
+
+`python -m benchmarks.cpu --reference FOLDER` (see benchmarks/reference.py). Writes benchmarks/results/cpu-<date>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from benchmarks.measuring import Report, paired, row, timed
+from benchmarks.networks import llamagen_config, parameters_of, random_policy, random_text
+from benchmarks.reference import open_reference, reference_policy, reference_sampling
+from rank_e.backbones.llamagen.policy import PolicyConfig
+from rank_e.sampling.distribution import SamplingConfig
+from rank_e.sampling.sampler import Sampler
+from rank_e.seeds import seed_for
+
+WORLD = PolicyConfig(
+    dim=128, n_layer=6, n_head=4, vocab_size=256, block_size=36, cls_token_num=9, caption_dim=64, multiple_of=32
+)
+CASES = {
+    "the embedded world's policy, 16 prompts x 8, guidance 2": (WORLD, 16, 8, SamplingConfig(2.0), 5),
+    "LlamaGen-B, 256 tokens, 1 prompt x 8, guidance 6": (
+        llamagen_config("B"),
+        1,
+        8,
+        SamplingConfig(6.0, top_k=1000),
+        3,
+    ),
+}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--reference", type=Path, help="the reference's checkout; without it ours alone")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.reference is not None:
+        open_reference(given.reference)
+    device = torch.device("cpu")
+    report = Report("cpu", device)
+    for name, (config, prompts, repeats, sampling, times) in CASES.items():
+        with report.case(name):
+            policy = random_policy(config, device, torch.float32)
+            text, mask = random_text(prompts, config, device, torch.float32)
+            seeds = [seed_for(0, "benchmark", index) for index in range(prompts * repeats)]
+            sampler = Sampler(policy, sampling, batch_size=len(seeds))
+
+            def ours(sampler: Sampler = sampler, inputs: tuple = (text, mask, seeds, repeats)) -> object:
+                return sampler(*inputs)
+
+            note = f"{parameters_of(policy) / 1e6:.1f} M parameters, {len(seeds)} images"
+            if given.reference is None:
+                report.add(row(name, timed(ours, device, times), note=note))
+                continue
+            model = reference_policy(config, device, torch.float32)
+            theirs = reference_sampling(model, text, mask, repeats, sampling)
+            report.add(row(name, *paired(ours, theirs, device, times), note=note))
+
+
+if __name__ == "__main__":
+    main()
