@@ -65,7 +65,7 @@ class Hardware:
         }
 
     def floor(self, steps: int, weights: int, read: float, rows: int) -> float:
-        """Seconds of `steps` decode steps: each reads the weights (bfloat16) and `read` bytes, or is bound by products."""
+        """Seconds of decode steps that read the weights (bfloat16) and `read` bytes, or are bound by products."""
         return steps * max((2 * weights + read) / self.bandwidth, 2 * rows * weights / self.half)
 
 
@@ -101,7 +101,7 @@ class Bench:
         self._compare_loops(policy)
 
     def _compare_loops(self, policy: PolicyModel) -> None:
-        """Where the captured loop's bfloat16 tokens first leave the plain loop's, and by how much log-probabilities differ."""
+        """Where the captured loop's bfloat16 tokens leave the plain loop's, and how far log-probabilities differ until then."""
         text, mask = self._text(self.sizes.prompts[0])
         seeds = list(range(8 * len(text)))
         fast, plain = (Sampler(policy, GUIDED, len(seeds), fast=way)(text, mask, seeds, 8) for way in (True, False))
@@ -202,7 +202,7 @@ class Bench:
 
     def ranking(self) -> None:
         """Decoding 32 images and their CLIP ViT-L/14 scores."""
-        tokenizer, reward, precision = (
+        autoencoder, reward, precision = (
             tokenizer(self.sizes, self.device),
             clip_reward(self.sizes, self.device),
             Precision(self.device, HALF),
@@ -213,7 +213,7 @@ class Bench:
         @torch.no_grad()
         def decode() -> Tensor:
             with precision.autocast():
-                return tokenizer.decode_tokens(tokens)
+                return autoencoder.decode_tokens(tokens)
 
         @torch.no_grad()
         def rank() -> Tensor:

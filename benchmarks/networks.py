@@ -27,7 +27,7 @@ def llamagen_config(size: str, length: int = 256) -> PolicyConfig:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the networks, and of what is asked of them: `prompts` x 8 samples at once, the first as the reference."""
+    """Sizes of the networks and of what is asked of them: `prompts` x 8 samples at once, the first as the reference."""
 
     policy: PolicyConfig
     janus_text: dict[str, int]
