@@ -3,7 +3,9 @@
     python -m benchmarks.staleness [--device cuda] [--jobs 4] [--updates 192] [--seeds 0 1 2]
 
 All runs make the same number of updates from the same number of rollouts (8 prompts x 8 an update); what differs is
-how many updates old the policy is that sampled them. Each run ends with the averaged policy's images of validation captions.
+how many updates old the policy is that sampled them. Each run ends with the averaged policy's images of validation
+captions.
+
 Writes benchmarks/results/staleness-<date>.json: every run, and means over the seeds.
 """
 
@@ -100,10 +102,8 @@ def run(updates_a_round: int, seed: int, updates: int, images: int, device: str)
         state = update.state()
     held_out = [text for text, _ in ShapesDataset("validation").prompts(images, 777)]
     text, mask = backbone.encode_text(held_out)
-    last: PolicyModel = average
-    tokens = Sampler(last, config, AT_ONCE, fast=True)(
-        text, mask, [seed_for(777, "e", i) for i in range(images)]
-    ).tokens
+    seeds = [seed_for(777, "evaluation", index) for index in range(images)]
+    tokens = Sampler(average, config, AT_ONCE, fast=True)(text, mask, seeds).tokens
     drawn, found = judged(tokens, held_out)
     accepted = checker(WEIGHTS, place)(list(to_bytes(drawn)), held_out)
     return Run(
