@@ -101,7 +101,7 @@ class Bench:
         self._compare_loops(policy)
 
     def _compare_loops(self, policy: PolicyModel) -> None:
-"""Where captured bfloat16 tokens leave the plain loop's, and how far log-probabilities differ until then."""
+        """Where captured bfloat16 tokens leave the plain loop's, and how far log-probabilities differ until then."""
         text, mask = self._text(self.sizes.prompts[0])
         seeds = list(range(8 * len(text)))
         fast, plain = (Sampler(policy, GUIDED, len(seeds), fast=way)(text, mask, seeds, 8) for way in (True, False))
