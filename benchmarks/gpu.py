@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from rank_e.precision import Precision
-from rank_e.sampling.scoring import score
 from torch import Tensor
 
 from benchmarks.measuring import Report, Row, Timed, row, timed
@@ -36,8 +34,10 @@ from benchmarks.networks import (
 from benchmarks.reference import ReferenceTrainer, open_reference, reference_policy, reference_sampling
 from rank_e.backbones.protocol import PolicyModel
 from rank_e.config import load
+from rank_e.precision import Precision
 from rank_e.sampling.distribution import SamplingConfig
 from rank_e.sampling.sampler import Sampler
+from rank_e.sampling.scoring import score
 from rank_e.training.decoder_update import DecoderUpdate, Nets
 from rank_e.training.patchgan import PatchGAN
 from rank_e.training.policy_update import PolicyUpdate, Rollouts

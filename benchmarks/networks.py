@@ -53,7 +53,7 @@ SMALL = Sizes(
     policy=PolicyConfig(32, 2, 2, vocab_size=64, block_size=16, cls_token_num=12, caption_dim=16, multiple_of=32),
     janus_text={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
     janus_vq={"projection_dim": 32, "image_token_embed_dim": 32, "num_embeddings": 64, "num_patches": 4},
-    tokenizer=TokenizerConfig(16, 32, (1, 1, 1), 1, 32, 64, 8),
+    tokenizer=TokenizerConfig(32, 32, (1, 1, 1, 1), 1, 32, 64, 8),
     clip="RN50",
     prompts=(1,),
     images=4,
