@@ -51,8 +51,10 @@ def evaluate(stage: Stage, policy: Weights, decoder: Weights, inputs: dict[str, 
         def progress(steps: range) -> Iterator[int]:
             return stage.progress(steps, f"sampling {name}")
 
-        done = known.get(name)
-        return sample_prompt_set(backbone, model, prompt_set, params, done=done, sampled=sampled, progress=progress)
+        fast, done = stage.params.runtime.fast, known.get(name)
+        return sample_prompt_set(
+            backbone, model, prompt_set, params, fast=fast, done=done, sampled=sampled, progress=progress
+        )
 
     metrics: dict[str, Any] = {}
     unchanged: dict[str, Any] = {}

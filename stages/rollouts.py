@@ -1,6 +1,7 @@
 """Stage rollouts: sample G token sequences for every prompt from the arm's policy, with their log-probabilities."""
 
 from rank_e.sampling.distribution import SamplingConfig
+from rank_e.sampling.fitting import fitting_batch
 from rank_e.sampling.sampler import Sampler
 from rank_e.seeds import seed_for
 from stages.runtime.artifacts import read_artifact
@@ -19,7 +20,11 @@ def run(stage: Stage) -> None:
     # A rollout's seed names its prompt and its place in the group, so all arms get the same random numbers.
     seeds = [seed_for(stage.seed, "rollouts", stage.round, p, g) for p in range(count) for g in range(group)]
     config = SamplingConfig(settings.guidance, settings.temperature, settings.top_k, settings.top_p)
-    samples = Sampler(policy, config, settings.batch_size)(
+    batch_size = settings.batch_size
+    if batch_size == "auto":
+        batch_size = fitting_batch(policy, config, count * group)
+        print(f"rollouts: {batch_size} samples at once", flush=True)
+    samples = Sampler(policy, config, batch_size, stage.params.runtime.fast)(
         text["embeddings"],
         text["mask"].bool(),
         seeds,

@@ -51,6 +51,11 @@ class PolicyModel(Protocol):
         """V, the number of image tokens; logits have this width."""
         ...
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that a key-value cache takes for the image of one row."""
+        ...
+
     def prefix(
         self, text: Tensor, mask: Tensor, unconditional: Tensor | None = None, checkpointing: bool = False
     ) -> Any:

@@ -132,7 +132,8 @@ def parse(data: Any, name: str = "params.yaml") -> Params:
     if params is not None and not problems:
         problems += _cross_problems(params)
     if problems or params is None:
-        raise ConfigError("\n".join(f"{name}: {problem}" for problem in problems))
+        # A value that may be a number or a word fits neither: pydantic says so once for each.
+        raise ConfigError("\n".join(f"{name}: {problem}" for problem in dict.fromkeys(problems)))
     return params
 
 
@@ -187,6 +188,9 @@ def _cross_problems(params: Params) -> list[str]:
     groups: dict[str, Params | ArmParams] = {"": params, **merged}
     for prefix, arm in groups.items():
         keep, group = arm.ranking.keep, arm.rollouts.group_size
+        # Free memory is another on every run, and with the number of rows float noise is.
+        same = arm.rollouts.batch_size != "auto" or not params.runtime.deterministic
+        require(same, f"{prefix}rollouts.batch_size", "auto", "a number under runtime.deterministic: true")
         require(keep <= group, f"{prefix}ranking.keep", keep, f"at most rollouts.group_size = {group}")
         micro, mini = arm.policy.microbatch_size, arm.policy.minibatch_size
         require(micro <= mini, f"{prefix}policy.microbatch_size", micro, f"at most policy.minibatch_size = {mini}")

@@ -33,6 +33,8 @@ def _node(model: type[BaseModel], location: list[int | str]) -> tuple[dict[str, 
     definitions = schema.get("$defs", {})
     node, shown = schema, []
     for part in location:
+        if node.get("words"):  # pydantic also names the choice that did not fit
+            break
         if "oneOf" in node:
             node = _kinds(node, definitions)[str(part)]
             continue
@@ -49,14 +51,16 @@ def _node(model: type[BaseModel], location: list[int | str]) -> tuple[dict[str, 
 
 
 def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """What a node refers to; of a value or null, the value, marked as such."""
+    """What a node refers to; of a value, a word or null, the value, marked as such."""
     if "$ref" in node:
         return _resolve(definitions[node["$ref"].removeprefix("#/$defs/")], definitions)
     if "oneOf" in node:
         return {**node, "kinds": list(_kinds(node, definitions))}
     if "anyOf" in node:
-        value = next(choice for choice in node["anyOf"] if choice.get("type") != "null")
-        return {**_resolve(value, definitions), "nullable": True}
+        value, *others = [choice for choice in node["anyOf"] if choice.get("type") != "null"]
+        words = [other["const"] for other in others]
+        nullable = len(others) + 1 < len(node["anyOf"])
+        return {**_resolve(value, definitions), "words": words, "nullable": nullable}
     return node
 
 
@@ -72,6 +76,8 @@ def _allowed(node: dict[str, Any], names: bool = False) -> str:
         return "a name of lower-case letters, digits and _, starting with a letter"
     if node.get("nullable"):
         return f"{_allowed({**node, 'nullable': False})}, or null"
+    if node.get("words"):
+        return f"{_allowed({**node, 'words': []})}, or {' or '.join(node['words'])}"
     if "oneOf" in node:
         return f"a mapping with kind: {' or '.join(node['kinds'])}"
     if "const" in node:

@@ -39,12 +39,15 @@ class RuntimeParams(Section):
     """Where the stages compute, and how: device, CPU threads of one stage, dtype of networks.
 
     deterministic: the same bytes twice on one device; false takes the fastest algorithms.
+    fast: on CUDA sampling replays captured steps, compiled in bfloat16; false runs the same steps one by one. A CPU has
+    one way.
     """
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
     threads: Annotated[int, Field(ge=1, le=1024)]
     dtype: Literal["float32", "bfloat16"]
     deterministic: bool
+    fast: bool
 
 
 class Round(Section):
@@ -83,14 +86,17 @@ class PromptsParams(Section):
 
 
 class RolloutsParams(Section):
-    """The sampled distribution: G a prompt, guidance, temperature, top-k (0: off), top-p (1: off)."""
+    """The sampled distribution: G a prompt, guidance, temperature, top-k (0: off), top-p (1: off).
+
+    batch_size samples run at once; auto: as many as the device's free memory holds.
+    """
 
     group_size: Annotated[int, Field(ge=2, le=1024)]
     guidance: Annotated[float, Field(ge=1, le=100)]
     temperature: Positive
     top_k: CountOrZero
     top_p: Rate
-    batch_size: Count
+    batch_size: Count | Literal["auto"]
 
 
 class Annealing(Section):

@@ -21,16 +21,18 @@ def sample_prompt_set(
     prompt_set: PromptSet,
     params: EvaluationParams,
     *,
+    fast: bool,
     done: Tensor | None = None,
     sampled: Callable[[list[Tensor]], None] = lambda rows: None,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> Tensor:
     """Tokens int32 [N, L] on the CPU of all N prompts, each with a seed of its own that its place decides.
 
-    `done` are the first tokens, from an earlier try; `sampled` is told all rows after each batch, to keep them.
+    fast: `runtime.fast`. `done` are the first tokens, from an earlier try; `sampled` is told all rows after each
+    batch, to keep them.
     """
     config = SamplingConfig(params.guidance, params.temperature, params.top_k, params.top_p)
-    sampler, rows = Sampler(policy, config, params.batch_size), [] if done is None else [done]
+    sampler, rows = Sampler(policy, config, params.batch_size, fast), [] if done is None else [done]
     for start in progress(range(sum(map(len, rows)), len(prompt_set.prompts), params.batch_size)):
         prompts = prompt_set.prompts[start : start + params.batch_size]
         text, mask = backbone.encode_text(prompts)

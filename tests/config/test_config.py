@@ -153,6 +153,17 @@ def test_a_file_from_before_a_key_is_told_what_to_write() -> None:
     assert lines == ["params.yaml: runtime.deterministic is missing: must be true or false"]
 
 
+def test_a_batch_fits_itself_only_where_bytes_need_not_be_the_same() -> None:
+    data = deepcopy(SHAPES)
+    data["rollouts"]["batch_size"] = "auto"
+    with pytest.raises(ConfigError, match='rollouts.batch_size = "auto": must be a number under runtime.deterministic'):
+        parse(data)
+    data["runtime"]["deterministic"] = False
+    assert parse(data).arm("frozen").rollouts.batch_size == "auto"
+    (line,) = problems(lambda data: data["rollouts"].update(batch_size="all"))
+    assert line == 'params.yaml: rollouts.batch_size = "all": must be a whole number in [1, 10000000], or auto'
+
+
 @pytest.mark.parametrize("section", ["sft", "policy", "decoder", "ranking", "rollouts", "evaluation", "runtime"])
 def test_no_key_has_a_default(section: str) -> None:
     for key in SHAPES[section]:

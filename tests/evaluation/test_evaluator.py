@@ -130,7 +130,7 @@ def test_sampled_tokens_go_on_after_those_that_are_there_and_forget_the_batches(
     params = PARAMS.model_copy(update={"batch_size": 6})
 
     def tokens(**options: Any) -> Tensor:
-        return sample_prompt_set(Backbone(), tiny_policy(), prompt_set, params, **options)  # type: ignore[arg-type]
+        return sample_prompt_set(Backbone(), tiny_policy(), prompt_set, params, fast=False, **options)  # type: ignore[arg-type]
 
     whole = tokens(sampled=lambda rows: seen.append(sum(map(len, rows))))
     assert whole.shape == (COUNT, 4) and whole.dtype == torch.int32 and seen == [6, 12, 18, 20]

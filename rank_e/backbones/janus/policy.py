@@ -134,6 +134,12 @@ class JanusPolicy(nn.Module):
         return self.generation_embeddings.weight.device
 
     @property
+    def cache_bytes(self) -> int:
+        """Keys and values of one row's image."""
+        weights = [layer.self_attn.k_proj.weight for layer in self.layers]
+        return sum(2 * self.length * weight.shape[0] * weight.element_size() for weight in weights)
+
+    @property
     def layers(self) -> list[LlamaDecoderLayer]:
         return cast(list[LlamaDecoderLayer], list(self.language_model.layers))
 

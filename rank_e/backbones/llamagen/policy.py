@@ -152,6 +152,11 @@ class Policy(nn.Module):
         return self.config.vocab_size
 
     @property
+    def cache_bytes(self) -> int:
+        """Keys and values of one row's image."""
+        return 2 * self.config.n_layer * self.length * self.config.dim * self.output.weight.element_size()
+
+    @property
     def blocks(self) -> list[Block]:
         return cast(list[Block], list(self.layers))
 
