@@ -156,7 +156,9 @@ def test_a_file_from_before_a_key_is_told_what_to_write() -> None:
 def test_a_batch_fits_itself_only_where_bytes_need_not_be_the_same() -> None:
     data = deepcopy(SHAPES)
     data["rollouts"]["batch_size"] = "auto"
-    with pytest.raises(ConfigError, match='rollouts.batch_size = "auto": must be a number under runtime.deterministic'):
+    with pytest.raises(
+        ConfigError, match=r'rollouts\.batch_size = "auto": must be a number under runtime.deterministic'
+    ):
         parse(data)
     data["runtime"]["deterministic"] = False
     assert parse(data).arm("frozen").rollouts.batch_size == "auto"

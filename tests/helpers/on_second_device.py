@@ -48,12 +48,15 @@ def watch_training(device: SecondDevice, update: Any) -> None:
 
 def watch_sampling(device: SecondDevice, policy: Any, steps: list[int]) -> None:
     """From the entry of a policy's first step of a batch to the end of its last, events belong to the loop sampling."""
-    cache, step = policy.cache, policy.step
+    step = policy.step
 
-    def watched_cache(self: Any, *given: Any, **options: Any) -> Any:
-        device.loop = ""  # a batch begins: what followed the last step of the one before was no part of its loop
-        device.rename(AFTER, "")
-        return cache(self, *given, **options)
+    def beginning(method: Any) -> Any:
+        def watched(self: Any, *given: Any, **options: Any) -> Any:
+            device.loop = ""  # a batch begins: what followed the last step of the one before was no part of its loop
+            device.rename(AFTER, "")
+            return method(self, *given, **options)
+
+        return watched
 
     def watched_step(self: Any, *given: Any, **options: Any) -> Any:
         device.rename(AFTER, "sampling")
@@ -63,7 +66,7 @@ def watch_sampling(device: SecondDevice, policy: Any, steps: list[int]) -> None:
         steps.append(1)
         return found
 
-    policy.cache, policy.step = watched_cache, watched_step
+    policy.cache, policy.refill, policy.step = beginning(policy.cache), beginning(policy.refill), watched_step
 
 
 def main(kind: str, folder: Path) -> None:

@@ -80,6 +80,8 @@ class Steps(nn.Module):
 
     def cache(self) -> None: ...
 
+    def refill(self) -> None: ...
+
     def step(self, x: Tensor) -> Tensor:
         return x * 2
 

@@ -9,29 +9,16 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from rank_e.backbones.decoding import flash
-from rank_e.backbones.decoding.flash import FlashCache, Packed, merge
+from rank_e.backbones.decoding.flash import FlashCache, merge
 from rank_e.backbones.decoding.host import HostCache
 from rank_e.backbones.decoding.masked import MaskedCache
 from rank_e.backbones.decoding.slots import TextSlots
 from rank_e.backbones.llamagen.transformer import Block, rotate, rotate_in_reals
 from rank_e.seeds import generator
+from tests.helpers.packed_attention import attend_by_hand
 from tests.helpers.tiny_nets import tiny_policy
 
 LENGTH, LAYERS, HEADS, HEAD_DIM = 5, 2, 4, 8
-
-
-def attend_by_hand(query: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
-    """What the flash kernel computes, one query and one head at a time."""
-    mixed, log_sums = torch.full_like(query, math.nan), query.new_full(query.shape[:2], math.nan)
-    groups = query.shape[1] // keys.shape[1]
-    for run, used in enumerate(packed.used.tolist()):
-        begin = int(packed.slots[run])
-        for row in range(int(packed.queries[run]), int(packed.queries[run + 1])):
-            for head in range(query.shape[1]):
-                scores = keys[begin : begin + used, head // groups] @ query[row, head]
-                log_sums[row, head] = scores.logsumexp(0)
-                mixed[row, head] = scores.softmax(0) @ values[begin : begin + used, head // groups]
-    return mixed, log_sums
 
 
 @pytest.fixture
