@@ -20,7 +20,8 @@ from rank_e.objectives.grpo import group_advantages
 from rank_e.objectives.rank_gan import rank_weights
 from rank_e.rewards.clip import ClipReward
 from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, clip_protocol
-from rank_e.sampling.sampler import SampledTokens, SamplingConfig, sample
+from rank_e.sampling.distribution import SampledTokens, SamplingConfig
+from rank_e.sampling.sampler import Sampler
 from rank_e.seeds import generator
 from rank_e.training.decoder_update import DecoderUpdate, Nets
 from rank_e.training.lpips_vgg import LpipsVGG
@@ -152,9 +153,8 @@ class OneRound:
 
     def sample(self) -> SampledTokens:
         """Rollouts [4, L]."""
-        text, mask = self.text
         seeds = range(len(PROMPTS) * GROUP)
-        return sample(self.policy(), text, mask, seeds, CONFIG, batch_size=len(seeds), repeats=GROUP)
+        return Sampler(self.policy(), CONFIG, len(seeds), fast=True)(*self.text, seeds, GROUP)
 
     @torch.no_grad()
     def rank(self, tokens: Tensor) -> Tensor:
