@@ -20,6 +20,13 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def settled_sha256(path: Path) -> str:
+    """sha256 of a file that nobody writes any more, which is on the disk when this returns."""
+    found = sha256_of(path)
+    _sync(path)
+    return found
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; the file or folder made there takes its place when the block ends well.

@@ -10,13 +10,15 @@ none.
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rank_e.errors import RankEError
-from rank_e.io.files import plain, replacing, sha256_of
+from rank_e.io.files import plain, replacing, settled_sha256, sha256_of
+from stages.runtime.phases import PHASES
 
 if TYPE_CHECKING:  # readers of tables and scalars start without torch and pandas
     import numpy as np
@@ -123,6 +125,7 @@ class ArtifactWriter:
         self.deterministic = deterministic
         self.inputs = dict(inputs or {})
         self._shapes: dict[str, dict[str, Any]] = {}
+        self._sha256: dict[str, Future[str]] = {}
 
     def __enter__(self) -> Self:
         self._writing = self._write()
@@ -136,10 +139,15 @@ class ArtifactWriter:
     @contextmanager
     def _write(self) -> Iterator[Self]:
         """The block, then the manifest; two writers of one artifact are kept apart by the stage's lock."""
-        with replacing(self.path) as self._folder:
+        # Two threads: while one file is hashed and brought to the disk, the next one is written.
+        with PHASES.phase("save"), replacing(self.path) as self._folder, ThreadPoolExecutor(2) as self._pool:
             self._folder.mkdir()
             yield self
             self._write_manifest()
+
+    def _settle(self, name: str) -> None:
+        """Hash a file that is complete, and wait until it is on the disk, while others are written."""
+        self._sha256[name] = self._pool.submit(settled_sha256, self._folder / name)
 
     def tensors(self, name: str, tensors: "Mapping[str, torch.Tensor]") -> None:
         """Write NAME.safetensors (moved to the CPU)."""
@@ -149,6 +157,7 @@ class ArtifactWriter:
         save_file(owned, self.file(f"{name}.safetensors"))
         shapes = {key: list(owned[key].shape) for key in sorted(owned)}
         self._shapes[f"{name}.safetensors"] = {"shapes": shapes}
+        self._settle(f"{name}.safetensors")
 
     def table(self, name: str, table: "pd.DataFrame") -> None:
         """Write NAME.parquet, without its index."""
@@ -184,7 +193,8 @@ class ArtifactWriter:
     def _write_manifest(self) -> None:
         files = {}
         for file in sorted(self._folder.iterdir()):
-            entry = {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+            sha256 = self._sha256[file.name].result() if file.name in self._sha256 else sha256_of(file)
+            entry = {"sha256": sha256, "bytes": file.stat().st_size}
             files[file.name] = entry | self._shapes.get(file.name, {})
         manifest = {
             "schema_version": SCHEMA_VERSION,

@@ -22,6 +22,7 @@ from rank_e.config import ArmParams, ConfigError, Params, load
 from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of
 from stages.runtime.artifacts import ArtifactWriter, manifest_sha256
+from stages.runtime.phases import PHASES
 from stages.runtime.process import follow_parent
 from stages.runtime.progress import EventLog, track
 from stages.runtime.state import StageState
@@ -155,7 +156,8 @@ class Stage:
     def progress(self, steps: Sequence[int], label: str) -> "Iterator[int]":
         """Iterate over `steps`, showing how far it is and when it will be done."""
         name = self.title if label == self.name else f"{self.title} · {label}"
-        return track(steps, name)
+        with PHASES.phase("work"):
+            yield from track(steps, name)
 
     @cached_property
     def code(self) -> dict[str, str]:
@@ -190,6 +192,7 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
     A stage that does not compute, `computes=False`, is over before torch would be imported.
     """
     began = time.monotonic()
+    PHASES.begin()
     follow_parent()
     stage_arguments = parse_arguments(name, arguments)
     try:
@@ -249,8 +252,10 @@ def configure_torch(params: Params) -> None:
 
 
 def record_usage(stage: Stage, began: float) -> None:
-    """.rank-e/usage/<cell>.json: seconds of this process, peak resident MB, and peak MB of the GPU if one was used."""
-    usage = {"seconds": round(time.monotonic() - began, 3), "peak_rss_mb": round(resource_peak_mb(), 1)}
+    """.rank-e/usage/<cell>.json: seconds, whole and by phase, peak resident MB, and the GPU's peak if one was used."""
+    seconds = time.monotonic() - began
+    usage: dict[str, Any] = {"seconds": round(seconds, 3), "peak_rss_mb": round(resource_peak_mb(), 1)}
+    usage["phases"] = PHASES.table(seconds)
     torch = sys.modules.get("torch")  # not there: no GPU was used
     if torch is not None and torch.cuda.is_initialized():
         usage["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rank_e.io.files import plain, replacing
+from stages.runtime.phases import PHASES
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,7 @@ class StageState:
         from safetensors.torch import save_file
 
         began = time.monotonic()
-        with replacing(self.path) as file:
+        with PHASES.phase("state"), replacing(self.path) as file:
             save_file(plain(tensors), file, metadata={"value": json.dumps(value)})
         self._saved = time.monotonic()
         self._cost = self._saved - began
