@@ -7,7 +7,7 @@ one's clock, so that the phases add up to the whole.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -23,7 +23,7 @@ class Phases:
 
     def begin(self) -> None:
         """A stage begins: nothing has been spent."""
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self._open: list[str] = []
         self._since = time.monotonic()
 
