@@ -44,6 +44,12 @@ def main() -> None:
         open_reference(given.reference)
     device = torch.device("cpu")
     report = Report("cpu", device)
+    one, side = torch.empty(2**26), 2048
+    other, square = torch.empty_like(one), torch.randn(side, side)
+    bandwidth = 2 * one.nbytes / timed(lambda: other.copy_(one), device, 5).seconds
+    rate = 2 * side**3 / timed(lambda: square @ square, device, 5).seconds
+    hardware = {"copy_GB_per_s": round(bandwidth / 1e9, 1), "float32_GFLOP_per_s": round(rate / 1e9, 1)}
+    report.head["hardware"] = hardware
     for name, (config, prompts, repeats, sampling, times) in CASES.items():
         with report.case(name):
             policy = random_policy(config, device, torch.float32)
@@ -54,13 +60,16 @@ def main() -> None:
             def ours(sampler: Sampler = sampler, inputs: tuple = (text, mask, seeds, repeats)) -> object:
                 return sampler(*inputs)
 
-            note = f"{parameters_of(policy) / 1e6:.1f} M parameters, {len(seeds)} images"
+            weights, rows = parameters_of(policy), sampling.branches * len(seeds)
+            # Each token's step reads the weights once, or is bound by its products.
+            floor = config.block_size * max(4 * weights / bandwidth, 2 * rows * weights / rate)
+            note = f"{weights / 1e6:.1f} M parameters, {len(seeds)} images"
             if given.reference is None:
-                report.add(row(name, timed(ours, device, times), note=note))
+                report.add(row(name, timed(ours, device, times), floor=floor, note=note))
                 continue
             model = reference_policy(config, device, torch.float32)
             theirs = reference_sampling(model, text, mask, repeats, sampling)
-            report.add(row(name, *paired(ours, theirs, device, times), note=note))
+            report.add(row(name, *paired(ours, theirs, device, times), floor, note))
 
 
 if __name__ == "__main__":

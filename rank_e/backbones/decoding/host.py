@@ -1,4 +1,4 @@
-"""The key-value cache of a CPU: Python knows the position, so slices read what is written and nothing else."""
+"""The key-value cache of a CPU: Python knows the position, so slices read what is written and little else."""
 
 from __future__ import annotations
 
@@ -9,61 +9,59 @@ from torch import Tensor
 
 from rank_e.backbones.decoding.slots import HostPosition, TextSlots
 
+BATCHED = 400
+"""slots * head_dim from which PyTorch hands a batch of products with one row to the machine's library. Below that a loop
+of its own takes longer for fewer slots: that many are read at least (bmm in ATen's native/LinearAlgebra.cpp)."""
+
 
 @dataclass(frozen=True)
 class HostLayer:
-    """keys, values [T + L, N, kv_heads, head_dim]; bias [T, N, 1]; scratch [T + L, N, kv_heads, groups, head_dim]."""
+    """keys, values [N * kv_heads, T + L, head_dim]; bias [N * kv_heads, 1, T]."""
 
     keys: Tensor
     values: Tensor
     bias: Tensor
-    scratch: Tensor
     position: HostPosition
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        slot = len(self.bias) + self.position.index
-        self.keys[slot], self.values[slot] = key, value
-        end = slot + 1
-        return attend_by_products(query, self.keys[:end], self.values[:end], self.bias, self.scratch[:end])
+        slots, head_dim = self.keys.shape[1:]
+        text = self.bias.shape[2]
+        end = text + self.position.index + 1
+        self.keys[:, end - 1], self.values[:, end - 1] = key.flatten(0, 1), value.flatten(0, 1)
+        read = min(slots, max(end, -(-BATCHED // head_dim)))
+        grouped = query.reshape(len(self.keys), -1, head_dim)
+        scores = torch.bmm(grouped, self.keys[:, :read].transpose(1, 2))
+        scores[..., :text] += self.bias
+        scores[..., end:] = float("-inf")
+        return torch.bmm(scores.softmax(-1), self.values[:, :read]).view(query.shape)
 
 
 class HostCache:
-    """Slots at dimension 0: a new row is written side by side with the last one."""
+    """All slots of a head side by side."""
 
-    def __init__(self, text: TextSlots, length: int, heads: int) -> None:
-        _, slots, kv_heads, head_dim = text.values[0].shape
-        rows, self.position = len(text.index), HostPosition()
+    def __init__(self, text: TextSlots, length: int) -> None:
+        _, self.count, self.kv_heads, head_dim = text.values[0].shape
+        self.rows, self.position = len(text.index), HostPosition()
         kind = text.values[0] if text.keys is None else text.keys[0]
-        keys = kind.new_zeros(len(text.values), slots + length, rows, kv_heads, head_dim)
+        keys = kind.new_zeros(len(text.values), self.rows * self.kv_heads, self.count + length, head_dim)
         values = torch.zeros_like(keys)
-        self.bias = kind.new_empty(slots, rows, 1)
-        scratch = kind.new_empty(slots + length, rows, kv_heads, heads // kv_heads, head_dim)
-        self.layers = [HostLayer(k, v, self.bias, scratch, self.position) for k, v in zip(keys, values, strict=True)]
+        self.bias = kind.new_empty(self.rows * self.kv_heads, 1, self.count)
+        self.layers = [HostLayer(k, v, self.bias, self.position) for k, v in zip(keys, values, strict=True)]
 
     def fits(self, text: TextSlots) -> bool:
-        return self.bias.shape == (text.bias.shape[1], len(text.index), 1)
+        return (self.rows, self.count) == (len(text.index), text.bias.shape[1])
 
     def fill(self, text: TextSlots) -> None:
         self.position.index = 0
-        count = text.bias.shape[1]
-        self.bias.copy_(text.bias.index_select(0, text.index).T.unsqueeze(-1))
+        self.bias.copy_(text.bias.index_select(0, text.index).repeat_interleave(self.kv_heads, 0).unsqueeze(1))
         for number, layer in enumerate(self.layers):
-            layer.values[:count] = text.values[number].index_select(0, text.index).transpose(0, 1)
+            layer.values[:, : self.count] = self._rows_of(text.values[number], text.index)
             if text.keys is not None:
-                layer.keys[:count] = text.keys[number].index_select(0, text.index).transpose(0, 1)
+                layer.keys[:, : self.count] = self._rows_of(text.keys[number], text.index)
+
+    def _rows_of(self, texts: Tensor, index: Tensor) -> Tensor:
+        """[P, T, kv_heads, head_dim] -> [N * kv_heads, T, head_dim]."""
+        return texts.index_select(0, index).transpose(1, 2).flatten(0, 1)
 
     def advance(self) -> None:
         self.position.index += 1
-
-
-def attend_by_products(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scratch: Tensor) -> Tensor:
-    """Attention of a row [N, heads, head_dim] to S slots [S, N, kv_heads, head_dim] by elementwise products.
-
-    bias [T, N, 1] is added to the first T slots' scores. For a single row on a CPU it takes less than half the time of
-    the fused kernel and of batched matmuls. scratch [S, N, kv_heads, groups, head_dim] is written.
-    """
-    grouped = query.unflatten(1, (keys.shape[2], -1))
-    scores = torch.mul(keys.unsqueeze(3), grouped, out=scratch).sum(-1)
-    scores[: len(bias)] += bias.unsqueeze(-1)
-    weights = scores.softmax(0)
-    return torch.mul(values.unsqueeze(3), weights.unsqueeze(-1), out=scratch).sum(0).flatten(1, 2)

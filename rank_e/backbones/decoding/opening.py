@@ -19,11 +19,11 @@ from rank_e.backbones.decoding.masked import MaskedCache
 from rank_e.backbones.decoding.slots import Cache, TextSlots
 
 
-def open_slots(text: TextSlots, length: int, heads: int) -> Cache:
+def open_slots(text: TextSlots, length: int) -> Cache:
     """The cache of this machine and precision for rows like `text`'s, not filled yet: `length` image tokens a row."""
     values = text.values[0]
     if values.is_cpu:
-        return HostCache(text, length, heads)
+        return HostCache(text, length)
     return MaskedCache(text, length) if values.dtype == torch.float32 else FlashCache(text, length)
 
 
@@ -39,9 +39,9 @@ class PolicyCache:
     compiled: bool
 
     @classmethod
-    def open(cls, text: TextSlots, rotation: Tensor, heads: int, fast: bool) -> PolicyCache:
+    def open(cls, text: TextSlots, rotation: Tensor, fast: bool) -> PolicyCache:
         """Filled for a first batch. If `fast`, half precision on CUDA is compiled; float32 keeps its bits."""
-        slots = open_slots(text, len(rotation), heads)
+        slots = open_slots(text, len(rotation))
         slots.fill(text)
         return cls(slots, rotation.clone(), fast and isinstance(slots, FlashCache))
 

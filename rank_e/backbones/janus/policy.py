@@ -213,8 +213,7 @@ class JanusPolicy(nn.Module):
 
     def cache(self, prefix: JanusPrefix, fast: bool = False) -> PolicyCache:
         """A key-value cache filled with the texts of N rows; `fast` as `PolicyCache.open` says. Under no_grad."""
-        heads = cast(LlamaConfig, self.config.text_config).num_attention_heads
-        return PolicyCache.open(_slots(prefix), self._row_rotation(prefix), heads, fast)
+        return PolicyCache.open(_slots(prefix), self._row_rotation(prefix), fast)
 
     def refill(self, cache: PolicyCache, prefix: JanusPrefix) -> bool:
         """Fill a cache for another batch; False, and nothing done, where the batch does not fit."""

@@ -249,7 +249,7 @@ class Policy(nn.Module):
 
     def cache(self, prefix: Prefix, fast: bool = False) -> PolicyCache:
         """A key-value cache filled with the texts of N rows; `fast` as `PolicyCache.open` says. Under no_grad."""
-        return PolicyCache.open(self._slots(prefix), self._row_rotation(), self.config.n_head, fast)
+        return PolicyCache.open(self._slots(prefix), self._row_rotation(), fast)
 
     def refill(self, cache: PolicyCache, prefix: Prefix) -> bool:
         """Fill a cache for another batch; False, and nothing done, where the batch does not fit."""

@@ -57,7 +57,7 @@ def expected(text: TextSlots, layer: int, queries: Tensor, keys: Tensor, values:
 
 
 CACHES = {
-    "host": partial(HostCache, length=LENGTH, heads=HEADS),
+    "host": partial(HostCache, length=LENGTH),
     "masked": partial(MaskedCache, length=LENGTH),
     "flash": partial(FlashCache, length=LENGTH),
 }
@@ -121,7 +121,7 @@ def test_both_forms_of_a_rotation_agree():
 
 def take(monkeypatch, kind) -> None:
     """Give this machine the cache of another."""
-    monkeypatch.setattr("rank_e.backbones.decoding.opening.HostCache", lambda text, length, heads: kind(text, length))
+    monkeypatch.setattr("rank_e.backbones.decoding.opening.HostCache", kind)
 
 
 @torch.no_grad()
