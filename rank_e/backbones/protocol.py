@@ -74,7 +74,10 @@ class PolicyModel(Protocol):
         ...
 
     def cache(self, prefix: Any, fast: bool = False) -> Any:
-        """A key-value cache filled with N prefix rows, for a whole sampling; `slots.position` is 0. Under no_grad.
+        """A key-value cache filled with N prefix rows, for a whole sampling. Under no_grad.
+
+        Its `position` (`decoding.slots.HostPosition` on a CPU, `DevicePosition` on CUDA) is where the next step feeds
+        its tokens: 0.
 
         fast: steps may be compiled, where that is of use.
         """
@@ -85,9 +88,10 @@ class PolicyModel(Protocol):
         ...
 
     def step(self, tokens: Tensor, cache: Any) -> Tensor:
-        """Feed the tokens at the cache's position (int64 [N]), predict the next: logits float32 [N, V]. Under no_grad.
+        """Feed tokens int64 [N] at the cache's position and advance it, predict the next: logits float32 [N, V].
 
-        On CUDA nothing in it waits for the device, and every position runs the same kernels on the same memory.
+        Under no_grad. On CUDA nothing in it waits for the device, and every position runs the same kernels on the same
+        memory.
         """
         ...
 

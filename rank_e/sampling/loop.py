@@ -58,12 +58,12 @@ class TokenLoop:
 
     def _step(self) -> None:
         """Feed the token at the cache's position and choose the next one."""
-        token = self.cache.slots.position.read(self.tokens)
+        token = self.cache.position.read(self.tokens)
         self._choose(self.policy.step(token.repeat(self.config.branches), self.cache))
 
     def _choose(self, logits: Tensor) -> None:
         """Choose the token at the cache's position from its logits [branches * n, V]."""
-        position = self.cache.slots.position
+        position = self.cache.position
         distribution = log_distribution(logits, self.config)
         token = distribution.argmax(-1) if self.greedy else _inverse_cdf(distribution, position.read(self.uniforms))
         position.write(self.tokens, token)

@@ -189,5 +189,5 @@ class FlashCache:
         self.text.fill(text)
 
     def advance(self) -> None:
-        self.position.index.add_(1)
+        self.position.advance()
         self.packed.used.add_(1)

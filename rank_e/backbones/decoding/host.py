@@ -10,8 +10,10 @@ from torch import Tensor
 from rank_e.backbones.decoding.slots import HostPosition, TextSlots
 
 BATCHED = 400
-"""slots * head_dim from which PyTorch hands a batch of products with one row to the machine's library. Below that a loop
-of its own takes longer for fewer slots: that many are read at least (bmm in ATen's native/LinearAlgebra.cpp)."""
+"""slots * head_dim from which PyTorch hands a batch of products with one row to the machine's library.
+
+Below that a loop of its own takes longer for fewer slots: that many are read at least (ATen, native/LinearAlgebra.cpp).
+"""
 
 
 @dataclass(frozen=True)
@@ -64,4 +66,4 @@ class HostCache:
         return texts.index_select(0, index).transpose(1, 2).flatten(0, 1)
 
     def advance(self) -> None:
-        self.position.index += 1
+        self.position.advance()

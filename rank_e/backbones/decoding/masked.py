@@ -57,7 +57,7 @@ class MaskedCache:
                 layer.keys[:, : self.count] = text.keys[number].index_select(0, text.index)
 
     def advance(self) -> None:
-        self.position.index.add_(1)
+        self.position.advance()
         # After the last token there is no further slot, and the last one is open already.
         self.slot.add_(1).clamp_(max=self.bias.shape[3] - 1)
         self.bias.index_fill_(3, self.slot, 0.0)

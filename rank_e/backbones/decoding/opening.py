@@ -16,7 +16,7 @@ from torch import Tensor
 from rank_e.backbones.decoding.flash import FlashCache
 from rank_e.backbones.decoding.host import HostCache
 from rank_e.backbones.decoding.masked import MaskedCache
-from rank_e.backbones.decoding.slots import Cache, TextSlots
+from rank_e.backbones.decoding.slots import Cache, Position, TextSlots
 
 
 def open_slots(text: TextSlots, length: int) -> Cache:
@@ -37,6 +37,12 @@ class PolicyCache:
     slots: Cache
     rotation: Tensor
     compiled: bool
+
+    @property
+    def position(self) -> Position:
+        """Where the next step feeds its tokens."""
+        position: Position = self.slots.position
+        return position
 
     @classmethod
     def open(cls, text: TextSlots, rotation: Tensor, fast: bool) -> PolicyCache:

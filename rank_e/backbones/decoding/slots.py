@@ -29,6 +29,7 @@ class Position(Protocol):
 
     def read(self, table: Tensor) -> Tensor: ...
     def write(self, table: Tensor, row: Tensor) -> None: ...
+    def advance(self) -> None: ...
 
 
 class HostPosition:
@@ -43,6 +44,9 @@ class HostPosition:
     def write(self, table: Tensor, row: Tensor) -> None:
         table[self.index] = row
 
+    def advance(self) -> None:
+        self.index += 1
+
 
 class DevicePosition:
     """A position that lies on the device: int64 [1]."""
@@ -55,6 +59,9 @@ class DevicePosition:
 
     def write(self, table: Tensor, row: Tensor) -> None:
         table.index_copy_(0, self.index, row.unsqueeze(0))
+
+    def advance(self) -> None:
+        self.index.add_(1)
 
 
 class LayerCache(Protocol):

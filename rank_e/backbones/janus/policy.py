@@ -228,7 +228,7 @@ class JanusPolicy(nn.Module):
     def step(self, tokens: Tensor, cache: PolicyCache) -> Tensor:
         """Feed tokens int64 [N] at the cache's position, predict the next: logits float32 [N, V]. Under no_grad."""
         x, step = self._embed(tokens), cache.kernel(_row_layer)
-        rotation = cache.slots.position.read(cache.rotation)
+        rotation = cache.position.read(cache.rotation)
         for layer, slots in zip(self.layers, cache.slots.layers, strict=True):
             x = step(layer, x, rotation, slots)
         cache.slots.advance()

@@ -271,7 +271,7 @@ class Policy(nn.Module):
     def step(self, tokens: Tensor, cache: PolicyCache) -> Tensor:
         """Feed tokens int64 [N] at the cache's position, predict the next: logits float32 [N, V]. Under no_grad."""
         x, step = self.tok_embeddings(tokens), cache.kernel(Block.step)
-        rotation = cache.slots.position.read(cache.rotation)
+        rotation = cache.position.read(cache.rotation)
         for block, layer in zip(self.blocks, cache.slots.layers, strict=True):
             x = step(block, x, rotation, layer)
         cache.slots.advance()

@@ -153,7 +153,7 @@ def test_one_compilation_serves_all_layers_and_positions(monkeypatch):
     assert len(policy.blocks) > 1
     step, x = torch.compile(Block.step, backend=counter, dynamic=False, fullgraph=True), policy.tok_embeddings(tokens)
     for _ in range(2):
-        rotation = cache.slots.position.read(cache.rotation)
+        rotation = cache.position.read(cache.rotation)
         for block, layer in zip(policy.blocks, cache.slots.layers, strict=True):
             step(block, x, rotation, layer)
         cache.slots.advance()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rank_e.backbones.decoding.slots import HostPosition
 from rank_e.io.checkpoints import origin_of, read_tensors, save_tensors, write_folder
 from rank_e.io.manifest import read_manifest, write_manifest
 from rank_e.seeds import generator
@@ -28,8 +29,14 @@ class ToyPrefix:
         return ToyPrefix(self.hidden.index_select(0, index))
 
 
+@dataclass(frozen=True)
+class ToyCache:
+    hidden: Tensor
+    position: HostPosition
+
+
 class ToyPolicy(nn.Module):
-    length, vocab_size = LENGTH, VOCAB
+    length, vocab_size, cache_bytes = LENGTH, VOCAB, 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,11 +59,15 @@ class ToyPolicy(nn.Module):
     def head_parameters(self) -> list[nn.Parameter]:
         return list(self.head.parameters())
 
-    def cache(self, prefix: ToyPrefix) -> Tensor:
-        return prefix.hidden
+    def cache(self, prefix: ToyPrefix, fast: bool = False) -> ToyCache:
+        return ToyCache(prefix.hidden, HostPosition())
 
-    def step(self, tokens: Tensor, cache: Tensor, position: int) -> Tensor:
-        return self.logits(cache + self.image(tokens))
+    def refill(self, cache: ToyCache, prefix: ToyPrefix) -> bool:
+        return False
+
+    def step(self, tokens: Tensor, cache: ToyCache) -> Tensor:
+        cache.position.advance()
+        return self.logits(cache.hidden + self.image(tokens))
 
     def hidden(self, prefix: ToyPrefix, tokens: Tensor, checkpointing: bool = False) -> Tensor:
         return prefix.hidden[:, None] + F.pad(self.image(tokens[:, :-1]), (0, 0, 1, 0))
