@@ -4,6 +4,7 @@ DVC's own parser expands them. Its index would give the same, but reads dvc.lock
 another second in a project that has run. Arm, seed and round are what a stage's command says.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -90,20 +91,22 @@ def _path(entry: str | Mapping[str, Any]) -> str:
 def make_groups(nodes: Sequence[Node]) -> list[NodeGroup]:
     """Part the nodes into groups, the first to be done first: round by round, then as in dvc.yaml.
 
-    What carries an arm and seed through a round is one group. What no later round waits for (an evaluation) is a
-    group of its own, for whoever has time; so are the shared nodes of a name and seed that wait for the same.
-    GraphError if nodes wait for each other in a circle.
+    What carries an arm and seed through a round is one group up to where it forks (policy and decoder both wait for the
+    ranking alone), and then one for each branch, so that they can be done side by side. What no later round waits for
+    (an evaluation) is a group of its own, for whoever has time; so are the shared nodes of a name and seed that wait
+    for the same. GraphError if nodes wait for each other in a circle.
     """
     waits = dependencies(nodes)
     ordered = _sorted(nodes, waits)
     carrying = _carrying(ordered, waits)
+    heads = _heads([node for node in ordered if node.chain is not None and node.name in carrying], waits)
     parts: dict[tuple[Any, ...], list[Node]] = {}  # by round, and what else keeps them apart
     for node in ordered:
         if node.chain is None:
             inputs = frozenset(other.address for other in waits[node.address])
             parts.setdefault((0, node.name, node.seed, inputs), []).append(node)
-        elif node.name in carrying:  # the start belongs to the first round
-            parts.setdefault((node.round or 1, *node.chain), []).append(node)
+        elif node.name in carrying:
+            parts.setdefault((_round(node), heads[node.address]), []).append(node)
         else:
             parts.setdefault((node.round or 0, node.address), []).append(node)
     names = {node.address: _group_name(members) for members in parts.values() for node in members}
@@ -129,6 +132,34 @@ def _carrying(nodes: Sequence[Node], waits: Mapping[str, Sequence[Node]]) -> set
     return found
 
 
+def _round(node: Node) -> int:
+    """The start belongs to the first round."""
+    return node.round or 1
+
+
+def _heads(carrying: Sequence[Node], waits: Mapping[str, Sequence[Node]]) -> dict[str, str]:
+    """For the address of each node the first one of its group: unbroken lines of one arm, seed and round.
+
+    A node goes on with the last one that it waits for, unless another one does as well.
+    """
+    place = {node.address: index for index, node in enumerate(carrying)}
+    before: dict[str, str | None] = {}
+    for node in carrying:
+        mates = [o.address for o in waits[node.address] if o.address in place and _line_of(o) == _line_of(node)]
+        before[node.address] = max(mates, key=lambda address: place[address], default=None)
+    followers = Counter(before.values())
+    heads: dict[str, str] = {}
+    for node in carrying:
+        previous = before[node.address]
+        alone = previous is not None and followers[previous] == 1
+        heads[node.address] = heads[previous] if previous is not None and alone else node.address
+    return heads
+
+
+def _line_of(node: Node) -> tuple[Any, ...]:
+    return node.chain, _round(node)
+
+
 def _require_an_order(groups: Sequence[NodeGroup]) -> None:
     """Groups may wait for each other where their nodes do not: an arm that reads from the middle of another's round."""
     left, done = list(groups), set[str]()
@@ -140,13 +171,13 @@ def _require_an_order(groups: Sequence[NodeGroup]) -> None:
 
 
 def _group_name(members: Sequence[Node]) -> str:
-    """The node's own label where it is alone, `coevolved s0 r1` for a round, else the first's and how many more."""
+    """`policy coevolved s0 r1`, `rollouts to ranking coevolved s0 r1`, or `prompts s0 r1 and 4 more`."""
     first, last = members[0], members[-1]
     if len(members) == 1:
         return last.label
     if last.chain is None:
         return f"{first.label} and {len(members) - 1} more"
-    return last.label.removeprefix(f"{last.name} ")
+    return f"{first.name} to {last.label}"
 
 
 def dependencies(nodes: Sequence[Node]) -> dict[str, list[Node]]:

@@ -10,7 +10,6 @@ from tests.helpers.toy_pipeline import PIPELINE
 
 ROOT = Path(__file__).parents[2]
 ARMS = ("frozen", "coevolved")
-TRAINED = ["start", "rollouts", "ranking", "policy", "decoder"]
 
 
 def test_the_graph_is_the_one_of_dvcs_index() -> None:
@@ -48,12 +47,12 @@ def test_arms_go_through_the_rounds_together_and_leaves_are_groups_of_their_own(
     assert list(groups)[2:] == [
         "table",
         "report",
-        *(f"{arm} s0 r1" for arm in ARMS),
+        *(f"start to policy {arm} s0 r1" for arm in ARMS),
         *(f"policy {arm} s0 r2" for arm in ARMS),
     ]
     assert set(list(groups)[:2]) == {"reference", "prompts s0"}
     for arm in ARMS:
-        first, second = groups[f"{arm} s0 r1"], groups[f"policy {arm} s0 r2"]
+        first, second = groups[f"start to policy {arm} s0 r1"], groups[f"policy {arm} s0 r2"]
         assert [node.label for node in first.nodes] == [f"start {arm} s0", f"policy {arm} s0 r1"]
         assert first.waits == {"prompts s0"} and second.waits == {"prompts s0", first.name}
     assert groups["table"].waits == {"policy coevolved s0 r2"}
@@ -71,10 +70,16 @@ def test_the_projects_groups_respect_every_dependency() -> None:
             for other in waits[node.address]:
                 assert other.address in inside or home[other.address].name in group.waits
     names = [group.name for group in groups]
-    round_5 = [name for name in names if name.endswith(" r5")]
-    assert [node.name for node in groups[names.index("coevolved s0 r1")].nodes] == TRAINED
+    first = groups[names.index("start to ranking coevolved s0 r1")]
+    assert [node.name for node in first.nodes] == ["start", "rollouts", "ranking"]
+    # Policy and decoder of a round wait for its ranking, not for each other.
+    policy, decoder = (groups[names.index(f"{name} coevolved s0 r1")] for name in ("policy", "decoder"))
+    assert first.name in policy.waits & decoder.waits
+    assert policy.name not in decoder.waits and decoder.name not in policy.waits
     # all of a round's training before its evaluations, and those before what reads them
-    assert round_5[2:] == [f"{stage} {name}" for stage in ("evaluation", "factorial") for name in round_5[:2]]
+    round_5 = [name for name in names if name.endswith(" s0 r5")]
+    stages = ("rollouts to ranking", "policy", "decoder", "evaluation", "factorial")
+    assert round_5 == [f"{stage} {arm} s0 r5" for stage in stages for arm in ARMS]
     assert {"prompts s0 r1 and 4 more", "reference", "baseline", "factorial coevolved s0 r5", "report"} <= set(names)
 
 
@@ -107,5 +112,5 @@ def test_arms_that_need_each_other_within_a_round_are_named() -> None:
     first = [Node(f"a@{arm}", "a", arm, 0, 1, (), (f"a/{arm}",)) for arm in "xy"]
     second = [Node(f"b@{arm}", "b", arm, 0, 1, ("a/x", "a/y"), (f"b/{arm}",)) for arm in "xy"]
     third = [Node(f"c@{arm}", "c", arm, 0, 2, (f"b/{arm}",), (f"c/{arm}",)) for arm in "xy"]
-    with pytest.raises(GraphError, match="each other: x s0 r1, y s0 r1, c x s0 r2, c y s0 r2"):
+    with pytest.raises(GraphError, match="each other: a to b x s0 r1, a to b y s0 r1, c x s0 r2, c y s0 r2"):
         make_groups([*first, *second, *third])
