@@ -1,9 +1,13 @@
 """Stage policy: one round of GRPO on the ranked rollouts; the decoder stays as it is."""
 
+from statistics import fmean
+
+from rank_e.evaluation.tokens import token_histogram, token_kl
 from rank_e.sampling.distribution import SamplingConfig
 from rank_e.training.policy_update import PolicyUpdate, Rollouts
 from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.backbone import backbone_of
+from stages.runtime.guards import check_guards
 from stages.runtime.stage import Stage, main
 from stages.runtime.training import train, write
 
@@ -40,6 +44,14 @@ def build(stage: Stage, inputs: dict[str, Artifact]) -> PolicyUpdate:
     return update
 
 
+def check_tokens(stage: Stage, rollouts: Artifact) -> None:
+    """GuardError if the rollouts' codes have left those of the first round behind."""
+    first = read_artifact(stage.path("rollouts", round=1), "rollouts")
+    now, then = (artifact.tensors("rollouts")["tokens"] for artifact in (rollouts, first))
+    codes = int(max(now.max(), then.max())) + 1
+    check_guards(stage, token_drift=token_kl(token_histogram(now, codes), token_histogram(then, codes)))
+
+
 def run(stage: Stage) -> None:
     """online, ema and optimizer.safetensors, progress.json, log.parquet (a row per update), metrics.json."""
     inputs = {
@@ -49,10 +61,14 @@ def run(stage: Stage) -> None:
         "previous": read_artifact(stage.path("policy", round=stage.round - 1), "policy"),
         "reference": read_artifact(stage.path("policy", round=0), "policy"),
     }
+    check_tokens(stage, inputs["rollouts"])
     update = build(stage, inputs)
     gaps = update.prepare()
     state = stage.state(*(artifact.path for artifact in inputs.values()))
     log = train(stage, update, state, state.load())
+    named = {"kl": "kl", "gradient_norm": "grad_norm", "clip_fraction": "clip_fraction"}
+    means = {guard: fmean(row[key] for row in log) for guard, key in named.items() if key in log[0]}
+    check_guards(stage, **means)
     progress = {"updates": update.steps_before + len(log)}
     write(stage, "policy", update.state(), log, inputs=inputs, metrics=gaps, progress=progress)
     state.remove()

@@ -6,6 +6,7 @@ from rank_e.io.pixels import from_signed
 from rank_e.objectives.grpo import group_advantages
 from rank_e.objectives.rank_gan import keep_top, rank_weights, temperature_at
 from rank_e.precision import Precision
+from rank_e.rewards.base import RewardError
 from rank_e.rewards.mixture import RawScores
 from stages.runtime.artifacts import read_artifact
 from stages.runtime.backbone import backbone_of, dtype_of
@@ -41,6 +42,9 @@ def run(stage: Stage) -> None:
     scores = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     mixture.observe(scores)  # before they are used: the first round has statistics too
     rewards = mixture.combine(scores).view(tokens.shape[:2])
+    if float(rewards.min()) == float(rewards.max()):
+        value = f"all {rewards.numel()} rollouts of round {stage.round} got {float(rewards[0, 0]):g}"
+        raise RewardError(f"{stage.title}: the reward is constant, {value}: it ranks nothing; see ranking.rewards")
     schedule = settings.temperature
     temperature = temperature_at(stage.round - 1, schedule.start, schedule.end, schedule.rounds)
     kept = keep_top(rewards, min(settings.keep, rewards.shape[1]))

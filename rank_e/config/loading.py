@@ -22,6 +22,7 @@ from rank_e.config.schema import (
     ArmParams,
     BackboneParams,
     DecoderParams,
+    GuardsParams,
     PolicyParams,
     PromptsParams,
     RankingParams,
@@ -62,6 +63,7 @@ class Params(Section):
     decoder: DecoderParams
     evaluation: EvaluationParams
     factorial: FactorialParams
+    guards: GuardsParams
 
     def arm(self, name: str) -> ArmParams:
         """The merged parameters of arm `name`; ConfigError if there is no such arm."""

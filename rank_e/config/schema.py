@@ -79,6 +79,20 @@ class SftParams(Section):
     checkpointing: bool
 
 
+class GuardsParams(Section):
+    """What a round may not pass: it then ends before its weights are the next one's input. null: no limit.
+
+    kl (nats), gradient_norm (before clipping) and clip_fraction are means over a round's policy updates; token_drift is
+    the KL (nats) of the codes that a round's rollouts use to those that round 1's did. They decide no bytes: a stage
+    that is done stays done.
+    """
+
+    kl: Positive | None
+    token_drift: Positive | None
+    gradient_norm: Positive | None
+    clip_fraction: Rate | None
+
+
 class PromptsParams(Section):
     """How many prompts a round takes, without replacement while there are enough."""
 

@@ -178,7 +178,7 @@ class Stage:
         """The mid-stage state of this cell for these input artifacts, these params and this code."""
         digest = hashlib.sha256(self.key.encode())
         # Everything that moves the bytes: a state of other inputs, params or code must not be taken up.
-        params = self.params.model_dump(mode="json", exclude={"rounds", "evaluated", "seeds", "factorial"})
+        params = self.params.model_dump(mode="json", exclude={"rounds", "evaluated", "seeds", "factorial", "guards"})
         digest.update(json.dumps(params, sort_keys=True).encode())
         digest.update(json.dumps(self.code, sort_keys=True).encode())
         for path in inputs:

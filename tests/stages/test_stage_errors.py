@@ -33,6 +33,7 @@ CHANGES: dict[str, Any] = {  # what needs no large file
     "evaluation": {"distances": {}, "benchmarks": {}},
 }
 MINE = {"kind": "tests.stages.test_stage_errors:not_a_number", "weight": 1.0, "normalise": "none"}
+CONSTANT = MINE | {"kind": "tests.stages.test_stage_errors:constant"}
 ROUND = ("--arm", "coevolved", "--seed", "0", "--round", "1")
 
 
@@ -48,6 +49,10 @@ def not_a_number(folder: Path, device: torch.device) -> Any:
         return torch.where(torch.arange(len(scores)) == 2, float("nan"), scores)
 
     return reward
+
+
+def constant(folder: Path, device: torch.device) -> Any:
+    return lambda images, prompts: torch.full((len(prompts),), 0.25)
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +151,16 @@ def refused(folder: Path, words: tuple[str, ...], message: str) -> None:
             ("ranking", *ROUND),
             {"ranking": {"rewards": {"mine": MINE}}},
             r"reward mine: score of image 2 is nan",
+        ),
+        (
+            ("policy", *ROUND),
+            {"guards": {"gradient_norm": 1e-6}},
+            r"policy coevolved s0 r1: gradient_norm = \S+ passed guards\.gradient_norm = 1e-06: .*round 0 is kept",
+        ),
+        (
+            ("ranking", *ROUND),
+            {"ranking": {"rewards": dict.fromkeys(LLAMAGEN["ranking"]["rewards"], CONSTANT)}},
+            r"ranking coevolved s0 r1: the reward is constant, all \d+ rollouts of round 1 got \S+: it ranks nothing",
         ),
         (
             ("reference",),
