@@ -61,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--round", required=True, type=count, metavar="N", help="0: what the arm began with")
     export.add_argument("--weights", choices=("ema", "online"), default="ema", help="ema is what is evaluated (ema)")
     export.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a folder that does not exist yet")
+    add(
+        "repair",
+        do_repair,
+        "hash artifacts and DVC's cache, and remove what is damaged, for the next run to make again",
+    )
     validate = add("validate", do_validate, "check params, graph, files and room, and say what the run will take")
     validate.add_argument("--jobs", type=positive, default=1, metavar="N", help="as for `run`: stages at a time (1)")
     return main_parser
@@ -85,6 +90,7 @@ def positive(text: str) -> int:
 def do_run(arguments: argparse.Namespace) -> None:
     """Validate, start the copier, run the flow, stop both whatever happens, then show the result."""
     do_validate(arguments)
+    do_repair(arguments)
     from pipeline.dvc import ending_children
 
     tracker = None if arguments.no_track else start_tracker()
@@ -235,6 +241,13 @@ def do_validate(arguments: argparse.Namespace) -> None:
     from pipeline.preflight.validate import check
 
     print("\n".join(check(arguments.jobs)))
+
+
+def do_repair(_: argparse.Namespace) -> None:
+    """Remove what is not what was written, before DVC would restore it or a stage refuse it."""
+    from pipeline.repair import cache_folder, repair
+
+    print("\n".join(repair(Path(), cache_folder(Path()))))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -38,6 +38,7 @@ def evaluate(stage: Stage, policy: Weights, decoder: Weights, inputs: dict[str, 
     model, saved = backbone.policy(policy), state.load()
     dataset = open_dataset(stage.params.data.held_out, backbone.image_size, "data.held_out")
     held_out = held_out_set(stage.params, dataset, stage.device)
+    inputs["reference"].verify()
     references = load_references(inputs["reference"].path, held_out.suite.features, held_out.suite.matched_distances)
     known = saved[0] if saved else {}
 

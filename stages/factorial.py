@@ -47,6 +47,7 @@ def run(stage: Stage) -> None:
     dataset = open_dataset(params.data.held_out, backbone.image_size, "data.held_out")
     held_out = held_out_set(params, dataset, stage.device)
     suite = held_out.suite
+    inputs["reference"].verify()
     references = load_references(inputs["reference"].path, suite.features, suite.matched_distances)
     evaluator = evaluator_of(stage, held_out, references)
     base, decoder = backbone.decoder_weights(), inputs["decoder"].tensors("ema")

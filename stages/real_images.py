@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +17,8 @@ from rank_e.evaluation.prompt_sets import PromptSet
 from rank_e.evaluation.reference import Statistics
 from rank_e.evaluation.resize import squares
 from rank_e.evaluation.summary import Nested
-from rank_e.io.files import replacing
 from rank_e.io.pixels import from_bytes, from_signed, to_bytes, to_signed
+from rank_e.io.sealed import SealError, read_json, write_json
 from rank_e.seeds import seed_for
 from stages.evaluation import evaluator_of
 from stages.runtime.stage import Stage
@@ -37,7 +37,13 @@ class RealImages:
         self.dataset, self.prompts, self.account, self.device = dataset, prompts, account, stage.device
         self.seed = seed_for(params.seed, "reference")
         self.first, self.count = params.reference_images, params.real_images
-        self.skipped: list[dict[str, str]] = json.loads(account.read_text()) if account.is_file() else []
+        self.skipped: list[dict[str, str]] = []
+        if account.is_file():
+            try:
+                self.skipped = read_json(account)
+            except SealError as error:  # what was evaluated beside it is of images that it no longer names
+                print(f"{error}: begin from the inputs", flush=True)
+                shutil.rmtree(account.parent)
 
     def originals(self, start: int, stop: int) -> Originals:
         """Images `start` to `stop` of the whole order, of any size, and their captions."""
@@ -45,8 +51,7 @@ class RealImages:
         known = {row["name"] for row in self.skipped}
         if fresh := [row for row in self.dataset.skipped() if row["name"] not in known]:
             self.skipped = sorted([*self.skipped, *fresh], key=lambda row: row["name"])
-            with replacing(self.account) as file:
-                file.write_text(json.dumps(self.skipped))
+            write_json(self.skipped, self.account)
         return found
 
     def signed(self, images: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class Tracker:
             self.store.delete([run])
             tally.replaced.append(key)
         run = self.store.create(key, name, None, settings)
-        self._copy(run, "evaluation", read_artifact(path, "evaluation"), sha, 0)
+        self._copy(run, "evaluation", read_artifact(path, "evaluation", lineage=False), sha, 0)
         self.store.finish(run)
 
     def _sync_arm(self, arm: str, seed: int, tally: Tally) -> None:
@@ -149,7 +149,7 @@ class Tracker:
         else:
             tally.extended.append(key)
         for stage in missing:
-            artifact = read_artifact(self.project / artifact_path(stage, *cell), stage)
+            artifact = read_artifact(self.project / artifact_path(stage, *cell), stage, lineage=False)
             self._copy(run, stage, artifact, written[stage], round_id)
             if stage == "evaluation":  # the parent shows the arm's way through the rounds
                 self.store.log(parent.info.run_id, points("", artifact.json("metrics"), round_id))
@@ -210,7 +210,7 @@ class Tracker:
         if f"{LIVE}{stage}" not in run.data.tags or stage in hashes(run):
             return False
         if stage in written:
-            artifact = read_artifact(self.project / artifact_path(stage, *cell), stage)
+            artifact = read_artifact(self.project / artifact_path(stage, *cell), stage, lineage=False)
             now = {_row(point) for point in curve(stage, artifact.table("log"))}
         else:
             path = self._events(*cell).get(stage)
@@ -252,7 +252,7 @@ def _cell(key: str) -> tuple[str, int, int]:
 
 def _sizes(path: Path) -> dict[str, Size]:
     """Of how many images each distance of an evaluation is."""
-    found = sizes(read_artifact(path, "evaluation").json("metrics"))
+    found = sizes(read_artifact(path, "evaluation", lineage=False).json("metrics"))
     return {key: size for key, size in found if size is not None}
 
 

@@ -1,14 +1,15 @@
 """Evaluating a stream of images: memory stays the same however many there are, and a killed run goes on.
 
 Images are evaluated batch by batch and forgotten. What remains is written every `every` images as one folder
-(`part-<first image>`), whole or not at all: scores in parquet, feature rows and totals in safetensors. Rows are
+(`part-<first image>`), whole or not at all: scores in parquet, feature rows and totals in safetensors, and the
+sha256 of both: a damaged part is evaluated again. Rows are
 kept on disk rather than moments because they are smaller (8 KB an image for D = 2048, where one covariance is
 34 MB) and because a run that was killed then ends with the very rows of one that was not.
 """
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +20,11 @@ from torch import Tensor
 
 from rank_e.evaluation.base import EvaluationError, FeatureNetwork, Images, Scorer, check_values
 from rank_e.io.checkpoints import save_tensors, write_folder
-from rank_e.io.files import replacing
+from rank_e.io.manifest import files_of
 from rank_e.io.plugins import calling
+from rank_e.io.sealed import SealError, read_json, write_json
 
-ROWS, TENSORS, HEADER = "rows.parquet", "tensors.safetensors", "stream.json"
+ROWS, TENSORS, FILES, HEADER = "rows.parquet", "tensors.safetensors", "files.json", "stream.json"
 FIXED = ("index", "category", "prompt")
 Values = Mapping[str, Sequence[float] | Sequence[str]]
 
@@ -75,26 +77,33 @@ class ImageStream:
         for kind, group in groups.items():
             header[kind] = {name: {"protocol": item.protocol, "sha256": item.sha256} for name, item in group.items()}
         path = self.folder / HEADER
-        if path.is_file():
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                raise EvaluationError(f"{path} is not JSON; remove {self.folder} to begin anew") from None
+        if path.is_file() and (found := self._header(path)) is not None:
             if found != header:
                 other = ", ".join(sorted(name for name in header if found.get(name) != header[name]))
                 raise EvaluationError(f"{self.folder} was evaluated with another {other}; remove it to begin anew")
             return
-        with replacing(path) as file:
-            file.write_text(json.dumps(header, sort_keys=True, indent=2) + "\n", encoding="utf-8")
+        write_json(header, path)
+
+    def _header(self, path: Path) -> Any:
+        """What the header says; None, and no parts either, where it is damaged."""
+        try:
+            return read_json(path)
+        except SealError as error:
+            print(f"{error}: evaluate from image 0", flush=True)
+            shutil.rmtree(self.folder)
+            return None
 
     def _whole_parts(self) -> tuple[list[Path], int]:
-        """Parts in order, and how many images they hold."""
+        """Parts in order, and how many images they hold; those from the first damaged or missing one on are removed."""
         from pyarrow import parquet
 
         parts, done = sorted(self.folder.glob("part-*")), 0
-        for part in parts:
-            if part.name != _name(done) or not (part / TENSORS).is_file() or not (part / ROWS).is_file():
-                raise EvaluationError(f"{part} is incomplete or follows a gap; remove {self.folder} to begin anew")
+        for place, part in enumerate(parts):
+            if part.name != _name(done) or not _whole(part):
+                print(f"{part} is damaged or follows a gap: evaluate from image {done}", flush=True)
+                for later in parts[place:]:
+                    shutil.rmtree(later)
+                return parts[:place], done
             done += parquet.read_metadata(part / ROWS).num_rows
         return parts, done
 
@@ -159,6 +168,7 @@ class ImageStream:
         with write_folder(part) as folder:
             parquet.write_table(table, folder / ROWS, compression="zstd")
             save_tensors(tensors, folder / TENSORS)
+            write_json(files_of(folder), folder / FILES)
         self.parts.append(part)
         self._clear()
 
@@ -209,6 +219,16 @@ class ImageStream:
 
 def _name(start: int) -> str:
     return f"part-{start:09d}"
+
+
+def _whole(part: Path) -> bool:
+    """Whether a part's files are those that were written."""
+    try:
+        found = files_of(part)
+        found.pop(FILES, None)
+        return bool(found == read_json(part / FILES))
+    except (SealError, FileNotFoundError):
+        return False
 
 
 def _tensor(part: Path, name: str) -> Tensor:

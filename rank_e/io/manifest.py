@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of
+from rank_e.io.verified import WEIGHTS
 
 BASE_FILE = "base.json"
 KEYS = ("files", "origin", "policy", "tokenizer")  # beside the format
@@ -62,9 +63,9 @@ def parse_manifest(folder: str | Path, expected: Format) -> dict[str, Any]:
 
 
 def read_manifest(folder: str | Path, expected: Format) -> dict[str, Any]:
-    """The same, of a folder whose files are there at their full size (not hashed); RankEError names one that is not."""
+    """The same, of a folder whose files hold what was written; RankEError names one that does not."""
     manifest = parse_manifest(folder, expected)
-    check_sizes(Path(folder), manifest["files"], "backbone.base", expected.fix)
+    check_files(Path(folder), manifest["files"], "backbone.base", expected.fix)
     return manifest
 
 
@@ -78,7 +79,13 @@ def size_problems(folder: Path, files: Mapping[str, Mapping[str, Any]], where: s
             yield f"{where}: {file} {state}; {fix}"
 
 
-def check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]], where: str, fix: str) -> None:
-    """RankEError with the first of `size_problems`."""
+def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], where: str, fix: str) -> None:
+    """RankEError for the first file (name -> {bytes, sha256}) that does not hold what was recorded of it.
+
+    Each is hashed once: see `rank_e.io.verified`.
+    """
     for problem in size_problems(folder, files, where, fix):
         raise RankEError(problem)
+    for name, entry in files.items():
+        if not WEIGHTS.holds(folder / name, entry["sha256"]):
+            raise RankEError(f"{where}: {folder / name} is not what {BASE_FILE} recorded; {fix}")

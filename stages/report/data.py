@@ -212,7 +212,7 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
         if partial and not (project / path).exists():
             results.missing.append(str(path))
             return {}
-        artifact = read_artifact(project / path, kind)
+        artifact = read_artifact(project / path, kind, lineage=not partial)
         if kind == "evaluation" and not results.metrics:  # all evaluations of a run have the same
             results.metrics = columns_of(artifact.json("descriptions"))
         found = artifact.json("metrics")

@@ -1,10 +1,14 @@
 """Artifacts: folders that one stage writes whole and others only read.
 
-Tensors lie in safetensors, tables in parquet, scalars in JSON; `manifest.json` names schema, kind, seed,
-whether deterministic algorithms were asked for, inputs (sha256 of their manifests) and every file (sha256,
-bytes, shapes). Neither clock nor machine enters an artifact: with such algorithms the same params give the
-same bytes. A writer fills a temporary folder, syncs it and renames it, so a reader sees a whole artifact or
-none.
+Tensors lie in safetensors, tables in parquet, scalars in JSON; `manifest.json` names schema, kind, cell (the
+arm, seed and round that the artifact's place names), the seed of its random numbers, whether deterministic
+algorithms were asked for, inputs (their places and the sha256 of their manifests), every file (sha256, bytes,
+shapes), and the sha256 of all this. Neither clock nor machine enters an artifact: with such algorithms the same
+params give the same bytes. A writer fills a temporary folder, syncs it and renames it, so a reader sees a whole
+artifact or none.
+
+What is read is what was written: a reader hashes each file that it opens, once in a process, and refuses an
+artifact of another cell, or one that was made from other inputs than those that lie there now.
 """
 
 import json
@@ -18,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rank_e.errors import RankEError
 from rank_e.io.files import plain, replacing, settled_sha256, sha256_of
+from rank_e.io.verified import Verified
+from stages.runtime.manifests import cell_at, not_plain, project_of, sealed, text_of
 from stages.runtime.phases import PHASES
 
 if TYPE_CHECKING:  # readers of tables and scalars start without torch and pandas
@@ -25,12 +31,20 @@ if TYPE_CHECKING:  # readers of tables and scalars start without torch and panda
     import pandas as pd
     import torch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
+KEYS = {"kind", "cell", "seed", "deterministic", "inputs", "files", "sha256"}  # beside the schema's version
+REPAIR = "run `rank-e repair`, then `dvc repro`"
+"""DVC trusts what its cache holds: what is damaged there must be dropped before it makes the artifact again."""
+READ = Verified()
 
 
 class ArtifactError(RankEError):
     """An artifact is missing, damaged, of another kind, or was given something that it cannot hold."""
+
+
+class SchemaError(ArtifactError):
+    """An artifact is of older code."""
 
 
 class Artifact:
@@ -64,49 +78,71 @@ class Artifact:
 
     def verify(self) -> None:
         """Compare every file's sha256 with the manifest; ArtifactError names the first that differs."""
-        for name, entry in self.manifest["files"].items():
-            if sha256_of(self.path / name) != entry["sha256"]:
-                raise ArtifactError(f"{self.path / name} is not what was written: {_fix(self.path)}")
+        for name in self.manifest["files"]:
+            self._file(name)
 
     def _file(self, name: str) -> Path:
+        """The path of a file that holds what was written; ArtifactError where it does not."""
         if name not in self.manifest["files"]:
             held = ", ".join(self.manifest["files"])
             raise ArtifactError(f"{self.path} holds no {name}, only {held}: {_fix(self.path)}")
+        if not READ.holds(self.path / name, self.manifest["files"][name]["sha256"]):
+            raise ArtifactError(f"{self.path / name} is not what was written: {REPAIR}")
         return self.path / name
 
 
-def read_artifact(path: str | Path, kind: str) -> Artifact:
-    """Open the artifact at `path`: its manifest must be of `kind`, its files present at their full size.
+def read_artifact(path: str | Path, kind: str, *, lineage: bool = True) -> Artifact:
+    """Open the artifact at `path`: of `kind`, of the arm, seed and round that the path names, and whole.
 
-    Contents are not hashed here (`Artifact.verify` does). ArtifactError names the path and the fix.
+    Files are hashed when they are opened (`Artifact.verify` opens all). lineage: also compare the manifests of its
+    inputs, where they lie beside it; a run in progress has artifacts whose inputs were made anew. ArtifactError names
+    the path and the fix.
     """
     path = Path(path)
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(f"{path} does not exist: {_fix(path)}") from None
-    except ValueError:
-        raise ArtifactError(f"{path / MANIFEST} is not JSON: {_fix(path)}") from None
-    if not isinstance(manifest, dict) or not {"schema_version", "kind", "files"} <= manifest.keys():
-        raise ArtifactError(f"{path / MANIFEST} is no manifest of an artifact: {_fix(path)}")
-    if manifest["schema_version"] != SCHEMA_VERSION:
-        found = manifest["schema_version"]
-        raise ArtifactError(f"{path} has schema {found}, this code reads {SCHEMA_VERSION}: {_fix(path)}")
+    manifest = _read_manifest(path)
     if manifest["kind"] != kind:
-        raise ArtifactError(f"{path} is of kind {manifest['kind']!r}, wanted {kind!r}: {_fix(path)}")
+        raise ArtifactError(f"{path} is of kind {manifest['kind']!r}, wanted {kind!r}: {REPAIR}")
+    if manifest["cell"] != cell_at(path):
+        found = ", ".join(f"{name} {value}" for name, value in manifest["cell"].items()) or "the whole run"
+        raise ArtifactError(f"{path} is of {found}: {REPAIR}")
     for name, entry in manifest["files"].items():
         file = path / name
         size = file.stat().st_size if file.is_file() else None
         if size != entry["bytes"]:
             found = "is missing" if size is None else f"has {size} bytes, not {entry['bytes']}"
-            raise ArtifactError(f"{file} {found}: {_fix(path)}")
+            raise ArtifactError(f"{file} {found}: {REPAIR}")
+    for name, entry in manifest["inputs"].items() if lineage else ():
+        given = project_of(path) / entry["path"] / MANIFEST
+        if given.is_file() and sha256_of(given) != entry["sha256"]:
+            raise ArtifactError(f"{path} was made from another {name} than {entry['path']}: {_fix(path)}")
     return Artifact(path, manifest)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+        manifest = json.loads(text)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{path} does not exist: {_fix(path)}") from None
+    except ValueError:
+        raise ArtifactError(f"{path / MANIFEST} is not JSON: {REPAIR}") from None
+    if not isinstance(manifest, dict) or "schema_version" not in manifest:
+        raise ArtifactError(f"{path / MANIFEST} is no manifest of an artifact: {REPAIR}")
+    found = manifest["schema_version"]
+    if found in range(1, SCHEMA_VERSION):
+        raise SchemaError(f"{path} has schema {found}, this code reads {SCHEMA_VERSION}: {_fix(path)}")
+    if found != SCHEMA_VERSION or manifest.keys() != KEYS | {"schema_version"}:
+        raise ArtifactError(f"{path / MANIFEST} is no manifest of an artifact: {REPAIR}")
+    if text != text_of(sealed({key: value for key, value in manifest.items() if key != "sha256"})):
+        raise ArtifactError(f"{path / MANIFEST} is not what was written: {REPAIR}")
+    return manifest
 
 
 class ArtifactWriter:
     """Context manager that builds an artifact at `path`; an exception inside leaves nothing behind.
 
-    `inputs` maps a name to the folder of an artifact that was read; its manifest's sha256 is kept.
+    `inputs` maps a name to the folder of an artifact that was read; it is kept, with its manifest's sha256. A tensor
+    or a number that is not finite is refused by name.
     """
 
     def __init__(
@@ -150,31 +186,39 @@ class ArtifactWriter:
         self._sha256[name] = self._pool.submit(settled_sha256, self._folder / name)
 
     def tensors(self, name: str, tensors: "Mapping[str, torch.Tensor]") -> None:
-        """Write NAME.safetensors (moved to the CPU)."""
+        """Write NAME.safetensors (moved to the CPU); ArtifactError names tensors that are not finite."""
         from safetensors.torch import save_file
 
         owned = plain(tensors)
+        self._refuse(f"{name}.safetensors", [key for key, value in owned.items() if not bool(value.isfinite().all())])
         save_file(owned, self.file(f"{name}.safetensors"))
         shapes = {key: list(owned[key].shape) for key in sorted(owned)}
         self._shapes[f"{name}.safetensors"] = {"shapes": shapes}
         self._settle(f"{name}.safetensors")
 
     def table(self, name: str, table: "pd.DataFrame") -> None:
-        """Write NAME.parquet, without its index."""
+        """Write NAME.parquet, without its index; NaN is an absent value, an infinite one an ArtifactError."""
+        import numpy as np
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
+        numbers = table.select_dtypes("floating")
+        self._refuse(f"{name}.parquet", [str(c) for c in numbers if np.isinf(numbers[c].to_numpy()).any()])
         # The schema's metadata names library versions and would change the bytes.
         plain = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
         parquet.write_table(plain, self.file(f"{name}.parquet"), compression="zstd")
         self._shapes[f"{name}.parquet"] = {"rows": len(table), "columns": [str(c) for c in table.columns]}
+
+    def _refuse(self, name: str, wrong: list[str]) -> None:
+        if wrong:
+            raise ArtifactError(f"{self.path / name} cannot hold {', '.join(wrong[:5])}: numbers must be finite")
 
     def json(self, name: str, value: Any) -> None:
         """Write NAME.json with sorted keys; ArtifactError names a number that is not finite."""
         try:
             text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False)
         except (ValueError, TypeError) as error:
-            wrong = _not_plain(value, name)
+            wrong = not_plain(value, name)
             raise ArtifactError(f"{self.path / name}.json cannot hold {wrong or error}") from None
         self.file(f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
@@ -199,13 +243,16 @@ class ArtifactWriter:
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "kind": self.kind,
+            "cell": cell_at(self.path),
             "seed": self.seed,
             "deterministic": self.deterministic,
-            "inputs": {name: manifest_sha256(path) for name, path in self.inputs.items()},
+            "inputs": {
+                name: {"path": Path(path).as_posix(), "sha256": manifest_sha256(path)}
+                for name, path in self.inputs.items()
+            },
             "files": files,
         }
-        text = json.dumps(manifest, sort_keys=True, indent=2) + "\n"
-        (self._folder / MANIFEST).write_text(text, encoding="utf-8")
+        (self._folder / MANIFEST).write_text(text_of(sealed(manifest)), encoding="utf-8")
 
 
 def manifest_sha256(path: str | Path) -> str:
@@ -214,19 +261,6 @@ def manifest_sha256(path: str | Path) -> str:
     if not manifest.is_file():
         raise ArtifactError(f"{manifest} does not exist: {_fix(Path(path))}")
     return sha256_of(manifest)
-
-
-def _not_plain(value: Any, place: str) -> str | None:
-    """Where in a nested value stands what JSON cannot hold."""
-    if isinstance(value, Mapping):
-        found = (_not_plain(item, f"{place}.{key}") for key, item in value.items())
-        return next((item for item in found if item), None)
-    if isinstance(value, list | tuple):
-        found = (_not_plain(item, f"{place}.{index}") for index, item in enumerate(value))
-        return next((item for item in found if item), None)
-    plain = value is None or isinstance(value, str | bool | int)
-    finite = isinstance(value, float) and value == value and abs(value) != float("inf")
-    return None if plain or finite else f"{place} = {value!r}: numbers must be finite"
 
 
 def _fix(path: Path) -> str:

@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 from rank_e.config import ArmParams, ConfigError, Params, load
 from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of
+from rank_e.io.verified import WEIGHTS
 from stages.runtime.artifacts import ArtifactWriter, manifest_sha256
 from stages.runtime.phases import PHASES
 from stages.runtime.process import follow_parent
@@ -181,8 +182,7 @@ class Stage:
         params = self.params.model_dump(mode="json", exclude={"rounds", "evaluated", "seeds", "factorial", "guards"})
         digest.update(json.dumps(params, sort_keys=True).encode())
         digest.update(json.dumps(self.code, sort_keys=True).encode())
-        for path in inputs:
-            digest.update(manifest_sha256(path).encode())
+        digest.update("".join(manifest_sha256(path) for path in inputs).encode())
         return StageState(WORK / "state", self.key, digest.hexdigest()[:16])
 
 
@@ -197,6 +197,7 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
     stage_arguments = parse_arguments(name, arguments)
     try:
         stage = make_stage(name, load(), **stage_arguments)
+        WEIGHTS.keep_in(WORK / "verified")
         with Hold(WORK / "locks" / f"{stage.key}.lock", LOCK_PATIENCE):
             if computes:
                 configure_torch(stage.params)

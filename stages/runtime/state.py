@@ -1,13 +1,12 @@
 """Mid-stage state: how a killed stage goes on where it was, and ends in the same bytes."""
 
-import json
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rank_e.io.files import plain, replacing
+from rank_e.io.sealed import SealError, read_tensors, write_tensors
 from stages.runtime.phases import PHASES
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ SHARE = 20.0
 
 
 class StageState:
-    """One file, replaced whole: tensors, with a JSON value in the header. Files of other keys are removed.
+    """One file, replaced whole: tensors, with a JSON value and the sha256 of both. Files of other keys are removed.
 
     It lies outside the stage's outs (DVC removes those before a run), and its key is a hash of everything
     that decides the stage's bytes, so that it is only taken up by the very same computation.
@@ -45,23 +44,22 @@ class StageState:
 
     def save(self, tensors: "Mapping[str, torch.Tensor]", value: Any) -> None:
         """Replace the state by these tensors and this JSON value; a kill leaves the old or the new."""
-        from safetensors.torch import save_file
-
         began = time.monotonic()
-        with PHASES.phase("state"), replacing(self.path) as file:
-            save_file(plain(tensors), file, metadata={"value": json.dumps(value)})
+        with PHASES.phase("state"):
+            write_tensors(tensors, value, self.path)
         self._saved = time.monotonic()
         self._cost = self._saved - began
 
     def load(self) -> "tuple[dict[str, torch.Tensor], Any] | None":
-        """The saved tensors and value, or None if the stage begins from its inputs."""
+        """The saved tensors and value, or None if the stage begins from its inputs, as after a damaged state."""
         if not self.path.is_file():
             return None
-        from safetensors import safe_open
-
-        with safe_open(self.path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            return tensors, json.loads(file.metadata()["value"])
+        try:
+            return read_tensors(self.path)
+        except SealError as error:
+            print(f"{error}: begin from the inputs", flush=True)
+            self.remove()
+            return None
 
     def remove(self) -> None:
         """Forget the state: the stage's artifact is complete."""

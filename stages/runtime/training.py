@@ -1,11 +1,13 @@
 """How a stage trains, whatever its update: the loop over the steps, its log, its mid-stage state, and its artifact."""
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import pandas as pd
 from torch import Tensor
 
+from rank_e.errors import RankEError
 from rank_e.training.update import Update, UpdateState
 from stages.runtime.artifacts import Artifact
 from stages.runtime.stage import Stage
@@ -28,7 +30,8 @@ def train(
 ) -> list[Row]:
     """Take all steps of `update`, or those that are left since `saved`; returns the log, a row a step.
 
-    A killed stage that is run again ends in the same bytes. kept and value: what each saved state holds besides.
+    A killed stage that is run again ends in the same bytes. RankEError for a metric that is not finite, before the
+    state of that step would be kept. kept and value: what each saved state holds besides.
     """
     log: list[Row] = []
     start = update.first_step
@@ -37,6 +40,8 @@ def train(
         log, start = saved[1]["log"], saved[1]["next"]
     for index in stage.progress(range(start, update.steps), stage.name):
         metrics = update.step(index)
+        if wrong := [f"{name} = {value}" for name, value in metrics.items() if not isfinite(value)]:
+            raise RankEError(f"{stage.title}, step {index}: {', '.join(wrong)}; give a lower learning rate")
         if index >= 0:
             number = update.steps_before + index
             log.append({"step": number, **metrics})

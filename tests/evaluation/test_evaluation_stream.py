@@ -211,12 +211,6 @@ def test_another_key_network_or_batch_is_refused(tmp_path: Path) -> None:
         evaluate_stream(open_stream(tmp_path / "a"), batch_of, 20, 4)
     with pytest.raises(EvaluationError, match="other batches"):
         evaluate_stream(open_stream(tmp_path / "a"), batch_of, 30, 4)
-    (tmp_path / "a" / "part-000000000" / "rows.parquet").unlink()
-    with pytest.raises(EvaluationError, match="part-000000000 is incomplete"):
-        open_stream(tmp_path / "a")
-    (tmp_path / "a" / "stream.json").write_text("{")
-    with pytest.raises(EvaluationError, match="is not JSON"):
-        open_stream(tmp_path / "a")
     stream = open_stream(tmp_path / "b")
     with pytest.raises(EvaluationError, match="4 images but category 3"):
         stream.add(*batch_of(0, 4)[:2], ["anime"] * 3)
@@ -375,3 +369,19 @@ def test_a_score_that_fails_is_named_at_once(tmp_path: Path, value: Callable[[],
     with pytest.raises(EvaluationError, match=message):
         stream.add(*batch_of(0, 2)[:2])
     assert stream.done == 0
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "tensors.safetensors", "files.json", "../stream.json"])
+def test_what_is_damaged_is_evaluated_again(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = open_stream(tmp_path / "a")
+    evaluate_stream(whole, batch_of, 22, 4)
+    expected = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    damaged = (whole.parts[1] / name).resolve()
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    again = open_stream(tmp_path / "a")
+    assert again.done == (0 if name.startswith("..") else len(next(iter(whole.rows("index")))[1]["index"]))
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    evaluate_stream(again, batch_of, 22, 4)
+    assert {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()} == expected

@@ -40,7 +40,9 @@ def test_same_contents_same_bytes_and_inputs_are_chained(tmp_path: Path) -> None
     first, second = write(tmp_path / "one"), write(tmp_path / "two")
     assert contents(first) == contents(second)
     child = write(tmp_path / "child", inputs={"previous": first})
-    assert json.loads((child / "manifest.json").read_text())["inputs"] == {"previous": manifest_sha256(second)}
+    assert json.loads((child / "manifest.json").read_text())["inputs"] == {
+        "previous": {"path": first.as_posix(), "sha256": manifest_sha256(second)}
+    }
     assert manifest_sha256(write(tmp_path / "three", 2.0)) != manifest_sha256(first)
 
 
@@ -122,7 +124,7 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
         read_artifact(path, "policy")
     for text in ("[]", '{"schema_version": 2, "kind": "policy"}'):
         (path / "manifest.json").write_text(text)
-        with pytest.raises(ArtifactError, match="is no manifest of an artifact: run `dvc repro`"):
+        with pytest.raises(ArtifactError, match="is no manifest of an artifact: run `rank-e repair`, then `dvc repro`"):
             read_artifact(path, "policy")
     (path / "manifest.json").write_text("{")
     with pytest.raises(ArtifactError, match="is not JSON"):

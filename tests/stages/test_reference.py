@@ -1,12 +1,12 @@
 """Stage reference: what is skipped among the real images is told, whenever the stage was killed."""
 
-import json
 from pathlib import Path
 
 import torch
 
 from rank_e.config import load
 from rank_e.data.dataset import Originals
+from rank_e.io.sealed import read_json
 from stages.real_images import RealImages
 from stages.runtime.stage import make_stage
 
@@ -32,7 +32,7 @@ def test_a_resumed_stage_still_names_what_it_skipped_before(tmp_path: Path) -> N
         whole.originals(start, start + 3)
     first = RealImages(stage, Damaged(), ["a"], path)  # type: ignore[arg-type]
     first.originals(0, 3)
-    assert [row["name"] for row in json.loads(path.read_text())] == ["1.jpg"]
+    assert [row["name"] for row in read_json(path)] == ["1.jpg"]
     resumed = RealImages(stage, Damaged(), ["a"], path)  # type: ignore[arg-type]
     resumed.originals(3, 6)
     assert [row["name"] for row in resumed.skipped] == ["1.jpg", "4.jpg"]

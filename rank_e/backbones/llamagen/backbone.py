@@ -16,7 +16,7 @@ from rank_e.backbones.llamagen.text import T5TextEncoder
 from rank_e.backbones.llamagen.tokenizer import USAGE, Tokenizer, TokenizerConfig
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import check_shapes, read_tensors, shapes_of, without
-from rank_e.io.manifest import check_sizes, read_manifest
+from rank_e.io.manifest import check_files, read_manifest
 
 
 class LlamaGenBackbone:
@@ -63,7 +63,7 @@ class LlamaGenBackbone:
         if not self._text_folder:  # it lies outside the base folder: nothing else would notice another one there
             origin = self.manifest["origin"].items()
             files = {name.removeprefix("text/"): entry for name, entry in origin if name.startswith("text/")}
-            check_sizes(folder, files, "backbone.text", FORMAT.fix)
+            check_files(folder, files, "backbone.text", FORMAT.fix)
         encoder = T5TextEncoder(folder, self.device, self.dtype, tokens=self.policy_config.cls_token_num)
         if encoder.width != self.policy_config.caption_dim:
             raise RankEError(
