@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stages.runtime.artifacts import MANIFEST, ArtifactError, SchemaError, read_artifact
 from stages.runtime.manifests import cell_at
-from stages.runtime.stage import artifact_path
+from stages.runtime.stage import ARGUMENTS, artifact_path
 
 OBJECTS = Path("files") / "md5"  # below the cache's folder
 OBJECT = "its object in DVC's cache is damaged"
@@ -48,7 +48,7 @@ def artifact_folders(project: Path) -> list[Path]:
     """Every folder below artifacts that is, by its place, an artifact."""
     lone = [project / artifact_path(kind) for kind in ("reference", "baseline")]
     cells = sorted(path for path in (project / "artifacts").rglob("*") if path.is_dir() and cell_at(path))
-    return [path for path in (*lone, *cells) if path.is_dir()]
+    return [path for path in (*lone, *cells) if path.is_dir() and _kind(path) in ARGUMENTS]
 
 
 def cache_folder(project: Path) -> Path:
@@ -66,13 +66,17 @@ def _holds(path: Path) -> bool:
     return digest == path.parent.name + path.name.removesuffix(".dir")
 
 
+def _kind(folder: Path) -> str:
+    """What an artifact's place says of its kind."""
+    return "prompts" if folder.parts[-3:-2] == ("prompts",) else folder.name
+
+
 def _problem(folder: Path) -> str:
     """What is wrong with an artifact, "" where nothing is; one of older code is no damage."""
-    kind = "prompts" if folder.parts[-3] == "prompts" else folder.name
     try:
         if not (folder / MANIFEST).is_file():
             return f"{MANIFEST} is missing"
-        read_artifact(folder, kind, lineage=False).verify()
+        read_artifact(folder, _kind(folder), lineage=False).verify()
     except SchemaError:
         return ""
     except ArtifactError as error:

@@ -70,7 +70,8 @@ def prompts_artifact(sizes: Sizes, params: Params) -> int:
 def disk(sizes: Sizes, params: Params) -> dict[str, int]:
     """Bytes by kind of artifact, of all arms, seeds and rounds, and of the state of one running stage.
 
-    DVC's cache shares them with the workspace by reflinks or hard links; what older parameters left is not counted.
+    DVC's cache shares them with the workspace by hard links (where a file system has none, validate counts them twice);
+    what older parameters left is not counted.
     """
     seeds, rounds = len(params.seeds), len(params.rounds)
     arms = [params.arm(name) for name in params.arms]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def check(jobs: int) -> list[str]:
         )
     if sizes is not None:
         needed = sum(disk(sizes, params).values())
-        problems += room_problems(params, machine, needed - held(), memory(sizes, params), jobs)
+        problems += room_problems(params, machine, (needed - held()) * copies(), memory(sizes, params), jobs)
     if problems or sizes is None:
         raise RankEError("\n".join(dict.fromkeys(problems)))
     counts = f"{len(params.arms)} arms, {len(params.seeds)} seeds, {len(params.rounds)} rounds"
@@ -93,6 +94,18 @@ def base_problems(params: Params) -> tuple[Sizes | None, list[str]]:
 def held() -> int:
     """Bytes of artifacts that are there already: an earlier part of the run."""
     return sum(path.stat().st_size for path in Path("artifacts").rglob("*") if path.is_file())
+
+
+def copies() -> int:
+    """How often this disk holds an artifact's bytes: once where DVC can link its cache to them, else twice."""
+    with tempfile.TemporaryDirectory(prefix=".links-", dir=Path.cwd()) as folder:
+        file = Path(folder) / "file"
+        file.touch()
+        try:
+            file.with_name("link").hardlink_to(file)
+        except OSError:
+            return 2
+    return 1
 
 
 def room_problems(params: Params, machine: Machine, needed: int, need: Memory, jobs: int) -> list[str]:

@@ -77,9 +77,10 @@ class Artifact:
         return json.loads(self._file(f"{name}.json").read_text(encoding="utf-8"))
 
     def verify(self) -> None:
-        """Compare every file's sha256 with the manifest; ArtifactError names the first that differs."""
-        for name in self.manifest["files"]:
-            self._file(name)
+        """Hash every file, whether it was opened or not; ArtifactError names the first that is not what was written."""
+        for name, entry in self.manifest["files"].items():
+            if sha256_of(self.path / name) != entry["sha256"]:
+                raise ArtifactError(f"{self.path / name} is not what was written: {REPAIR}")
 
     def _file(self, name: str) -> Path:
         """The path of a file that holds what was written; ArtifactError where it does not."""

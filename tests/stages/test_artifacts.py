@@ -8,7 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
+from rank_e.io import verified
+from rank_e.io.files import sha256_of
 from stages.runtime.artifacts import ArtifactError, ArtifactWriter, manifest_sha256, read_artifact
+from stages.runtime.manifests import cell_at
+from stages.runtime.stage import ARGUMENTS, artifact_path
 
 
 def write(path: Path, value: float = 1.0, inputs: dict[str, Path] | None = None) -> Path:
@@ -138,3 +142,39 @@ def test_files_stay_inside_the_artifact(tmp_path: Path, name: str) -> None:
         ArtifactWriter(tmp_path / "a", "x", seed=0, deterministic=True) as out,
     ):
         out.file(name)
+
+
+def test_what_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:
+    for value in (float("nan"), float("inf"), -float("inf")):
+        with (
+            pytest.raises(ArtifactError, match=r"a/online.safetensors cannot hold w: numbers must be finite"),
+            ArtifactWriter(tmp_path / "a", "policy", seed=0, deterministic=True) as out,
+        ):
+            out.tensors("online", {"v": torch.ones(2), "w": torch.tensor([1.0, value]), "n": torch.tensor([1])})
+    with (
+        pytest.raises(ArtifactError, match=r"a/log.parquet cannot hold loss: numbers must be finite"),
+        ArtifactWriter(tmp_path / "a", "policy", seed=0, deterministic=True) as out,
+    ):
+        out.table("log", pd.DataFrame({"step": [0], "loss": [float("inf")], "name": ["x"]}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_names_its_cell() -> None:
+    for kind, arguments in ARGUMENTS.items():
+        if kind not in ("start", "code", "report"):
+            cell = {"arm": "sft", "seed": 12, "round": 3}
+            wanted = {name: value for name, value in cell.items() if name in arguments}
+            for project in (Path(), Path("/home/artifacts/of")):
+                assert cell_at(project / artifact_path(kind, **cell)) == wanted  # type: ignore[arg-type]
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr(verified, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    artifact = read_artifact(write(tmp_path / "a"), "policy")
+    for _ in range(3):
+        artifact.tensors("online")
+    assert len(hashed) == 1
+    os.utime(tmp_path / "a" / "online.safetensors", ns=(1, 1))
+    artifact.tensors("online")
+    assert len(hashed) == 2

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rank_e.config import parse
 from rank_e.config.profiles import resolve
+from rank_e.errors import RankEError
 from rank_e.training.update import Update, UpdateState
 from stages.runtime import state as runtime_state
 from stages.runtime.artifacts import Artifact, read_artifact
@@ -141,6 +142,35 @@ def test_weights_that_are_handed_on_have_an_empty_log_and_no_means() -> None:
     found = read_artifact("artifacts/sft/s0/policy", "policy")
     assert found.table("log").columns.tolist() == ["step"] and found.table("log").empty
     assert found.table("log")["step"].dtype == "int64" and found.json("metrics") == {}
+
+
+@pytest.mark.parametrize("place", [5, 60, -1, None], ids=["length", "header", "weights", "cut off"])
+def test_a_damaged_state_is_discarded_in_one_line(place: int | None, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Killed):
+        run(Counting(killed=2))
+    (file,) = Path(".rank-e/state").rglob("state.safetensors")
+    (file.parent / "stream").mkdir()  # what the stage keeps beside it goes with it
+    data = bytearray(file.read_bytes())
+    if place is not None:
+        data[place] ^= 1
+    file.write_bytes(data if place is not None else data[:-1])
+    capsys.readouterr()
+    again = Counting()
+    assert run(again) == run(Counting())
+    assert again.taken == [0, 1, 2, 3]
+    said = [line for line in capsys.readouterr().out.splitlines() if "damaged" in line]
+    assert said == [f"{file} is damaged: begin from the inputs"]
+
+
+def test_a_metric_that_is_not_finite_ends_the_stage_by_name() -> None:
+    class Diverging(Counting):
+        def step(self, index: int) -> dict[str, float]:
+            return super().step(index) | {"kl": float("nan") if index == 2 else 0.0}
+
+    with pytest.raises(RankEError, match=r"^sft s0, step 2: kl = nan; give a lower learning rate$"):
+        run(Diverging())
+    found = cell().state().load()
+    assert found is not None and found[1]["next"] == 2
 
 
 def test_names_of_tensors_come_back_by_file() -> None:
