@@ -73,6 +73,6 @@ def _sha256(text: str, tensors: Mapping[str, Tensor] = MappingProxyType({})) -> 
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    import torch
+    import torch  # readers of JSON start without it
 
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -167,7 +168,7 @@ class Stage:
         As the stage `code` wrote it down, if those are the files' hashes; otherwise listed anew.
         """
         written = self.path("code") / f"{self.name}.json"
-        if written.is_file():
+        with suppress(FileNotFoundError, ValueError):  # not there yet, or damaged
             listed: dict[str, str] = json.loads(written.read_text(encoding="utf-8"))
             if all(Path(path).is_file() and sha256_of(path) == sha256 for path, sha256 in listed.items()):
                 return listed
@@ -176,9 +177,8 @@ class Stage:
         return code_list(sources_of(SOURCE, self.params), self.name)
 
     def state(self, *inputs: str | Path) -> StageState:
-        """The mid-stage state of this cell for these input artifacts, these params and this code."""
+        """The mid-stage state of this cell for these inputs, params and code: everything that moves the bytes."""
         digest = hashlib.sha256(self.key.encode())
-        # Everything that moves the bytes: a state of other inputs, params or code must not be taken up.
         params = self.params.model_dump(mode="json", exclude={"rounds", "evaluated", "seeds", "factorial", "guards"})
         digest.update(json.dumps(params, sort_keys=True).encode())
         digest.update(json.dumps(self.code, sort_keys=True).encode())
