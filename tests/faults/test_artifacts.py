@@ -13,7 +13,7 @@ from pipeline.repair import artifact_folders, repair
 from rank_e.config import Params
 from stages.report.data import load_results
 from stages.report.images import makers_of
-from stages.runtime.artifacts import ArtifactError, read_artifact
+from stages.runtime.artifacts import ArtifactError, ArtifactWriter, read_artifact
 from stages.runtime.stage import artifact_path
 from tests.helpers.fake_artifacts import write_project
 
@@ -74,6 +74,17 @@ def test_a_flipped_bit_is_refused(project: Path, seed: int) -> None:
     assert not (project / folder).exists()
 
 
+def test_no_bit_of_a_manifest_may_change(project: Path) -> None:
+    folder = artifact_path("ranking", "frozen", 0, 1)
+    manifest = project / folder / "manifest.json"
+    whole = manifest.read_bytes()
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        manifest.write_bytes(data)
+        refused(lambda: read_artifact(project / folder, "ranking"), folder)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_file_of_another_artifact_is_refused(project: Path, seed: int) -> None:
     kinds, draw = kinds_of(project), random.Random(seed)
@@ -116,8 +127,6 @@ def test_an_edited_number_is_never_shown(project: Path, finished: tuple[Params, 
 
 
 def test_an_artifact_of_other_inputs_is_refused(tmp_path: Path) -> None:
-    from stages.runtime.artifacts import ArtifactWriter
-
     def write(kind: str, round_id: int, value: int, inputs: dict[str, Path]) -> Path:
         path = tmp_path / artifact_path(kind, "frozen", 0, round_id)
         names = {name: given.relative_to(tmp_path) for name, given in inputs.items()}
