@@ -11,7 +11,7 @@ from torch import Tensor
 from rank_e.backbones.llamagen.policy import Policy, PolicyConfig
 from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.errors import RankEError
-from rank_e.io.manifest import check_files, parse_manifest, read_manifest
+from rank_e.io.manifest import BASE_FILE, check_files, parse_manifest, read_manifest
 from rank_e.rewards.clip import ClipModel
 from rank_e.shapes import FORMAT, clip
 
@@ -19,9 +19,11 @@ from rank_e.shapes import FORMAT, clip
 def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """NAME.safetensors of a base folder in float32; RankEError if it is not there, or not what was recorded."""
     path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        raise RankEError(f"{path} does not exist; {FORMAT.fix}")
     files = parse_manifest(folder, FORMAT)["files"]
     if path.name not in files:
-        raise RankEError(f"{path} does not exist; {FORMAT.fix}")
+        raise RankEError(f"{path} is not listed in {BASE_FILE}; {FORMAT.fix}")
     check_files(folder, {path.name: files[path.name]}, "weights", FORMAT.fix)
     return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
 
