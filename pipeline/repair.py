@@ -11,6 +11,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from rank_e.errors import RankEError
 from stages.runtime.artifacts import MANIFEST, ArtifactError, SchemaError, read_artifact
 from stages.runtime.manifests import cell_at
 from stages.runtime.stage import ARGUMENTS, artifact_path
@@ -52,10 +53,15 @@ def artifact_folders(project: Path) -> list[Path]:
 
 
 def cache_folder(project: Path) -> Path:
-    """DVC's cache of a project, wherever its configuration has it."""
+    """DVC's cache of a project, wherever its configuration has it; RankEError where DVC cannot open the project."""
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    with Repo(str(project)) as repo:
+    try:
+        repo = Repo(str(project))
+    except DvcException as error:
+        raise RankEError(f"{project.absolute()}: {error}; run it in a project's folder") from None
+    with repo:
         return Path(repo.cache.local.path).parents[len(OBJECTS.parts) - 1]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.repair import artifact_folders, cache_folder, repair
+from rank_e.errors import RankEError
 from tests.helpers.project import ROOT, dvc
 
 MAKE = """
@@ -84,6 +85,11 @@ def test_a_whole_project_is_left_alone(made: Path, cache: Path) -> None:
     assert contents(made) == before and len(list((made / "artifacts/frozen/s0/r1").iterdir())) == 4
     for name in (".policy.tmp-new", "notes"):
         (made / "artifacts/frozen/s0/r1" / name).rmdir()
+
+
+def test_a_folder_without_a_project_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RankEError, match=f"^{tmp_path}: .*; run it in a project's folder$"):
+        cache_folder(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["rollouts", "ranking"])
