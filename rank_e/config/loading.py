@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from rank_e.config.data import DataParams
 from rank_e.config.evaluation import EvaluationParams, FactorialParams, taken_names, unknown_names
 from rank_e.config.messages import line, show
+from rank_e.config.reading import ConfigError, plain, read_text, read_values
 from rank_e.config.renames import renamed
 from rank_e.config.schema import (
     RULE_KEYS,
@@ -33,14 +32,11 @@ from rank_e.config.schema import (
     WeightsParams,
 )
 from rank_e.config.types import ArmName, Count, Section, Seed
-from rank_e.errors import RankEError
 
 RESERVED_ARMS = ("base", "code", "sft", "reference", "prompts", "original", "affine", "real")
 """Names that mean something else in the artifact folders or in the factorial's table."""
-
-
-class ConfigError(RankEError):
-    """A params file is missing, unreadable or wrong; one line for each problem."""
+MOST = 100
+"""Problems that are listed: the rest of a file with so many is looked at when these are gone."""
 
 
 class Params(Section):
@@ -93,24 +89,12 @@ def merge(shared: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
 
 def load(path: str | Path = "params.yaml") -> Params:
     """Read and validate a params file; ConfigError lists every problem, one line each."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        fix = "run in the project's folder, or `rank-e profile shapes`"
-        raise ConfigError(f"{path} does not exist: {fix}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not readable as YAML: {error}") from None
-    return parse_text(text, str(path))
+    return parse_text(read_text(path), str(path))
 
 
 def parse_text(text: str, name: str = "params.yaml") -> Params:
     """Validate the text of a params file, which errors call `name`; as `load`."""
-    try:
-        # DVC reads params with the same parser (YAML 1.2): 1e-4 is a number here as it is there.
-        data = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise ConfigError(f"{name} is not readable as YAML: {' '.join(str(error).split())}") from None
-    return parse(data, name)
+    return parse(read_values(text, name), name)
 
 
 def parse(data: Any, name: str = "params.yaml") -> Params:
@@ -119,24 +103,34 @@ def parse(data: Any, name: str = "params.yaml") -> Params:
         raise ConfigError(f"{name} must be a mapping of sections, found {show(data)}")
     if "extends" in data:
         raise ConfigError(f"{name}: extends: DVC reads params.yaml whole; write it by `rank-e profile NAME`")
+    data, unfit = plain(data, name)
     lines = list(renamed(data))
     if data.get("schema") == 1:
         lines.append("schema = 1: this version reads schema: 2; write the new names, then schema: 2")
     if lines:
-        raise ConfigError("\n".join(f"{name}: {text}" for text in lines))
-    problems: list[str] = []
+        raise ConfigError(_listed([*unfit.values(), *lines], name))
+    problems = list(unfit.values())
     params: Params | None = None
+    found: list[str] = []
     try:
         params = Params.model_validate(data)
     except ValidationError as error:
-        problems += [line(Params, problem, ()) for problem in error.errors()]
-    problems += _arm_problems(data)
+        found += [line(Params, problem, ()) for problem in error.errors()[:MOST]]
+    found += _arm_problems(data)
+    problems += [problem for problem in found if problem.partition(" = ")[0] not in unfit]
     if params is not None and not problems:
         problems += _cross_problems(params)
     if problems or params is None:
-        # A value that may be a number or a word fits neither: pydantic says so once for each.
-        raise ConfigError("\n".join(f"{name}: {problem}" for problem in dict.fromkeys(problems)))
+        raise ConfigError(_listed(problems, name))
     return params
+
+
+def _listed(problems: list[str], name: str) -> str:
+    """The problems, a line each; of more than MOST, the first and how many more there are."""
+    # A value that may be a number or a word fits neither: pydantic says so once for each.
+    lines = [f"{name}: {problem}" for problem in dict.fromkeys(problems)]
+    more = [f"{name}: and {len(lines) - MOST} more problems"] if len(lines) > MOST else []
+    return "\n".join([*lines[:MOST], *more])
 
 
 def _arm_problems(data: dict[str, Any]) -> list[str]:
@@ -156,7 +150,7 @@ def _arm_problems(data: dict[str, Any]) -> list[str]:
             except ValidationError as error:
                 found += [
                     line(model, problem, ("arms", name, key))
-                    for problem in error.errors()
+                    for problem in error.errors()[:MOST]
                     if problem["loc"][0] in overrides
                 ]
     return found

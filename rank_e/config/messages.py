@@ -2,6 +2,9 @@
 
 import json
 import re
+from collections.abc import Iterable
+from functools import cache
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
@@ -14,7 +17,7 @@ def line(model: type[BaseModel], problem: ErrorDetails, prefix: tuple[str, ...])
     """One problem of pydantic's as `key = value: must be ...`."""
     location = [part for part in problem["loc"] if part != "[key]"]
     node, shown = _node(model, location)
-    key = ".".join(str(part) for part in (*prefix, *shown))
+    key = join((*prefix, *shown))
     if problem["type"] == "extra_forbidden":
         known = ", ".join(_node(model, location[:-1])[0].get("properties", {}))
         return f"{key} = {show(problem['input'])}: unknown key, allowed here: {known}"
@@ -29,7 +32,7 @@ def _node(model: type[BaseModel], location: list[int | str]) -> tuple[dict[str, 
 
     Where a section is one of several kinds, pydantic's location names the kind too; the file has no such level.
     """
-    schema = TypeAdapter(model).json_schema(by_alias=True)
+    schema = _schema(model)
     definitions = schema.get("$defs", {})
     node, shown = schema, []
     for part in location:
@@ -48,6 +51,12 @@ def _node(model: type[BaseModel], location: list[int | str]) -> tuple[dict[str, 
             node = node.get("additionalProperties") or (list(patterns.values()) or [{}])[0]
         node = _resolve(node if isinstance(node, dict) else {}, definitions)
     return node, shown
+
+
+@cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Computed once: a wrong file may have a hundred problems."""
+    return TypeAdapter(model).json_schema(by_alias=True)
 
 
 def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +112,28 @@ def _allowed(node: dict[str, Any], names: bool = False) -> str:
     return f"{kind} in {low}, {high}"
 
 
+def join(parts: Iterable[str | int]) -> str:
+    """The parts of a key with dots between them; one that is no plain word is escaped and shortened."""
+    return ".".join(_plain(str(part)) for part in parts)
+
+
+def _plain(part: str) -> str:
+    if part.isprintable() and len(part) <= 60:
+        return part
+    shown = json.dumps(part)[1:-1]
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
 def show(value: Any) -> str:
-    """A found value on one line, shortened."""
-    text = re.sub(r"\s+", " ", json.dumps(value, default=str))
+    """A found value on one line, control characters escaped, shortened."""
+    text = re.sub(r"\s+", " ", json.dumps(_beginning(value), default=str))
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _beginning(value: Any) -> Any:
+    """What of a value can be seen in 80 characters, with keys as text."""
+    if isinstance(value, dict):
+        return {str(key): _beginning(inner) for key, inner in islice(value.items(), 40)}
+    if isinstance(value, list | tuple | set):
+        return [_beginning(inner) for inner in islice(value, 40)]
+    return value[:100] if isinstance(value, str) else value

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import YAMLError
 
-from rank_e.config.loading import ConfigError, Params, merge, parse_text
+from rank_e.config.loading import Params, merge, parse_text
 from rank_e.config.messages import show
+from rank_e.config.reading import ConfigError, plain, read_text, read_values
 
 NAMED = ("arms", "ranking.rewards", "evaluation.distances", "evaluation.scores", "evaluation.benchmarks")
 """Mappings of things by name: `NAME: null` in a profile takes out one that the other profile has."""
@@ -85,13 +85,14 @@ def _extended(path: Path, below: tuple[str, ...]) -> Profile:
 
 
 def _read(path: Path) -> Profile:
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = YAML().load(text)
-    except (UnicodeDecodeError, YAMLError) as error:
-        raise ConfigError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, CommentedMap):
-        raise ConfigError(f"{path} must be a mapping of sections, found {show(data)}")
+    text = read_text(path)
+    values = read_values(text, str(path))
+    if not isinstance(values, dict) or not values:
+        raise ConfigError(f"{path} must be a mapping of sections, found {show(values)}")
+    _, unfit = plain(values, str(path))
+    if unfit:
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in unfit.values()))
+    data = YAML().load(text)
     lines = text.splitlines()
     comments = dict(_comments(data, lines))
     return Profile(dict(data), comments, _above(lines, data.lc.key(next(iter(data)))[0]))
