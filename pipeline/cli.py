@@ -12,6 +12,7 @@ from pathlib import Path
 from rank_e.backbones import BACKBONES
 from rank_e.backbones.info import backbone_info
 from rank_e.errors import RankEError
+from stages.runtime.failures import one_line
 
 PATIENCE = 90.0
 """Seconds that the end of a run waits for the last copy to MLflow."""
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     run = add("run", do_run, "run every stage that has something to do, several at a time, then print the tables")
     serve = add("serve", do_serve, "offer the run to a Prefect server (PREFECT_API_URL), on a schedule if wanted")
     serve.add_argument("--cron", metavar="EXPRESSION", help='such as "0 3 * * *"')
+    serve.add_argument("--timezone", metavar="ZONE", help="of the expression, such as Europe/Berlin (UTC)")
     for command in (run, serve):
         command.add_argument("--jobs", type=positive, default=2, metavar="N", help="stages at a time (2)")
         command.add_argument("--retries", type=count, default=1, metavar="N", help="tries after a failure (1)")
@@ -93,6 +95,10 @@ def do_run(arguments: argparse.Namespace) -> None:
     do_repair(arguments)
     from pipeline.dvc import ending_children
 
+    if os.environ.get("PREFECT_API_URL"):
+        from pipeline.flow import check_server
+
+        check_server()
     tracker = None if arguments.no_track else start_tracker()
     try:
         with ending_children():
@@ -149,10 +155,14 @@ def do_serve(arguments: argparse.Namespace) -> None:
     """Serve the flow; needs a Prefect server."""
     if not os.environ.get("PREFECT_API_URL"):
         raise RankEError("PREFECT_API_URL is not set: `prefect server start`, then set it to http://127.0.0.1:4200/api")
-    do_validate(arguments)
-    from pipeline.flow import serve
+    from pipeline.flow import check_server, schedule, serve
 
-    serve(Path.cwd(), arguments.cron, arguments.jobs, arguments.retries)
+    times = schedule(arguments.cron, arguments.timezone)
+    check_server()
+    do_validate(arguments)
+    if times is not None:
+        print(f"the run starts at {times.cron} in the time zone {times.timezone}; --timezone chooses another", flush=True)
+    serve(Path.cwd(), times, arguments.jobs, arguments.retries)
 
 
 def do_compare(_: argparse.Namespace) -> None:
@@ -207,6 +217,7 @@ def do_claim(arguments: argparse.Namespace) -> None:
     from pipeline.claim import write_claim
     from rank_e.config import load
 
+    check_no_link(arguments.to)
     print(write_claim(load(), Path(), arguments.to, arguments.name))
 
 
@@ -220,8 +231,15 @@ def do_profile(arguments: argparse.Namespace) -> None:
     print(f"params.yaml is now {path}")
 
 
+def check_no_link(path: Path) -> None:
+    """RankEError if a folder to be written is a link: what lies behind it would be written over, or nothing does."""
+    if path.is_symlink():
+        raise RankEError(f"--to {path} is a link to {os.readlink(path)}; name the folder itself, or remove the link")
+
+
 def do_convert(arguments: argparse.Namespace) -> None:
     """Convert, then say what lies there now."""
+    check_no_link(arguments.to)
     manifest = arguments.converter.convert(arguments, arguments.to)
     print(f"{arguments.to}: {manifest['format']}, from {', '.join(manifest['origin'])}")
 
@@ -231,6 +249,7 @@ def do_export(arguments: argparse.Namespace) -> None:
     from pipeline.export import export, summary
     from rank_e.config import load
 
+    check_no_link(arguments.to)
     params, given = load(), arguments
     manifest = export(params, given.arm, given.seed, given.round, given.weights, given.to)
     print(summary(given.to, backbone_info(params.backbone.name).exported, manifest))
@@ -251,14 +270,10 @@ def do_repair(_: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point; an error that the user can fix is printed without a traceback, with exit status 1."""
-    given = parser().parse_args(arguments)
-    try:
+    """Entry point; an error that the user can meet is printed without a traceback, with exit status 1."""
+    with one_line("rank-e"):
+        given = parser().parse_args(arguments)
         given.do(given)
-    except RankEError as error:
-        sys.exit("\n".join(f"rank-e: {line}" for line in str(error).splitlines()))
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,13 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.futures import PrefectFuture
+from prefect.schedules import Cron
+from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from pydantic import ValidationError
 
 from pipeline.dvc import Repro, Timing, ending_children, stopping, timings_path
 from pipeline.graph import Node, NodeGroup, load_graph, make_groups
@@ -138,8 +143,35 @@ def run(project: Path, jobs: int, retries: int) -> None:
     configured(project=str(project), jobs=jobs, retries=retries)
 
 
-def serve(project: Path, cron: str | None, jobs: int, retries: int) -> None:
+def schedule(cron: str | None, timezone: str | None) -> CronSchedule | None:
+    """The times of a scheduled run, in UTC where no zone is given; RankEError names an expression or zone that is none."""
+    if cron is None:
+        if timezone is not None:
+            raise RankEError(f"--timezone {timezone}: of what? give --cron EXPRESSION too")
+        return None
+    try:
+        return CronSchedule(cron=cron, timezone=timezone or "UTC")
+    except ValidationError as error:
+        examples = {"cron": 'minute hour day month weekday, such as "0 3 * * *"', "timezone": "such as Europe/Berlin"}
+        wrong = {str(problem["loc"][0]): problem["input"] for problem in error.errors()}
+        lines = (f"--{key} {value!r} cannot be read: give {examples[key]}" for key, value in wrong.items())
+        raise RankEError("\n".join(lines)) from None
+
+
+def check_server() -> None:
+    """RankEError if no Prefect server of this version answers at PREFECT_API_URL."""
+    try:
+        with get_client(sync_client=True) as client:
+            client.raise_for_api_version_mismatch()
+    except Exception as error:
+        fix = "start it by `prefect server start`, correct PREFECT_API_URL (it ends in /api), or unset it"
+        raise RankEError(f"Prefect at {PREFECT_API_URL.value()}: {' '.join(str(error).split())}; {fix}") from None
+
+
+def serve(project: Path, times: CronSchedule | None, jobs: int, retries: int) -> None:
     """Offer the flow to the Prefect server at PREFECT_API_URL, on a schedule and from its page; does not return."""
     rank_e_flow.with_options(task_runner=_threads(jobs)).serve(
-        name="rank-e", cron=cron, parameters={"project": str(project), "jobs": jobs, "retries": retries}
+        name="rank-e",
+        schedule=None if times is None else Cron(times.cron, timezone=times.timezone),
+        parameters={"project": str(project), "jobs": jobs, "retries": retries},
     )

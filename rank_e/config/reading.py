@@ -19,10 +19,12 @@ from rank_e.config.messages import join, show
 from rank_e.errors import RankEError
 
 CHARACTERS = 200_000
-"""Longest params file; the parser takes a second for as much."""
+"""Longest params file."""
+TOKENS = 20_000
+"""Most tokens of YAML in it (keys, values, brackets); the parser takes a second for as many."""
 DEPTH = 32
 """Mappings and lists within each other, at most."""
-VALUES = 20_000
+VALUES = 10_000
 """Values of a params file, at most, what an alias repeats counted every time."""
 TOO_DEEP = f"mappings and lists lie in each other more than {DEPTH} deep; params need 7"
 BITS = 1024
@@ -52,7 +54,12 @@ class _Constructor(SafeConstructor):
 
 
 class _Scanner(Scanner):
-    """Stops where brackets lie too deep: the scanner's time grows with the square of it."""
+    """Stops where brackets lie too deep, for its time grows with the square of that, and after TOKENS."""
+
+    def fetch_more_tokens(self) -> Any:
+        if self.tokens_taken > TOKENS:
+            raise ScannerError(None, None, f"more than {TOKENS:,} keys, values and brackets", self.reader.get_mark())
+        return super().fetch_more_tokens()
 
     def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:
         if self.flow_level >= DEPTH:

@@ -14,6 +14,7 @@ OUTSIDE = frozenset(
         "rank_e/config/renames.py",  # what old keys are called now: no stage runs with those
         "rank_e/errors.py",  # a name for errors, and nothing else
         "stages/runtime/code_list.py",  # finds what is on the lists
+        "stages/runtime/failures.py",  # the lines that a stage ends with when it cannot go on
         "stages/runtime/progress.py",  # bars, lines and the live log of steps
     }
 )

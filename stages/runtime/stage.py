@@ -24,6 +24,7 @@ from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of
 from rank_e.io.verified import WEIGHTS
 from stages.runtime.artifacts import ArtifactWriter, manifest_sha256
+from stages.runtime.failures import one_line
 from stages.runtime.phases import PHASES
 from stages.runtime.process import follow_parent
 from stages.runtime.progress import EventLog, track
@@ -195,7 +196,7 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
     PHASES.begin()
     follow_parent()
     stage_arguments = parse_arguments(name, arguments)
-    try:
+    with one_line(name):
         stage = make_stage(name, load(), **stage_arguments)
         WEIGHTS.keep_in(WORK / "verified")
         with Hold(WORK / "locks" / f"{stage.key}.lock", LOCK_PATIENCE):
@@ -203,10 +204,6 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
                 configure_torch(stage.params)
             run(stage)
             record_usage(stage, began)
-    except RankEError as error:
-        sys.exit("\n".join(f"{name}: {line}" for line in str(error).splitlines()))
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def parse_arguments(name: str, arguments: list[str] | None = None) -> dict[str, Any]:

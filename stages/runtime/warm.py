@@ -32,6 +32,8 @@ SOCKET = "RANK_E_WARM"
 LIBRARIES = ("torch", "torch._dynamo", "pandas", "pyarrow.parquet", "safetensors.torch", "pydantic", "rich.progress")
 PATIENCE = 30.0
 """Seconds that the process gets to open its socket, and to end."""
+LONGEST = 103 - len("/rank-e-12345678/stages.sock")
+"""Bytes of the longest folder that a socket's own folder can lie in: macOS takes 104 in all, Linux 108."""
 _HEAD = struct.Struct("!I")
 _CODE = struct.Struct("!i")
 
@@ -39,7 +41,9 @@ _CODE = struct.Struct("!i")
 @contextlib.contextmanager
 def warm_stages(project: Path) -> Iterator[None]:
     """While the block runs, every `python -m stages NAME` started from here runs in a fork of one warm process."""
-    with tempfile.TemporaryDirectory(prefix="rank-e-") as folder:
+    # The system takes 104 bytes for the path of a socket, the end of a string among them; TMPDIR may be longer.
+    short = None if len(os.fsencode(tempfile.gettempdir())) <= LONGEST else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="rank-e-", dir=short) as folder:
         path = Path(folder) / "stages.sock"
         process = subprocess.Popen(
             [sys.executable, "-m", "stages.runtime.warm", str(path)],

@@ -1,0 +1,109 @@
+"""How a command or a stage ends for what its user can meet: one line with the thing, the place and the fix.
+
+What nobody foresaw keeps its traceback: it is for whoever mends the code.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from rank_e.errors import RankEError
+
+AGAIN = "and run again: what is done is kept"
+FIXES = {
+    errno.ENOSPC: ("no room is left on the disk", f"free some, {AGAIN}"),
+    errno.EDQUOT: ("the disk quota is used up", f"free some, {AGAIN}"),
+    errno.EROFS: ("its file system is read-only", f"mount it for writing, {AGAIN}"),
+    errno.EACCES: ("permission denied", f"change its mode or owner, {AGAIN}"),
+    errno.EPERM: ("not permitted", f"change its mode or owner, {AGAIN}"),
+    errno.ENAMETOOLONG: ("the name is too long", "shorten it"),
+    errno.ELOOP: ("a link that leads back to itself", "remove it"),
+    errno.EMFILE: ("too many open files", f"raise `ulimit -n`, {AGAIN}"),
+    errno.ENFILE: ("too many open files on this machine", f"close some, {AGAIN}"),
+    errno.ENOMEM: ("not enough memory", f"end what else runs, {AGAIN}"),
+    errno.EEXIST: ("something is there already", "remove it, or name another place"),
+    errno.ENOENT: ("does not exist", "put it there, or correct the path"),
+    errno.ENOTDIR: ("a part of the path is no folder", "remove it, or correct the path"),
+    errno.EISDIR: ("is a folder, not a file", "remove it, or correct the path"),
+    errno.EIO: ("the device reports an error", "look at the disk"),
+}
+"""What the system's errors are called here, and what helps."""
+FULL = ("No space left on device", "StorageFull", "disk is full")
+"""How libraries say that the disk is full where they raise no OSError."""
+STARVED = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+"""How libraries say that there is no memory, where they raise no MemoryError."""
+
+
+def words(error: BaseException) -> str | None:
+    """The line for an error that a user can meet (several for a RankEError of several); None for any other."""
+    if isinstance(error, RankEError):
+        return str(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError):
+        return f"{sys.executable} has no module {error.name}; `make install`, then use .venv/bin, or correct the name"
+    starved = isinstance(error, RuntimeError) and any(sign in text for sign in STARVED)
+    if isinstance(error, MemoryError) or starved:
+        fewer = "lower batch_size and microbatch_size in params.yaml, or `rank-e run --jobs 1`"
+        return f"out of memory: {_cut(text) or 'an allocation was refused'}{_place(error)}; {fewer}"
+    if isinstance(error, OSError) and error.errno is not None:
+        what, fix = FIXES.get(error.errno, (error.strerror or text, f"look there, {AGAIN}"))
+        room = f", {_free(error)} are free" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        names = (name for name in (error.filename, error.filename2) if isinstance(name, str | bytes))
+        named = " -> ".join(map(os.fsdecode, names))
+        return f"{_cut(named) or str(Path.cwd())}: {what}{room}{'' if named else _place(error)}; {fix}"
+    if any(sign in text for sign in FULL):
+        what, fix = FIXES[errno.ENOSPC]
+        return f"{Path.cwd()}: {what}, {_free(error)} are free ({_cut(text)}); {fix}"
+    return None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of code that is not a library's."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+
+
+def _free(error: BaseException) -> str:
+    """The free room where the error's file lies, of the file system that the nearest folder is on."""
+    name = getattr(error, "filename", None)
+    place = Path(os.fsdecode(name)).absolute() if isinstance(name, str | bytes) else Path.cwd()
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
+    return f"{shutil.disk_usage(there).free / 1e6:,.1f} MB"
+
+
+@contextlib.contextmanager
+def one_line(name: str) -> Iterator[None]:
+    """The block is a whole program: its exit status is 1 after an error that its user can meet, said by `name`.
+
+    130 after Ctrl-C, 141 when nobody reads its output any more, as in `... | head`. Signs that the terminal's encoding
+    lacks are written as escapes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Else Python tries once more at its end, and says so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + signal.SIGPIPE)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        lines = words(error)
+        if lines is None:
+            raise
+        sys.exit("\n".join(f"{name}: {line}" for line in lines.splitlines()))
