@@ -161,7 +161,9 @@ def do_serve(arguments: argparse.Namespace) -> None:
     check_server()
     do_validate(arguments)
     if times is not None:
-        print(f"the run starts at {times.cron} in the time zone {times.timezone}; --timezone chooses another", flush=True)
+        print(
+            f"the run starts at {times.cron} in the time zone {times.timezone}; --timezone chooses another", flush=True
+        )
     serve(Path.cwd(), times, arguments.jobs, arguments.retries)
 
 

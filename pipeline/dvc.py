@@ -66,10 +66,10 @@ class Timing:
 
 
 def environment() -> dict[str, str]:
-    """The child's environment: this Python first, unbuffered output (so that lines keep their order)."""
+    """The child's environment: this Python for the stages too, unbuffered output (so that lines keep their order)."""
     paths = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    quiet = {"PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
-    return {**os.environ, **quiet, "PATH": os.pathsep.join(paths)}
+    given = {"PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", "RANK_E_PYTHON": sys.executable}
+    return {**os.environ, **given, "PATH": os.pathsep.join(paths)}
 
 
 def command(addresses: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from pipeline.graph import load_graph, make_groups
 from pipeline.preflight.choices import choices
 from pipeline.preflight.estimate import Memory, disk, gigabytes, memory, summary
 from pipeline.preflight.named import missing_files
+from pipeline.preflight.places import odd_places
 from pipeline.preflight.sizes import published, read_base
 from rank_e.backbones.info import Sizes
 from rank_e.config import Params, load
@@ -57,7 +58,7 @@ def check(jobs: int) -> list[str]:
     except RankEError as error:
         problems.append(str(error))
     sizes, found = base_problems(params)
-    problems += found + missing_files(params)
+    problems += found + missing_files(params) + odd_places(params)
     machine = this_machine(params)
     if machine.device is None:
         problems.append(

@@ -14,6 +14,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from rank_e.errors import RankEError
 
@@ -38,7 +39,7 @@ def refusals(uri: str) -> Iterator[None]:
     """Turn what MLflow raises into one line that says where."""
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrackingError(f"MLflow at {uri}: {first}; start it, or set MLFLOW_TRACKING_URI") from error
 

@@ -35,7 +35,7 @@ def renamed(data: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
         arm = found.group() if found else ""
         if name.removeprefix(arm) in KEYS:
             yield f"{name} is now {arm}{KEYS[name.removeprefix(arm)]}"
-        elif key == "kind" and value in KINDS:
+        elif key == "kind" and isinstance(value, str) and value in KINDS:
             yield f"{name}: {value} is now {KINDS[value]}"
         elif isinstance(value, Mapping):
             yield from renamed(value, f"{name}.")

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 def environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "PYTHONPATH": ".", "DVC_NO_ANALYTICS": "1"}
+    return os.environ | {"PATH": path, "PYTHONPATH": ".", "DVC_NO_ANALYTICS": "1", "RANK_E_PYTHON": sys.executable}
 
 
 def dvc(workspace: Path, *arguments: str) -> str:

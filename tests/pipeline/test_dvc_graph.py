@@ -95,7 +95,7 @@ def test_both_profiles_expand_to_the_whole_grid(graphs: dict[str, Repo]) -> None
             for stage in STAGES:
                 assert f"artifacts/{arm}/s{seeds - 1}/r{rounds}/{stage}" in outs
         last = stages[f"policy@coevolved-{seeds - 1}-round{rounds - 1}"]
-        assert last.cmd == f"python -m stages policy --arm coevolved --seed {seeds - 1} --round {rounds}"
+        assert last.cmd == f"sh stages/python -m stages policy --arm coevolved --seed {seeds - 1} --round {rounds}"
         read = relative(graphs[name], last.deps)
         assert f"artifacts/coevolved/s{seeds - 1}/r{rounds - 1}/policy" in read
         assert f"artifacts/coevolved/s{seeds - 1}/r0/policy" in read
@@ -106,7 +106,7 @@ def test_both_profiles_expand_to_the_whole_grid(graphs: dict[str, Repo]) -> None
 def test_no_command_needs_a_shell_between_dvc_and_the_stage(graphs: dict[str, Repo]) -> None:
     for stage in pipeline(graphs["shapes"]).values():
         assert set(stage.cmd) <= set("abcdefghijklmnopqrstuvwxyz_0123456789.- "), stage.cmd
-        assert stage.cmd.startswith("python -m stages ")
+        assert stage.cmd.startswith("sh stages/python -m stages ")
 
 
 @pytest.mark.parametrize(
