@@ -1,10 +1,10 @@
-"""Params files that are wrong in every place and in many ways: each is taken, or refused in lines, within two seconds.
+"""Params files that are wrong in every place and in many ways: each is taken, or refused in lines, within two seconds of one core.
 
     python -m benchmarks.faults_params [--systematic 4000] [--random 400] [--seed 0]
 
-Systematic: every key of two whole profiles with every odd value, or under an odd key. Random: the text of a profile with
-lines and signs put in, taken out and exchanged. What is taken goes through the preflight's own reckoning too. Writes
-benchmarks/results/faults-params-<date>.json; exit status 1 if any trial ended otherwise. Results are counts of outcomes.
+Systematic: every key of two whole profiles with every odd value, or under an odd key. Random: the text of a profile
+with lines and signs put in, taken out and exchanged. What is taken goes through the preflight's own reckoning too.
+Writes benchmarks/results/faults-params-<date>.json, counts of outcomes; exit status 1 if any trial ended otherwise.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from rank_e.config.profiles import resolve
 ROOT = Path(__file__).parents[1]
 PROFILES = ("shapes", "llamagen-xl-clip")
 PATIENCE = 2.0
-"""Seconds that a trial may take."""
+"""Seconds of one core that a trial may take."""
 LONGEST = 600
 """Characters of a line that a person still reads."""
 VALUES = (
@@ -38,13 +38,16 @@ VALUES = (
     "text", "''", '"a\\0b"', '"\\ud800"', '"\\e[31mred"', '"a\\nb"', "é", "x" * 300, "../" * 100, "2020-13-45",
     "2020-01-01", "[]", "{}", "[[[]]]", "[1, two, null]", "{kind: none}", "{kind: [1]}", "{kind: 'os:system'}",
     "{1: 2}", "{null: 2}", "{[a]: 2}", "{true: {1: 3}}", "&a [*a]", "&a {a: *a}", "*nought", "!!binary '%'",
-    "!!int nine", "!!float nine", "!!set {a}", "!!omap [a: 1]", "!!python/object:os.system x", "!own x", "!!timestamp x",
-    "[" * 60 + "]" * 60, "{<<: 3}", "'unclosed", "[unclosed", "@at", "`tick", "%percent", "|\n  a\n", ">\n  a",
+    "!!int nine", "!!float nine", "!!set {a}", "!!omap [a: 1]", "!!python/object:os.system x", "!own x",
+    "!!timestamp x", "[" * 60 + "]" * 60, "{<<: 3}", "'unclosed", "[unclosed", "@at", "`tick", "%percent", "|\n  a\n", ">\n  a",
 )  # fmt: skip
 """What stands in place of a value, as YAML."""
 KEYS = ("1", "true", "null", "1.5", "2020-01-01", '"\\e[31m"', '"a\\nb"', "é", "x" * 300, "[a]", "{a: 1}", "<<", "''")
 """What stands in place of a key."""
-PIECES = ("\0", "\ufeff", "\t", "\x85", "\u2028", "\x7f", "&a", "*a", "<<: *a", "- ", "? ", ": ", "#", "{", "]", "!!", "%YAML 9\n---\n", "...\n", "---\n")  # fmt: skip
+PIECES = (
+    "\0", "\ufeff", "\t", "\x85", "\u2028", "\x7f", "&a", "*a", "<<: *a", "- ", "? ", ": ", "#", "{", "]", "!!",
+    "%YAML 9\n---\n", "...\n", "---\n",
+)  # fmt: skip
 """What random trials put in."""
 
 
@@ -127,7 +130,7 @@ def reckon(text: str) -> None:
 
 def outcome(trial: Trial, read: Callable[[str], Any] = reckon) -> Outcome:
     """Read one file; any error but a ConfigError in readable lines is wrong, and so is more than PATIENCE."""
-    began = time.monotonic()
+    began = time.process_time()
     kind, line = "taken", ""
     try:
         read(trial.text)
@@ -138,7 +141,7 @@ def outcome(trial: Trial, read: Callable[[str], Any] = reckon) -> Outcome:
             kind = "unreadable lines"
     except Exception as error:
         kind, line = "traceback", f"{type(error).__name__}: {str(error)[:200]}"
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     return Outcome("too slow" if seconds > PATIENCE else kind, line, seconds)
 
 

@@ -144,7 +144,7 @@ def run(project: Path, jobs: int, retries: int) -> None:
 
 
 def schedule(cron: str | None, timezone: str | None) -> CronSchedule | None:
-    """The times of a scheduled run, in UTC where no zone is given; RankEError names an expression or zone that is none."""
+    """The times of a scheduled run, in UTC where no zone is given; RankEError names what is no expression or zone."""
     if cron is None:
         if timezone is not None:
             raise RankEError(f"--timezone {timezone}: of what? give --cron EXPRESSION too")

@@ -115,7 +115,7 @@ def parse(data: Any, name: str = "params.yaml") -> Params:
     try:
         params = Params.model_validate(data)
     except ValidationError as error:
-        found += [line(Params, problem, ()) for problem in error.errors()[:MOST]]
+        found += [line(Params, problem, ()) for problem in error.errors()[: MOST + 1]]
     found += _arm_problems(data)
     problems += [problem for problem in found if problem.partition(" = ")[0] not in unfit]
     if params is not None and not problems:
@@ -126,10 +126,10 @@ def parse(data: Any, name: str = "params.yaml") -> Params:
 
 
 def _listed(problems: list[str], name: str) -> str:
-    """The problems, a line each; of more than MOST, the first and how many more there are."""
+    """The problems, a line each; of more than MOST, the first ones and that there are others."""
     # A value that may be a number or a word fits neither: pydantic says so once for each.
     lines = [f"{name}: {problem}" for problem in dict.fromkeys(problems)]
-    more = [f"{name}: and {len(lines) - MOST} more problems"] if len(lines) > MOST else []
+    more = [f"{name}: and other problems; correct these first"] if len(lines) > MOST else []
     return "\n".join([*lines[:MOST], *more])
 
 
@@ -150,7 +150,7 @@ def _arm_problems(data: dict[str, Any]) -> list[str]:
             except ValidationError as error:
                 found += [
                     line(model, problem, ("arms", name, key))
-                    for problem in error.errors()[:MOST]
+                    for problem in error.errors()[: MOST + 1]
                     if problem["loc"][0] in overrides
                 ]
     return found

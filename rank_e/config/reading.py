@@ -1,7 +1,8 @@
 """The text of a params file as plain values: mappings by text, lists, text, numbers, true, false and null.
 
-YAML can say more than a params file may: keys that are no text, values that hold themselves, aliases that multiply, text
-that no file name or terminal takes. All of that is found here, in bounded time, before anything walks through the values.
+YAML can say more than a params file may: keys that are no text, values that hold themselves, aliases that multiply,
+text that no file name or terminal takes. All of that is found here, in bounded time, before anything else walks through
+the values.
 """
 
 import unicodedata
@@ -20,8 +21,8 @@ from rank_e.errors import RankEError
 
 CHARACTERS = 200_000
 """Longest params file."""
-TOKENS = 20_000
-"""Most tokens of YAML in it (keys, values, brackets); the parser takes a second for as many."""
+TOKENS = 10_000
+"""Most tokens of YAML in it (keys, values, brackets); the parser takes half a second for as many."""
 DEPTH = 32
 """Mappings and lists within each other, at most."""
 VALUES = 10_000

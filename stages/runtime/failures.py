@@ -93,12 +93,13 @@ def one_line(name: str) -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        yield
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        try:
+            yield
+        finally:  # here, where it can be said, not at Python's end
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except BrokenPipeError:
-        # Else Python tries once more at its end, and says so.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -106,4 +107,13 @@ def one_line(name: str) -> Iterator[None]:
         lines = words(error)
         if lines is None:
             raise
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         sys.exit("\n".join(f"{name}: {line}" for line in lines.splitlines()))
+
+
+def _drop_output() -> None:
+    """What could not be written is not tried again at Python's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
