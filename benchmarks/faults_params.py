@@ -1,4 +1,4 @@
-"""Params files that are wrong in every place and in many ways: each is taken, or refused in lines, within two seconds of one core.
+"""Params files that are wrong in every place and in many ways: each is taken, or refused in lines, within two seconds.
 
     python -m benchmarks.faults_params [--systematic 4000] [--random 400] [--seed 0]
 
@@ -39,7 +39,8 @@ VALUES = (
     "2020-01-01", "[]", "{}", "[[[]]]", "[1, two, null]", "{kind: none}", "{kind: [1]}", "{kind: 'os:system'}",
     "{1: 2}", "{null: 2}", "{[a]: 2}", "{true: {1: 3}}", "&a [*a]", "&a {a: *a}", "*nought", "!!binary '%'",
     "!!int nine", "!!float nine", "!!set {a}", "!!omap [a: 1]", "!!python/object:os.system x", "!own x",
-    "!!timestamp x", "[" * 60 + "]" * 60, "{<<: 3}", "'unclosed", "[unclosed", "@at", "`tick", "%percent", "|\n  a\n", ">\n  a",
+    "!!timestamp x", "[" * 60 + "]" * 60, "{<<: 3}", "'unclosed", "[unclosed", "@at", "`tick", "%percent",
+    "|\n  a\n", ">\n  a",
 )  # fmt: skip
 """What stands in place of a value, as YAML."""
 KEYS = ("1", "true", "null", "1.5", "2020-01-01", '"\\e[31m"', '"a\\nb"', "é", "x" * 300, "[a]", "{a: 1}", "<<", "''")

@@ -13,8 +13,10 @@ from rank_e.config.loading import load, parse_text
 from rank_e.config.profiles import load_profile, resolve
 
 SHAPES = resolve(Path(__file__).parents[2] / "profiles/shapes.yaml")
-UNITS = "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True))  # fmt: skip
-BOMB = f"a: &a [x, x, x, x, x, x, x, x, x]\n{UNITS}"
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+CHAIN = "".join(f"a{depth}: &a{depth} {{b: {f'*a{depth - 1}' if depth else 1}}}\n" for depth in range(99))
 
 
 def refused(text: str) -> list[str]:
@@ -62,7 +64,10 @@ def change(before: str, after: str) -> str:
             change("training: assets/shapes", r'training: "\ud83d"'),
             [r'weights.training = "\ud83d": must be text without control characters'],
         ),
-        (change("    decoder: {}", "    decoder: &d {perceptual: *d}"), ["arms.coevolved.decoder.perceptual: holds itself by an alias; write its value out"]),
+        (
+            change("    decoder: {}", "    decoder: &d {perceptual: *d}"),
+            ["arms.coevolved.decoder.perceptual: holds itself by an alias; write its value out"],
+        ),
         ("x: &x [*x]\n" + SHAPES, ["x.0: holds itself by an alias; write its value out"]),
     ],
 )  # fmt: skip
@@ -74,7 +79,12 @@ def test_all_problems_are_said_at_once() -> None:
     text = SHAPES.replace("sft:\n", "sft:\n  true: 1\n").replace("per_round: 144", "per_round: 0")
     text = text.replace("threads: 1 ", f"threads: {'9' * 5000} ").replace("training: assets/shapes", r'training: "\e"')
     found = refused(text)
-    assert [line.split()[1] for line in found] == ["weights.training", "runtime.threads", "sft.true", "prompts.per_round"]
+    assert [line.split()[1] for line in found] == [
+        "weights.training",
+        "runtime.threads",
+        "sft.true",
+        "prompts.per_round",
+    ]
 
 
 def test_control_characters_in_a_key_are_escaped_and_long_keys_cut() -> None:
@@ -92,7 +102,7 @@ def test_control_characters_in_a_key_are_escaped_and_long_keys_cut() -> None:
         ("x: " + "{a: " * 5000 + "1" + "}" * 5000, "more than 32 deep"),
         ("x:\n  " + "- " * 90_000 + "1", "more than 32 deep"),
         ("".join(f"{' ' * depth}a:\n" for depth in range(600)), "more than 32 deep"),
-        (SHAPES + "".join(f"a{depth}: &a{depth} {{b: {f'*a{depth - 1}' if depth else 1}}}\n" for depth in range(99)), "more than 32 deep"),
+        (SHAPES + CHAIN, "more than 32 deep"),
         (SHAPES + "x: [" + "1, " * 60_000 + "]", "more than 10,000 keys, values and brackets"),
         (SHAPES + "#" * 200_000, "characters: a params file has at most 200,000"),
     ],

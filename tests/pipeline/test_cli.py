@@ -1,5 +1,6 @@
 """The command `rank-e`: quick to start, plain about errors, and each command does what it says."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,50 @@ def test_serve_needs_a_server(project: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     with pytest.raises(SystemExit, match="PREFECT_API_URL is not set"):
         cli.main(["serve"])
+
+
+def test_serve_names_a_wrong_schedule_and_a_server_that_is_away(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")  # the port `discard`: nobody listens
+    for arguments, lines in (
+        (
+            ["--cron", "61 2 * * *", "--timezone", "Mars"],
+            [
+                "--cron '61 2 * * *' cannot be read: give minute hour day month weekday, such as \"0 3 * * *\"",
+                "--timezone 'Mars' cannot be read: give such as Europe/Berlin",
+            ],
+        ),
+        (["--timezone", "UTC"], ["--timezone UTC: of what? give --cron EXPRESSION too"]),
+    ):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["serve", *arguments])
+        assert str(end.value.code).splitlines() == [f"rank-e: {line}" for line in lines]
+    code = "from pipeline import cli; cli.main(['serve', '--cron', '0 2 * * *'])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("rank-e: Prefect at http://127.0.0.1:9/api: ") and "`prefect server start`" in line
+
+
+def test_a_schedule_is_in_utc_where_no_zone_is_given() -> None:
+    from pipeline.flow import schedule
+
+    assert schedule(None, None) is None
+    for given, zone in ((None, "UTC"), ("Europe/Berlin", "Europe/Berlin")):
+        times = schedule("0 2 * * *", given)
+        assert times is not None and (times.cron, times.timezone) == ("0 2 * * *", zone)
+
+
+@pytest.mark.parametrize(
+    "command", [["export", "--arm", "frozen", "--round", "1"], ["claim"], ["convert", "janus", "hub"]]
+)
+def test_a_link_is_no_folder_to_write_to(project: Path, command: list[str]) -> None:
+    (project / "out").symlink_to("gone")
+    with pytest.raises(SystemExit, match=r"^rank-e: --to out is a link to gone; name the folder itself"):
+        cli.main([*command, "--to", "out"])
+    assert not (project / "gone").exists()
 
 
 def test_a_follower_stopped_at_once_still_makes_its_last_copy(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def test_both_profiles_expand_to_the_whole_grid(graphs: dict[str, Repo]) -> None
             for stage in STAGES:
                 assert f"artifacts/{arm}/s{seeds - 1}/r{rounds}/{stage}" in outs
         last = stages[f"policy@coevolved-{seeds - 1}-round{rounds - 1}"]
-        assert last.cmd == f"sh stages/python -m stages policy --arm coevolved --seed {seeds - 1} --round {rounds}"
+        assert last.cmd == f"exec sh stages/python -m stages policy --arm coevolved --seed {seeds - 1} --round {rounds}"
         read = relative(graphs[name], last.deps)
         assert f"artifacts/coevolved/s{seeds - 1}/r{rounds - 1}/policy" in read
         assert f"artifacts/coevolved/s{seeds - 1}/r0/policy" in read
@@ -105,8 +105,9 @@ def test_both_profiles_expand_to_the_whole_grid(graphs: dict[str, Repo]) -> None
 
 def test_no_command_needs_a_shell_between_dvc_and_the_stage(graphs: dict[str, Repo]) -> None:
     for stage in pipeline(graphs["shapes"]).values():
-        assert set(stage.cmd) <= set("abcdefghijklmnopqrstuvwxyz_0123456789.- "), stage.cmd
-        assert stage.cmd.startswith("sh stages/python -m stages ")
+        # Both shells put Python in their own place: it is DVC's child, and dies with it.
+        assert set(stage.cmd) <= set("abcdefghijklmnopqrstuvwxyz_0123456789.-/ "), stage.cmd
+        assert stage.cmd.startswith("exec sh stages/python -m stages ")
 
 
 @pytest.mark.parametrize(
@@ -226,3 +227,26 @@ def test_a_change_runs_again_only_what_depends_on_it(tmp_path: Path) -> None:
     place = {name: "3" if name in EVALUATED else "round2" for name in STAGES}
     third = {f"{name}@{arm}-0-{place[name]}" for arm in ("frozen", "coevolved") for name in STAGES}
     assert repro(folder) == third | {"prompts@0-round2", "report"}
+
+
+def test_dvc_finds_the_stages_python_in_a_fresh_shell(tmp_path: Path) -> None:
+    folder = project(tmp_path, "tiny")
+    (folder / "stages/__main__.py").write_text("import os, sys\nprint('here', sys.prefix, os.getppid())\nsys.exit(3)\n")
+    (folder / ".venv").symlink_to(sys.prefix)
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "SHELL": "/bin/sh", "DVC_NO_ANALYTICS": "1"}
+    command = [".venv/bin/dvc", "repro", "code"]
+    process = subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=-1, stderr=-2)
+    said = process.communicate()[0]
+    assert f"here {folder / '.venv'} {process.pid}\n" in said and "exited with 3" in said, said
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_python_that_is_named_goes_before_the_projects_own(tmp_path: Path, given: bool) -> None:
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    for name, path in (("own", tmp_path / ".venv/bin/python"), ("named", tmp_path / "named")):
+        path.write_text(f"#!/bin/sh\necho {name} $@\n")
+        path.chmod(0o755)
+    environment = {"PATH": "/usr/bin:/bin"} | ({"RANK_E_PYTHON": str(tmp_path / "named")} if given else {})
+    command = ["sh", str(ROOT / "stages/python"), "-m", "stages", "code"]
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said == f"{'named' if given else 'own'} -m stages code\n"

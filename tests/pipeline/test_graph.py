@@ -24,7 +24,7 @@ def test_the_graph_is_the_one_of_dvcs_index() -> None:
             assert set(map(Path, paths)) == found - {Path("params.yaml")}, address
         words = {"": node.name, "--arm ": node.arm, "--seed ": node.seed, "--round ": node.round}
         given = (f"{option}{value}" for option, value in words.items() if value is not None)
-        assert stage.cmd == f"sh stages/python -m stages {' '.join(given)}"
+        assert stage.cmd == f"exec sh stages/python -m stages {' '.join(given)}"
 
 
 def test_a_node_has_the_coordinates_of_its_command_and_frozen_stages_are_left_out(toy: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,3 +168,14 @@ def test_a_stage_and_its_asker_may_end_in_one_instant(project: Path, tmp_path: P
     process = subprocess.Popen(command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     out, _ = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, "alive\n")
+
+
+def test_a_temporary_folder_too_long_for_a_socket_is_left_alone(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    monkeypatch.delenv(SOCKET, raising=False)
+    with warm_stages(project):
+        assert os.environ[SOCKET].startswith("/tmp/") and list(long.iterdir()) == []

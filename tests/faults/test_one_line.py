@@ -1,0 +1,90 @@
+"""What a user can meet ends in one line with thing, place and fix; what nobody foresaw keeps its traceback."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rank_e.errors import RankEError
+from stages.runtime.failures import one_line, words
+
+ROOT = Path(__file__).parents[2]
+
+
+def system(number: int, *names: str) -> OSError:
+    return OSError(number, os.strerror(number), *names)
+
+
+@pytest.mark.parametrize(
+    ("error", "parts"),
+    [
+        (RankEError("params.yaml: a problem"), ["params.yaml: a problem"]),
+        (system(errno.ENOSPC, "artifacts/x"), ["artifacts/x: no room is left on the disk, ", " MB are free; free"]),
+        (system(errno.EROFS, "artifacts/x"), ["artifacts/x: its file system is read-only; mount it for writing"]),
+        (system(errno.EACCES, "/root/x"), ["/root/x: permission denied; change its mode or owner"]),
+        (system(errno.ENAMETOOLONG, "x" * 300), ["xxx...: the name is too long; shorten it"]),
+        (system(errno.ELOOP, "x"), ["x: a link that leads back to itself; remove it"]),
+        (system(errno.EMFILE), ["too many open files", "raise `ulimit -n`"]),
+        (system(errno.ECONNREFUSED), ["Connection refused"]),
+        (OSError(errno.EXDEV, "Invalid cross-device link", "a", None, "b"), ["a -> b: Invalid cross-device link"]),
+        (MemoryError(), ["out of memory: an allocation was refused", "lower batch_size and microbatch_size"]),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), ["out of memory: CUDA out of memory"]),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), ["out of memory: [enforce fail]"]),
+        (RuntimeError('Error while serializing: Os { code: 28, kind: StorageFull }'), ["no room is left on the disk"]),
+        (ModuleNotFoundError("No module", name="timm"), [sys.executable, "has no module timm; `make install`"]),
+    ],
+)  # fmt: skip
+def test_what_a_user_can_meet_is_one_line(error: Exception, parts: list[str]) -> None:
+    said = words(error)
+    assert said is not None and "\n" not in said and len(said) < 400
+    for part in parts:
+        assert part in said, said
+
+
+def test_what_nobody_foresaw_is_raised() -> None:
+    for error in (TypeError("x"), RuntimeError("size mismatch"), KeyError("x")):
+        assert words(error) is None
+        with pytest.raises(type(error)), one_line("stage"):
+            raise error
+
+
+def test_a_real_refused_allocation_is_recognised() -> None:
+    with pytest.raises(SystemExit, match=r"^policy: out of memory: .*test_one_line\.py, line"), one_line("policy"):
+        torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_every_line_begins_with_the_name() -> None:
+    with pytest.raises(SystemExit) as end, one_line("rank-e"):
+        raise RankEError("one\ntwo")
+    assert end.value.code == "rank-e: one\nrank-e: two"
+
+
+PROGRAM = "from stages.runtime.failures import one_line\nwith one_line('x'):\n    print('said')"
+
+
+def test_a_closed_pipe_is_silent() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_to_a_full_disk_is_said() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith("x: ") and "no room is left on the disk" in line
+
+
+def test_an_encoding_that_lacks_signs_gets_escapes() -> None:
+    code = PROGRAM.replace("said", "5 \\u2212 3") + "; raise OSError(2, 'no', 'b\\udcff')"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == "5 \\u2212 3\n"
+    assert done.stderr == "x: b\\udcff: does not exist; put it there, or correct the path\n"
