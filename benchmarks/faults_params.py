@@ -26,6 +26,7 @@ from pipeline.preflight.validate import base_problems
 from rank_e.config import ConfigError
 from rank_e.config.loading import parse_text
 from rank_e.config.profiles import resolve
+from stages.runtime.failures import words
 
 ROOT = Path(__file__).parents[1]
 PROFILES = ("shapes", "llamagen-xl-clip")
@@ -130,7 +131,7 @@ def reckon(text: str) -> None:
 
 
 def outcome(trial: Trial, read: Callable[[str], Any] = reckon) -> Outcome:
-    """Read one file; any error but a ConfigError in readable lines is wrong, and so is more than PATIENCE."""
+    """Read one file; any error that is not said in readable lines is wrong, and so is more than PATIENCE."""
     began = time.process_time()
     kind, line = "taken", ""
     try:
@@ -141,7 +142,8 @@ def outcome(trial: Trial, read: Callable[[str], Any] = reckon) -> Outcome:
         if not all(part.isprintable() and len(part) <= LONGEST and part.startswith("params.yaml") for part in lines):
             kind = "unreadable lines"
     except Exception as error:
-        kind, line = "traceback", f"{type(error).__name__}: {str(error)[:200]}"
+        said = words(error)  # as the command would: a folder whose name is too long, or that may not be read
+        kind, line = ("refused", said) if said else ("traceback", f"{type(error).__name__}: {str(error)[:200]}")
     seconds = time.process_time() - began
     return Outcome("too slow" if seconds > PATIENCE else kind, line, seconds)
 
