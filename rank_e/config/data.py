@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Discriminator, Tag
 
 from rank_e.config.kinds import OWN, DottedPath, Kind, tag
-from rank_e.config.types import BelowOne, Section, Text
+from rank_e.config.types import BelowOne, Pixels, Section, Text
 
 
 class PromptFileParams(Section):
@@ -17,11 +17,15 @@ class PromptFileParams(Section):
 
 
 class FilesParams(Section):
-    """Images with captions in a folder; `prompts: null` takes the captions as prompts."""
+    """Images with captions in a folder; `prompts: null` takes the captions as prompts.
+
+    At most `max_bad_share` of the samples may be bad; one of more than `max_image_pixels` (width x height) is.
+    """
 
     folder: Text
     prompts: PromptFileParams | None
     max_bad_share: BelowOne
+    max_image_pixels: Pixels
 
 
 class WebdatasetParams(FilesParams):

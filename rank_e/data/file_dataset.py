@@ -14,6 +14,7 @@ from torch import Tensor
 from rank_e.data.bad_samples import BadSamples
 from rank_e.data.dataset import CaptionedImage, Originals
 from rank_e.data.errors import BadSampleError, DataError
+from rank_e.data.images import MAX_PIXELS
 from rank_e.data.prompts import PromptRow
 from rank_e.data.reader import SampleReader
 from rank_e.data.samples import Samples
@@ -26,8 +27,9 @@ Read = TypeVar("Read")
 class FileDataset:
     """The `Dataset` over any `Samples`, its images `image_size` pixels wide.
 
-    `rows`: the prompts; None takes the samples' captions. At most `max_bad_share` of the samples in [0, 1) may be bad;
-    `where` names the dataset's parameters in errors; DataError if there is no sample. Prompts and images are chosen
+    `rows`: the prompts; None takes the samples' captions. At most `max_bad_share` of the samples in [0, 1) may be bad,
+    such as those of more than `max_image_pixels` (width x height); `where` names the dataset's parameters in errors;
+    DataError if there is no sample. Prompts and images are chosen
     apart: the decoder's anchor needs real images, not those of the round's prompts.
     """
 
@@ -38,10 +40,12 @@ class FileDataset:
         rows: list[PromptRow] | None = None,
         max_bad_share: float = 0.0,
         where: str = "data",
+        max_image_pixels: int = MAX_PIXELS,
     ) -> None:
         if len(samples) == 0:
             raise DataError(f"{where} holds no sample; give it images with captions, or correct the folder")
-        self.reader, self.rows, self.where = SampleReader(samples, image_size, where), rows, where
+        self.reader = SampleReader(samples, image_size, where, max_image_pixels)
+        self.rows, self.where = rows, where
         self._bad = BadSamples(len(samples), max_bad_share, where)
 
     def prompts(self, count: int, seed: int) -> list[tuple[str, str]]:

@@ -10,20 +10,24 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 178_956_970
+"""Pixels (width x height) that an image may have: Pillow opens none with more, 0.5 GB in RGB."""
 
 
 class UndecodableError(Exception):
     """Bytes that are no whole 8-bit image of a known format; the message says why."""
 
 
-def decode_image(data: bytes) -> Image.Image:
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The RGB image in `data` (JPEG, PNG or WebP), upright by its EXIF tag, transparency over white.
 
     An animation gives its first frame. Raises UndecodableError for anything else: broken or truncated bytes,
-    other formats, more than 8 bits a channel that cannot be shown as they are, absurd sizes.
+    other formats, more than 8 bits a channel that cannot be shown as they are, more than `max_pixels`.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:  # before anything is unpacked
+                raise UndecodableError(f"has {image.width} x {image.height} pixels, more than {max_pixels}")
             image.load()
             return _rgb(ImageOps.exif_transpose(image))
     except (MemoryError, UndecodableError):

@@ -9,7 +9,8 @@ from rank_e.data.dataset import Dataset
 from rank_e.data.errors import DataError
 from rank_e.data.file_dataset import FileDataset
 from rank_e.data.prompts import open_prompts
-from rank_e.data.samples import Samples, open_coco, open_folder, open_webdataset
+from rank_e.data.samples import Samples, open_coco, open_folder
+from rank_e.data.webdataset import open_webdataset
 from rank_e.io.plugins import call_factory
 
 
@@ -29,7 +30,8 @@ def open_dataset(section: DatasetParams, image_size: int, where: str) -> Dataset
         return made
     prompts = section.prompts
     rows = None if prompts is None else open_prompts(folder / prompts.file, prompts.column, prompts.category)
-    return FileDataset(_samples(section, folder, where), image_size, rows, section.max_bad_share, where)
+    samples = _samples(section, folder, where)
+    return FileDataset(samples, image_size, rows, section.max_bad_share, where, section.max_image_pixels)
 
 
 def _samples(section: WebdatasetParams | FolderParams | CocoParams, folder: Path, where: str) -> Samples:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rank_e.data.errors import DataError
-from rank_e.data.tables import PROMPT_COLUMNS, TABLES, check_file, find_column, read_table, read_text, text_lines
+from rank_e.data.tables import PROMPT_COLUMNS, TABLES, find_column, read_table
+from rank_e.data.text_files import check_file, read_text, text_lines, unusable
 
 CATEGORY_COLUMNS = ("category", "tag", "style")
 
@@ -26,27 +27,32 @@ def open_prompts(path: str | Path, column: str | None = None, category: str | No
     .txt: every line that is not blank. Tables: `column`, or the only column called as one of PROMPT_COLUMNS
     (letter case ignored); `category`, or the first column called as one of CATEGORY_COLUMNS. Outer white space
     is removed. Raises DataError naming file and line: missing or empty file, no column or several that fit,
-    a prompt that is missing, empty or no text.
+    a prompt that is missing, empty, no text, or holds NUL or half a character.
     """
     path = Path(path)
     if path.suffix.lower() == ".txt":
         if column is not None or category is not None:
             raise DataError(f"{path}: a text file has no column {column or category!r}; name none for .txt")
         check_file(path)
-        texts = [line.strip() for _, line in text_lines(read_text(path))]
-        if not texts:
+        lines = text_lines(read_text(path))
+        if not lines:
             raise DataError(f"{path}: holds no prompt, only blank lines; write a prompt on each line")
-        return [PromptRow(index, text) for index, text in enumerate(texts)]
+        for number, line in lines:
+            if (fault := unusable(line)) is not None:
+                raise DataError(f"{path}: line {number} {fault}; save the file as UTF-8 without it")
+        return [PromptRow(index, line.strip()) for index, (_, line) in enumerate(lines)]
     if path.suffix.lower() not in TABLES:
         raise DataError(f"{path}: unknown kind of prompt file; give one of .txt, {', '.join(TABLES)}")
     table = read_table(path)
-    texts = table.texts(find_column(table.names, column, PROMPT_COLUMNS, str(path), "the prompt column"))
-    if category is not None:
-        category = find_column(table.names, category, (), str(path), "the category column")
-    else:
+    texts = table.prompts(find_column(table.names, column, PROMPT_COLUMNS, str(path), "the prompt column"))
+    if category is None:
         named = {name.casefold(): name for name in reversed(table.names)}
         category = next((named[name] for name in CATEGORY_COLUMNS if name in named), None)
     if category is None:
         return [PromptRow(index, text) for index, text in enumerate(texts)]
+    category = find_column(table.names, category, (), str(path), "the category column")
     labels = ["" if value is None else str(value).strip() for value in table.column(category)]
+    for row, label in enumerate(labels):
+        if (fault := unusable(label)) is not None:
+            raise DataError(f"{table.place(row)}: {category} {fault}; save the file as UTF-8 without it")
     return [PromptRow(index, text, label) for index, (text, label) in enumerate(zip(texts, labels, strict=True))]

@@ -7,19 +7,23 @@ from PIL import Image
 from torch import Tensor
 
 from rank_e.data.errors import BadSampleError, DataError
-from rank_e.data.images import UndecodableError, decode_image, square
+from rank_e.data.images import MAX_PIXELS, UndecodableError, decode_image, square
 from rank_e.data.samples import Samples
 from rank_e.seeds import generator
 
 
 class SampleReader:
-    """`samples` as square images of `image_size` pixels; `where` names the dataset's parameters in errors."""
+    """`samples` as square images of `image_size` pixels; `where` names the dataset's parameters in errors.
 
-    def __init__(self, samples: Samples, image_size: int, where: str = "data") -> None:
+    An image of more than `max_pixels` (width x height, as it is stored) is a bad sample.
+    """
+
+    def __init__(self, samples: Samples, image_size: int, where: str = "data", max_pixels: int = MAX_PIXELS) -> None:
         if image_size < 1:
             raise DataError(f"{where}.image_size is {image_size}; give the backbone's image size in pixels")
         self.samples = samples
         self.image_size = image_size
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -35,7 +39,7 @@ class SampleReader:
     def image(self, index: int) -> Image.Image:
         """A sample's image at full size (RGB), for a protocol with a resize of its own. Raises BadSampleError."""
         try:
-            return decode_image(self.samples.image(self._checked(index)))
+            return decode_image(self.samples.image(self._checked(index)), self.max_pixels)
         except UndecodableError as error:
             raise BadSampleError(self.samples.name(index), str(error)) from None
 

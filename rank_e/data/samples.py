@@ -1,4 +1,4 @@
-"""Where the bytes and captions of image samples lie: webdataset tars, a folder with a table, COCO 2014.
+"""Where the bytes and captions of image samples lie: a folder with a table, COCO 2014; tars are in `webdataset`.
 
 Each knows its length and answers any index at once. `caption` and `image` raise BadSampleError for a sample that
 cannot be used; what is wrong with the files as a whole is a DataError when they are opened.
@@ -6,21 +6,18 @@ cannot be used; what is wrong with the files as a whole is a DataError when they
 
 from __future__ import annotations
 
-import json
-import re
-import tarfile
-from array import array
+import operator
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol
 
 from rank_e.data.errors import BadSampleError, DataError
-from rank_e.data.tables import PROMPT_COLUMNS, check_file, find_column, read_table, read_text
+from rank_e.data.tables import PROMPT_COLUMNS, find_column, read_table
+from rank_e.data.text_files import check_file, parse_json, read_text, unusable
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 IMAGE_COLUMNS = ("file_name", "filename", "image", "image_path", "file", "path")
 CAPTION_TABLES = ("metadata", "captions")
-_SAMPLE_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")  # webdataset's: the key ends at the name's first dot
-_META = re.compile(r"__[^/]*__(?:$|/)")  # and these members are about the tar
 
 
 class Samples(Protocol):
@@ -41,150 +38,36 @@ class Samples(Protocol):
         ...
 
 
-class WebdatasetSamples:
-    """Tars of samples: members in sequence whose names agree up to the first dot (webdataset's rule).
-
-    The image is the member jpg, jpeg, png or webp, in this preference. The caption is the member txt; without
-    one, or with `column`, the text under that key of the member json. Only offsets are kept (about 50 bytes a
-    sample) and files are read where they lie in the tar.
-    """
-
-    def __init__(self, tars: list[Path], column: str | None = None, where: str = "data") -> None:
-        """`where` names the dataset's parameters in errors."""
-        self.tars = tars
-        self.column = column
-        self.where = where
-        self._tar = array("l")
-        self._header = array("q")  # of the sample's first member: its name is read when a report wants it
-        self._spans = {kind: (array("q"), array("q")) for kind in ("image", "txt", "json")}
-        for number, path in enumerate(tars):
-            self._index(number, path)
-        if not self._tar:
-            raise DataError(f"{', '.join(map(str, tars[:3]))}: no samples in the tars; give tars of images and texts")
-
-    def _index(self, number: int, path: Path) -> None:
-        check_file(path)
-        key, members, header = None, dict[str, tuple[int, int]](), 0
-        try:
-            with tarfile.open(path, "r:") as tar:
-                while (member := tar.next()) is not None:
-                    tar.members = []  # type: ignore[attr-defined]  # else it remembers every header
-                    match = _SAMPLE_NAME.fullmatch(member.name)
-                    if not member.isreg() or match is None or _META.match(member.name):
-                        continue
-                    if match[1] != key:
-                        self._add(number, header, members)
-                        key, members, header = match[1], {}, member.offset
-                    suffix = match[2].lower()
-                    if suffix in members or member.issparse():
-                        fault = "stands there twice" if suffix in members else "is stored sparsely"
-                        raise DataError(f"{path}: {member.name} {fault}; write the tar again")
-                    members[suffix] = (member.offset_data, member.size)
-                _check_end(path, tar.offset)
-        except (tarfile.TarError, OSError) as error:
-            fix = "give a whole uncompressed .tar (download it again, or unpack its compression)"
-            raise DataError(f"{path}: cannot be read as a tar ({error}); {fix}") from None
-        self._add(number, header, members)
-
-    def _add(self, number: int, header: int, members: dict[str, tuple[int, int]]) -> None:
-        if not members:
-            return
-        image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
-        self._tar.append(number)
-        self._header.append(header)
-        for kind, span in (("image", image), ("txt", members.get("txt")), ("json", members.get("json"))):
-            offset, size = span or (-1, 0)
-            self._spans[kind][0].append(offset)
-            self._spans[kind][1].append(size)
-
-    def __len__(self) -> int:
-        return len(self._tar)
-
-    def name(self, index: int) -> str:
-        path = self.tars[self._tar[index]]
-        with path.open("rb") as file:
-            file.seek(self._header[index])
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                member = tar.next()
-        match = _SAMPLE_NAME.fullmatch(member.name) if member is not None else None
-        return f"{path}:{match[1] if match is not None else self._header[index]}"
-
-    def _read(self, kind: str, index: int) -> bytes | None:
-        """A member's bytes; None where the sample has no such member."""
-        offset, size = (values[index] for values in self._spans[kind])
-        if offset < 0:
-            return None
-        with self.tars[self._tar[index]].open("rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-        if len(data) != size:
-            raise BadSampleError(self.name(index), f"ends after {len(data)} of {size} bytes")
-        return data
-
-    def caption(self, index: int) -> str:
-        text = self._read("txt", index) if self.column is None else None
-        if text is not None:
-            return _clean(_utf8(text, self, index), self, index)
-        data = self._read("json", index)
-        if data is None:
-            raise BadSampleError(self.name(index), "has no txt and no json" if self.column is None else "has no json")
-        try:
-            value = json.loads(_utf8(data, self, index))
-        except (ValueError, RecursionError) as error:
-            raise BadSampleError(self.name(index), f"its json cannot be read ({error})") from None
-        if isinstance(value, dict):
-            try:
-                value = value[find_column(list(value), self.column, PROMPT_COLUMNS, "json", f"{self.where}.column")]
-            except DataError as error:
-                raise BadSampleError(self.name(index), str(error)) from None
-        return _clean(value, self, index)
-
-    def image(self, index: int) -> bytes:
-        data = self._read("image", index)
-        if data is None:
-            raise BadSampleError(self.name(index), f"has no image ({', '.join(IMAGE_SUFFIXES)})")
-        return data
-
-
 class FileSamples:
-    """Image files with captions in memory: (path, caption) pairs, both unchecked until they are read."""
+    """Image files of `folder` with captions in memory: (name, caption) pairs, both unchecked until they are read."""
 
-    def __init__(self, files: list[Path], captions: list[Any]) -> None:
-        self.files = files
+    def __init__(self, folder: Path, names: list[str], captions: list[Any]) -> None:
+        self.folder = folder
+        self._names = names
         self._captions = captions
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._names)
 
     def name(self, index: int) -> str:
-        return str(self.files[index])
+        return printable(str(self.folder / self._names[index]))
 
     def caption(self, index: int) -> str:
-        return _clean(self._captions[index], self, index)
+        return clean_caption(self._captions[index], self, index)
 
     def image(self, index: int) -> bytes:
+        file = self.folder / self._names[index]
+        # Compared as text: what lies in the folder may be a link.
+        if not Path(os.path.abspath(file)).is_relative_to(os.path.abspath(self.folder)):
+            raise BadSampleError(self.name(index), f"lies outside {self.folder}, where nothing watches it")
         try:
-            return self.files[index].read_bytes()
+            return file.read_bytes()
         except OSError as error:
             raise BadSampleError(self.name(index), f"cannot be read ({error.strerror})") from None
-
-
-def open_webdataset(path: str | list[str], column: str | None = None, where: str = "data") -> WebdatasetSamples:
-    """Tars from a folder (its *.tar), a file, a glob pattern, or a list of these; each sorted by name."""
-    tars: list[Path] = []
-    for item in [path] if isinstance(path, str) else path:
-        place = Path(item)
-        if place.is_dir():
-            found = sorted(place.glob("*.tar"))
-        elif not place.exists() and any(sign in item for sign in "*?["):
-            anchor = Path(place.anchor)
-            found = sorted(anchor.glob(str(place.relative_to(anchor))))
-        else:
-            found = [place]
-        if not found:
-            raise DataError(f"{item}: no tar there; put tars there, or correct {where}")
-        tars += found
-    return WebdatasetSamples(tars, column, where)
+        except ValueError as error:  # NUL, or half of a character
+            raise BadSampleError(
+                self.name(index), f"has a name that no file can have ({printable(str(error))})"
+            ) from None
 
 
 def open_folder(
@@ -213,7 +96,7 @@ def open_folder(
     table = read_table(captions)
     image = find_column(table.names, image_column, IMAGE_COLUMNS, str(captions), f"{where}.image_column")
     text = find_column(table.names, column, PROMPT_COLUMNS, str(captions), f"{where}.column")
-    return FileSamples([folder / name for name in table.texts(image)], table.column(text))
+    return FileSamples(folder, table.texts(image), table.column(text))
 
 
 def open_coco(path: str | Path, split: str = "val2014", every_caption: bool = False) -> FileSamples:
@@ -224,11 +107,17 @@ def open_coco(path: str | Path, split: str = "val2014", every_caption: bool = Fa
     file = Path(path) / "annotations" / f"captions_{split}.json"
     check_file(file)
     try:
-        content = json.loads(read_text(file))
-        names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
-        notes = sorted((int(note["image_id"]), int(note["id"]), note["caption"]) for note in content["annotations"])
+        content = parse_json(read_text(file))
+        images = [(_number(image["id"]), str(image["file_name"])) for image in content["images"]]
+        notes = [(_number(note["image_id"]), _number(note["id"]), note["caption"]) for note in content["annotations"]]
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{file}: is no COCO captions file ({error!r}); download the 2014 annotations again") from None
+        fault = f"{type(error).__name__}: {str(error)[:160]}"
+        raise DataError(f"{file}: is no COCO captions file ({fault}); download the 2014 annotations again") from None
+    for kind, ids in (("image", [row[0] for row in images]), ("annotation", [row[1] for row in notes])):
+        if (twice := next((number for number, count in Counter(ids).items() if count > 1), None)) is not None:
+            raise DataError(f"{file}: {kind} id {twice} stands there twice; download the 2014 annotations again")
+    names = dict(images)
+    notes.sort(key=lambda note: note[:2])
     captions: dict[int, list[Any]] = {image: [] for image in sorted(names)}
     for image, _, caption in notes:
         if image not in captions:
@@ -242,33 +131,25 @@ def open_coco(path: str | Path, split: str = "val2014", every_caption: bool = Fa
     folder = Path(path) / split
     if not folder.is_dir():
         raise DataError(f"{folder}: does not exist; unpack COCO's images there")
-    return FileSamples([folder / names[image] for image, _ in rows], [text for _, text in rows])
+    return FileSamples(folder, [names[image] for image, _ in rows], [text for _, text in rows])
 
 
-def _check_end(path: Path, offset: int) -> None:
-    """DataError unless only zeros, at least a block of them, follow `offset`: where the tar's headers ended.
-
-    tarfile takes a damaged header, or the end of the file, for the end of the archive.
-    """
-    with path.open("rb") as file:
-        file.seek(offset)
-        length = 0
-        while block := file.read(1 << 20):
-            if block.strip(b"\0"):
-                raise DataError(f"{path}: damaged at byte {offset}, or several tars in one; download or split it again")
-            length += len(block)
-    if length < tarfile.BLOCKSIZE:
-        raise DataError(f"{path}: ends without a tar's end mark, so it is truncated; download it again")
-
-
-def _utf8(data: bytes, samples: Samples, index: int) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise BadSampleError(samples.name(index), "its caption is not UTF-8") from None
-
-
-def _clean(value: Any, samples: Samples, index: int) -> str:
+def clean_caption(value: Any, samples: Samples, index: int) -> str:
+    """A caption as it was found, outer white space removed. BadSampleError if it is no text, or none to be used."""
     if not isinstance(value, str) or not value.strip():
         raise BadSampleError(samples.name(index), "its caption is missing, empty or no text")
+    if (fault := unusable(value)) is not None:
+        raise BadSampleError(samples.name(index), f"its caption {fault}")
     return value.strip()
+
+
+def printable(name: str) -> str:
+    """A file's name on one line: what cannot be printed, or is no UTF-8, is escaped."""
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
+def _number(value: Any) -> int:
+    """An id: a whole number, or one in a text; TypeError or ValueError for anything else."""
+    if isinstance(value, bool):
+        raise TypeError("an id is true or false")
+    return int(value) if isinstance(value, str) else operator.index(value)

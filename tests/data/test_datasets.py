@@ -66,6 +66,7 @@ def folder(root: Path, broken: tuple[int, ...] = (), share: float = 0.0) -> Data
         folder=str(root),
         prompts=None,
         max_bad_share=share,
+        max_image_pixels=1000,
         captions="captions.csv",
         column=None,
         image_column=None,

@@ -17,7 +17,8 @@ from PIL import Image
 
 from rank_e.data import BadSampleError, DataError
 from rank_e.data.reader import SampleReader
-from rank_e.data.samples import WebdatasetSamples, open_coco, open_folder, open_webdataset
+from rank_e.data.samples import open_coco, open_folder
+from rank_e.data.webdataset import WebdatasetSamples, open_webdataset
 from tests.helpers.tars import CAPTIONS, image, members, write_tar
 
 OPENERS: dict[str, Any] = {"webdataset": open_webdataset, "folder": open_folder, "coco": open_coco}
@@ -120,7 +121,7 @@ def test_damaged_tars_stop_at_once_and_are_named(tmp_path: Path) -> None:
         "header": (bytes(damaged), f"damaged at byte {third}"),
         "joined": (whole + whole, "several tars in one"),
         "packed": (gzip.compress(whole), "uncompressed"),
-        "html": (b"<html>" * 200, "cannot be read as a tar"),
+        "html": (b"<html>" * 200, "is a web page"),
         "nothing": (b"\0" * 10240, "no samples in the tars"),
         "doubled": (write_tar(tmp_path / "d.tar", doubled).read_bytes(), r"00001\.txt stands there twice"),
     }

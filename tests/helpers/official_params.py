@@ -47,6 +47,7 @@ LLAMAGEN: dict[str, Any] = {
             "column": None,
             "prompts": None,
             "max_bad_share": 0.1,
+            "max_image_pixels": 1_000_000,
         },
         "held_out": {
             "kind": "coco",
@@ -55,6 +56,7 @@ LLAMAGEN: dict[str, Any] = {
             "every_caption": False,
             "prompts": None,
             "max_bad_share": 0.0,
+            "max_image_pixels": 1_000_000,
         },
     },
     "ranking": {
@@ -101,6 +103,7 @@ FOLDER = {
     "image_column": "file_name",
     "prompts": {"file": "prompts.csv", "column": "prompt", "category": "kind"},
     "max_bad_share": 0.0,
+    "max_image_pixels": 1_000_000,
 }
 JANUS: dict[str, Any] = {
     "backbone": {"name": "janus", "base": "base"},

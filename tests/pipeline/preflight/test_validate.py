@@ -103,11 +103,12 @@ def test_every_problem_is_listed_at_once(project: Path) -> None:
         data["backbone"]["base"] = "models/nothing"
         data["data"]["training"] = {
             "kind": "webdataset", "folder": "assets", "tars": "*.tar", "column": None,
-            "prompts": {"file": "p.txt", "column": None, "category": None}, "max_bad_share": 0.0,
+            "prompts": {"file": "p.txt", "column": None, "category": None},
+            "max_bad_share": 0.0, "max_image_pixels": 1_000_000,
         }  # fmt: skip
         data["data"]["held_out"] = {
             "kind": "coco", "folder": "coco", "split": "val2014", "every_caption": False,
-            "prompts": None, "max_bad_share": 0.0,
+            "prompts": None, "max_bad_share": 0.0, "max_image_pixels": 1_000_000,
         }  # fmt: skip
         data["weights"] = {"training": "models/training", "evaluation": "models/evaluation"}
         data["ranking"]["rewards"] = {
