@@ -1,5 +1,16 @@
 """The error that stops a run with one line instead of a traceback."""
 
+from collections.abc import Sequence
+
 
 class RankEError(Exception):
     """Something the user can fix: the message names the thing, the place and the fix, in one line."""
+
+
+NAMED = 5  # of many names, how many an error shows
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of many names as an error shows them, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -9,7 +9,8 @@ from typing import Any
 
 from rank_e.data.delimited import read_delimited
 from rank_e.data.errors import DataError
-from rank_e.data.text_files import check_file, listed, parse_json, read_text, shown, text_lines, unusable
+from rank_e.data.text_files import check_file, parse_json, read_text, shown, text_lines, unusable
+from rank_e.errors import listed
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -72,7 +73,7 @@ def find_column(names: Sequence[str], wanted: str | None, known: Sequence[str], 
 
     DataError names `place` (a file or a sample) and `parameter`, which chooses a column: none or several fit.
     """
-    held = listed(list(names))
+    held = listed([shown(name) for name in names]) or "none"
     if wanted is not None:
         if wanted not in names:
             raise DataError(f"{place}: no column {wanted!r}, only {held}; fix {parameter}")

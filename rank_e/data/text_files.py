@@ -11,7 +11,6 @@ from rank_e.data.errors import DataError
 from rank_e.io.stand_ins import stand_in
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
-NAMED = 5  # of many names, how many an error shows
 
 
 def check_file(path: Path) -> None:
@@ -74,9 +73,3 @@ def unusable(text: str) -> str | None:
 def shown(text: str, length: int = 80) -> str:
     """A text of a file as an error shows it: quoted on one line, what cannot be printed escaped, cut to `length`."""
     return repr(text) if len(text) <= length else f"{text[:length]!r}..."
-
-
-def listed(names: list[str]) -> str:
-    """The first names of a list as an error shows them, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return (", ".join(map(shown, names[:NAMED])) or "none") + more

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rank_e.errors import listed
 from rank_e.evaluation.base import EvaluationError
 from rank_e.io.checkpoints import check_shapes, read_tensors, shapes_of
 from rank_e.io.files import sha256_of
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 from rank_e.rewards.base import RewardError
 from rank_e.rewards.clip import ClipModel, Tokenize
-from rank_e.rewards.open_clip_models import load_clip, model_config
+from rank_e.rewards.open_clip_models import load_clip
 from rank_e.rewards.weights import is_torchscript, read_torchscript
 
 Features = Callable[[Tensor], Tensor]
@@ -111,7 +112,7 @@ def load_dinov2(folder: str | Path, device: torch.device) -> tuple[Features, str
     except (OSError, ValueError, RuntimeError) as error:
         line = str(error).strip().splitlines()[0][:160]
         raise EvaluationError(f"{path} does not fit {folder / 'config.json'} ({line}); get both again") from None
-    if wrong := [f"{kind} {', '.join(map(str, names))}" for kind, names in sorted(info.items()) if names]:
+    if wrong := [f"{kind} {listed(list(map(str, names)))}" for kind, names in sorted(info.items()) if names]:
         raise EvaluationError(f"{path} does not fit {folder / 'config.json'}; get both again. {'; '.join(wrong)}")
     model = model.float().to(device).eval().requires_grad_(False)
 
@@ -129,8 +130,6 @@ def load_clip_evaluator(file: str | Path, name: str, device: torch.device) -> tu
     """
     path = existing_file(file)
     try:
-        if is_torchscript(path) and not model_config(name).get("quick_gelu", False):
-            raise EvaluationError(f"{path} is OpenAI's and wants QuickGELU; name the model {name}-quickgelu")
         model, tokenize = load_clip(name, path, device)
     except RewardError as error:  # the loader is the rewards' own
         raise EvaluationError(str(error)) from None

@@ -24,8 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rank_e.errors import RankEError
+from rank_e.errors import RankEError, listed
+from rank_e.io.archives import archive_fault, packed_member
 from rank_e.io.files import plain, replacing, sha256_of
+from rank_e.io.stand_ins import stand_in
 
 STATE_KEYS = ("model", "module", "state_dict")  # of plain scripts, DeepSpeed, Lightning
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
@@ -41,13 +43,14 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
     A `.pt` may hold the state dict bare or under "model", "module" or "state_dict". Large files are mapped into
     memory, not copied: do not write to the tensors. CheckpointError (one line, naming the file and the fix) for
-    a missing, truncated or empty file, a pickle with more than tensors, and a format that is not known.
+    a missing, truncated, damaged or empty file, a pickle with more than tensors, and a format that is not known.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist or is not a file; give the checkpoint file's path")
+    check_whole(path)
     if path.name.endswith(".index.json"):
-        state: Any = _read_shards(path)
+        state: Any = {name: tensor for part in read_shards(path).values() for name, tensor in part.items()}
     elif path.suffix == ".safetensors":
         state = _read_safetensors(path)
     elif path.suffix in TORCH_SUFFIXES:
@@ -60,6 +63,14 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return _unwrapped({name: tensor.detach() for name, tensor in state.items()})
 
 
+def check_whole(path: Path) -> None:
+    """CheckpointError for a pointer or a web page in an existing file's place, and an archive that fails its CRC."""
+    if (found := stand_in(path)) is not None:
+        raise CheckpointError(f"{path} {found}")
+    if (fault := archive_fault(path)) is not None:
+        raise CheckpointError(f"{path} {fault}; download it again")
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
@@ -68,6 +79,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
+    if (packed := packed_member(path)) is not None:  # mapped, its bytes would be taken for numbers
+        raise CheckpointError(
+            f"{path}: its member {packed} is compressed, which torch never does; save it by torch.save"
+        )
     try:
         # Only the zip format of torch >= 1.6 can be mapped; a truncated file has lost the zip's directory.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -83,23 +98,29 @@ def _read_torch(path: Path) -> Any:
         raise CheckpointError(f"{path} is truncated or damaged ({_line(error)}); download it again") from None
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors that a Hugging Face index names, each from its shard beside the index."""
+def read_shards(index: Path) -> dict[Path, dict[str, Tensor]]:
+    """The tensors of each shard that a Hugging Face index names, beside the index; by the shards' names.
+
+    The index decides: what a shard holds besides is left, such as a second tensor of a name that stands in another.
+    """
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError):
+        wanted: dict[str, list[str]] = {}
+        for name, shard in places.items():
+            wanted.setdefault(shard, []).append(name)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{index} has no `weight_map`; download it again") from None
-    state: dict[str, Tensor] = {}
-    for shard in sorted(set(places.values())):
-        if Path(shard).name != shard:
+    for shard in wanted:
+        if not isinstance(shard, str) or Path(shard).name != shard or shard.endswith(".json"):
             raise CheckpointError(f"{index}: shard {shard!r} is not a file beside the index; download it again")
+    parts: dict[Path, dict[str, Tensor]] = {}
+    for shard, names in sorted(wanted.items()):
         held = read_tensors(index.parent / shard)
-        wanted = [name for name, place in places.items() if place == shard]
-        missing = [name for name in wanted if name not in held]
-        if missing:
-            raise CheckpointError(f"{index.parent / shard} lacks {', '.join(missing)}; download it again")
-        state |= {name: held[name] for name in wanted}
-    return state
+        if missing := [name for name in names if name not in held]:
+            raise CheckpointError(f"{index.parent / shard} lacks {listed(missing)}; download it again")
+        chosen = set(names)
+        parts[index.parent / shard] = {name: tensor for name, tensor in held.items() if name in chosen}
+    return parts
 
 
 def _state_of(loaded: Any, path: Path) -> dict[str, Tensor]:
@@ -109,7 +130,7 @@ def _state_of(loaded: Any, path: Path) -> dict[str, Tensor]:
         wrong = [str(name) for name, value in inner.items() if not isinstance(value, Tensor)]
         if not wrong:
             return dict(inner)
-        found = f"{', '.join(wrong[:5])}{', ...' if wrong[5:] else ''} not tensors"
+        found = f"{listed(wrong)} not tensors"
     else:
         found = f"a {type(loaded).__name__}"
     wanted = " or ".join(repr(key) for key in STATE_KEYS)
@@ -140,7 +161,10 @@ def without(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], where: str | Path) -> None:
-    """CheckpointError that names every missing, unexpected and mis-shaped key of `tensors`, found in `where`."""
+    """CheckpointError that counts the missing, unexpected and mis-shaped keys of `tensors`, found in `where`.
+
+    It names the first of each; a checkpoint of another model has thousands.
+    """
     found = shapes_of(tensors)
     wanted = {name: tuple(shape) for name, shape in expected.items()}
     lists = {
@@ -153,15 +177,15 @@ def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[
         ],
     }
     if any(lists.values()):
-        text = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in lists.items() if names)
+        text = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names)
         raise CheckpointError(f"{where} does not fit the model; give a checkpoint of this model. {text}")
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str | Path) -> None:
-    """CheckpointError that names every tensor with an infinite or undefined value."""
+    """CheckpointError that names the first tensors with an infinite or undefined value, and counts the others."""
     wrong = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if wrong:
-        raise CheckpointError(f"{where} holds values that are not finite in {', '.join(wrong)}; download it again")
+        raise CheckpointError(f"{where} holds values that are not finite in {listed(wrong)}; download it again")
 
 
 def dtypes_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from rank_e.io.torchvision_ops import import_open_clip
 from rank_e.rewards.base import RewardError
 from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD
-from rank_e.rewards.weights import assign, read_weights
+from rank_e.rewards.weights import assign, is_torchscript, read_weights
 
 Tokenize = Callable[[list[str]], Tensor]
 ClipModel = Any  # an open_clip.CLIP: open_clip ships no types
@@ -31,9 +31,11 @@ def model_config(model: str) -> dict[str, Any]:
         if not path.is_file():
             raise RewardError(f"model: {path} does not exist; give an open_clip model name or its JSON file")
         try:
-            config = json.loads(path.read_text())
-        except ValueError as error:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
             raise RewardError(f"model: {path} is no JSON ({error}); give an open_clip model config") from error
+    elif ":" in model:  # such as hf-hub:, which open_clip would fetch
+        raise RewardError(f"model: {model} is a place to download from; name the model, such as ViT-H-14, and its file")
     else:
         config = import_open_clip().get_model_config(model)
         if config is None:
@@ -41,6 +43,8 @@ def model_config(model: str) -> dict[str, Any]:
     known = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
     if not isinstance(config, dict) or config.keys() - known or not known - config.keys() <= {"quick_gelu"}:
         raise RewardError(f"model: {model} is no plain CLIP; choose one like ViT-L-14-quickgelu")
+    if not isinstance(config["text_cfg"], dict) or not isinstance(config["vision_cfg"], dict):
+        raise RewardError(f"model: {model} is no plain CLIP: text_cfg and vision_cfg are objects; correct its config")
     if any(key.startswith("hf_") for key in config["text_cfg"]):
         raise RewardError(f"model: {model} reads text with another library's tokenizer; choose one like ViT-H-14")
     return config
@@ -55,16 +59,21 @@ def load_clip(model: str, file: str | Path, device: torch.device) -> tuple[ClipM
     """The open_clip model `model` with the weights of `file`, float32, frozen, in eval mode, and its tokenizer.
 
     `file` is what OpenAI, open_clip or HPSv2 publish (see `weights.read_weights`). QuickGELU is part of the name:
-    OpenAI's weights need `ViT-L-14-quickgelu`, not `ViT-L-14`. Raises RewardError naming the model or the file.
+    OpenAI's weights need `ViT-L-14-quickgelu`, not `ViT-L-14`, which no weight shows: their TorchScript archives are
+    refused for a model without. Raises RewardError naming the model or the file.
     """
     config = model_config(model)
+    if is_torchscript(Path(file)) and not config.get("quick_gelu", False):
+        wanted = 'a config with "quick_gelu": true' if model.endswith(".json") else f"{model}-quickgelu"
+        raise RewardError(f"{file} is a TorchScript archive, so OpenAI's, and wants QuickGELU; give {wanted}")
     open_clip = import_open_clip()
     tensors = read_weights(file)
     try:
         with torch.device("meta"):  # initialising a ViT-H takes longer than loading it
             network: ClipModel = open_clip.CLIP(**config)
-    except TypeError as error:
-        raise RewardError(f"model: {model} does not fit open_clip ({error}); correct its config") from error
+    except Exception as error:  # what sizes raise that are no sizes
+        line = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise RewardError(f"model: {model} does not fit open_clip ({line}); correct its config") from error
     scale = tensors.get("logit_scale")
     if scale is not None:  # stored as [] or [1] by different versions of open_clip
         tensors["logit_scale"] = scale.reshape(network.logit_scale.shape)

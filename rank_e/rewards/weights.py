@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rank_e.io.checkpoints import CheckpointError, check_shapes, read_tensors, shapes_of
+from rank_e.io.checkpoints import CheckpointError, check_shapes, check_whole, read_tensors, shapes_of
 from rank_e.rewards.base import RewardError
 
 # Entries of OpenAI's CLIP archives that describe the network and are no weights of it.
@@ -33,8 +33,11 @@ def is_torchscript(path: Path) -> bool:
     """Whether a file is a TorchScript archive (a program and its weights) rather than a checkpoint of tensors."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # damaged: its reader says so
+        return False
 
 
 def read_torchscript(path: Path) -> torch.jit.ScriptModule:
@@ -44,7 +47,10 @@ def read_torchscript(path: Path) -> torch.jit.ScriptModule:
     operators but no Python. Give only files whose origin you trust, such as the published ones.
     """
     try:
+        check_whole(path)
         return torch.jit.load(str(path), map_location="cpu").eval()
+    except CheckpointError as error:
+        raise RewardError(str(error)) from None
     except RuntimeError as error:
         line = str(error).strip().splitlines()[0][:160]
         raise RewardError(f"{path} is a damaged TorchScript archive ({line}); download it again") from None
@@ -56,7 +62,7 @@ def _archived(path: Path) -> dict[str, Tensor]:
 
 
 def check_keys(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raise RewardError naming the keys of `given` that are missing, unexpected or of another shape."""
+    """Raise RewardError naming the first keys of `given` that are missing, unexpected or of another shape."""
     try:
         check_shapes(given, shapes_of(wanted), what)
     except CheckpointError as error:
@@ -66,8 +72,8 @@ def check_keys(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tens
 def assign(what: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put `tensors` into `module`, built on the meta device, in place of its parameters; frozen, in eval mode.
 
-    Buffers that no state dict holds stay on the meta device: the caller makes them. Raises RewardError that names
-    every key that does not fit.
+    Buffers that no state dict holds stay on the meta device: the caller makes them. Raises RewardError that counts
+    and names the keys that do not fit.
     """
     check_keys(what, tensors, module.state_dict())
     module.load_state_dict(dict(tensors), strict=True, assign=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from rank_e.backbones.janus import FORMAT
 from rank_e.backbones.janus.tokenizer import ours, tokenizer_config
@@ -25,7 +26,9 @@ from rank_e.io.checkpoints import (
     CheckpointError,
     check_finite,
     check_shapes,
+    check_whole,
     origin_of,
+    read_shards,
     read_tensors,
     save_tensors,
     shapes_of,
@@ -67,13 +70,16 @@ def convert_janus(checkpoint: str | Path, to: str | Path) -> dict[str, Any]:
     for name in NEEDED:
         if not (checkpoint / name).is_file():
             raise CheckpointError(f"{checkpoint / name} does not exist; give a Hugging Face folder of Janus-Pro")
+    for name in (*NEEDED, *PROCESSOR):
+        if (checkpoint / name).is_file():
+            check_whole(checkpoint / name)
     config = read_config(checkpoint)
     special = special_tokens(checkpoint)
     vocabulary = config.text_config.vocab_size  # type: ignore[union-attr]
     if any(not 0 <= token < vocabulary for token in special.values()):
         wrong = f"token ids {special} exceed the vocabulary of {vocabulary}"
         raise CheckpointError(f"{checkpoint}: {wrong}; download it again")
-    files = {path: read_tensors(path) for path in weight_files(checkpoint)}
+    files = read_weights(checkpoint)
     tensors = {name: tensor for part in files.values() for name, tensor in part.items()}
     check_shapes(tensors, expected_shapes(config, TEXT_HEAD in tensors), checkpoint)
     check_finite(tensors, checkpoint)
@@ -156,20 +162,15 @@ def expected_shapes(config: JanusConfig, text_head: bool) -> dict[str, tuple[int
     return shapes
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The checkpoint's file, or the shards that its index names."""
+def read_weights(folder: Path) -> dict[Path, dict[str, Tensor]]:
+    """The tensors of the checkpoint's file, or of the shards that its index names."""
     found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if found is None:
         raise CheckpointError(f"{folder} holds none of {', '.join(WEIGHT_FILES)}; download the model's weights")
-    if not found.name.endswith(".index.json"):
-        return [found]
-    try:
-        shards = {str(name) for name in json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{found} has no `weight_map`; download it again") from None
-    if any(Path(name).name != name for name in shards):
-        raise CheckpointError(f"{found} names a shard that is not beside it; download it again")
-    return [folder / name for name in sorted(shards)]
+    if found.name.endswith(".index.json"):
+        check_whole(found)
+        return read_shards(found)
+    return {found: read_tensors(found)}
 
 
 def special_tokens(folder: Path) -> dict[str, int]:
@@ -185,7 +186,9 @@ def special_tokens(folder: Path) -> dict[str, int]:
     try:
         vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{folder / 'tokenizer.json'} cannot be read ({error}); download it again") from None
+        raise CheckpointError(
+            f"{folder / 'tokenizer.json'} cannot be read ({str(error)[:160]}); download it again"
+        ) from None
     ids = {}
     for kind in ("bos", "boi", "pad"):
         token = names.get(f"{kind}_token")

@@ -229,14 +229,15 @@ def convert_llamagen(
 
 
 def _text_origin(folder: Path, width: int) -> dict[str, Any]:
-    """Manifest entries of a T5 folder's files, after a strict check of its weights against its config."""
-    from rank_e.backbones.llamagen.text import read_t5_encoder, t5_config, t5_weights_file
+    """Manifest entries of a T5 folder's files, after strict checks of its tokenizer and its weights."""
+    from rank_e.backbones.llamagen.text import load_t5_tokenizer, read_t5_encoder, t5_config, t5_weights_file
 
     config = t5_config(folder)
     if config.d_model != width:
         raise CheckpointError(
             f"{folder}: text features are {config.d_model} wide, the policy reads {width}; give flan-t5-xl"
         )
+    load_t5_tokenizer(folder)
     encoder = read_t5_encoder(folder, config)
     weights = t5_weights_file(folder)
     files = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".model") or path == weights]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rank_e.backbones.llamagen import TEXT_TOKENIZER_FILES
 from rank_e.errors import RankEError
-from rank_e.io.checkpoints import CheckpointError, check_shapes, read_tensors, shapes_of
+from rank_e.io.checkpoints import CheckpointError, check_shapes, check_whole, read_tensors, shapes_of
 from rank_e.io.headers import WEIGHT_FILES
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 
@@ -134,17 +134,7 @@ class T5TextEncoder:
         folder = Path(folder)
         self.tokens = tokens
         self.config = t5_config(folder)
-        if not any((folder / name).is_file() for name in TEXT_TOKENIZER_FILES):
-            names = " or ".join(TEXT_TOKENIZER_FILES)
-            raise RankEError(f"text encoder: {folder} holds no {names}; copy it from flan-t5-xl")
-        try:
-            self.tokenizer: Any = _transformers().AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, truncation_side="right"
-            )
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RankEError(
-                f"text encoder: {folder} holds no readable tokenizer ({str(error).splitlines()[0]}); download it again"
-            ) from None
+        self.tokenizer = load_t5_tokenizer(folder)
         self.model = _load_encoder(folder, self.config, device, dtype)
 
     @property
@@ -186,11 +176,30 @@ class T5TextEncoder:
         return rows
 
 
+def load_t5_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of a local folder. RankEError: no file of it, a pointer in its place, or none that can be read."""
+    folder = Path(folder)
+    found = [folder / name for name in TEXT_TOKENIZER_FILES if (folder / name).is_file()]
+    if not found:
+        names = " or ".join(TEXT_TOKENIZER_FILES)
+        raise RankEError(f"text encoder: {folder} holds no {names}; copy it from flan-t5-xl")
+    for path in found:
+        check_whole(path)
+    try:
+        return _transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True, truncation_side="right")
+    except Exception as error:  # the libraries beneath raise nothing narrower for a damaged file
+        line = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise RankEError(
+            f"text encoder: {folder} holds no readable tokenizer ({line}); download {found[0].name} again"
+        ) from None
+
+
 def t5_config(folder: str | Path) -> Any:
     """The T5Config of a local folder; RankEError when its config.json is missing or not a T5's."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise RankEError(f"text encoder: {path} does not exist; give the folder of flan-t5-xl")
+    check_whole(path)
     try:
         config = _transformers().T5Config.from_json_file(path)
     except (ValueError, TypeError) as error:
