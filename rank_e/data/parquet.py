@@ -14,6 +14,8 @@ import pyarrow.parquet as parquet
 from rank_e.data.errors import DataError
 
 ROWS = 8192  # read at once
+_DICTIONARY = frozenset({"PLAIN", "RLE", "BIT_PACKED", "RLE_DICTIONARY", "PLAIN_DICTIONARY"})
+"""The encodings of which Arrow can keep a column's dictionary, instead of a copy of a value in each of its rows."""
 GROWTH, SMALL = 1000, 1 << 28
 """A column may take this many times its file's bytes, or 256 MiB, in memory; no published list of texts comes near."""
 
@@ -44,18 +46,18 @@ def read_column(path: Path, name: str) -> list[Any]:
             chunks = [group.column(place) for group in groups for place in range(group.num_columns)]
             mine = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == name.split(".")[0]]
             _check_room(path, max(8 * rows, sum(chunk.total_uncompressed_size for chunk in mine)), room)
-        with parquet.ParquetFile(path, read_dictionary=[name] if textual else None) as file:
+        packed = textual and all(_DICTIONARY.issuperset(chunk.encodings) for chunk in mine)
+        with parquet.ParquetFile(path, read_dictionary=[name] if packed else None) as file:
             for batch in file.iter_batches(ROWS, columns=[name]):
                 if batch.num_columns != 1:
                     raise DataError(f"{path}: column {name!r} and one within another share a name; rename one")
                 column = batch.column(0)
-                if isinstance(column, pa.DictionaryArray):
-                    known = _dictionary(path, column, len(values))
-                    held += sum(len(text) for text in known if text not in texts)
+                coded = isinstance(column, pa.DictionaryArray)
+                known = _decoded(path, column.dictionary if coded else column, column, len(values))
+                if textual:
+                    held += sum(len(text) for text in known if text is not None and text not in texts)
                     known = [texts.setdefault(text, text) for text in known]
-                    values += [None if place is None else known[place] for place in column.indices.to_pylist()]
-                else:
-                    values += column.to_pylist()
+                values += [None if n is None else known[n] for n in column.indices.to_pylist()] if coded else known
                 _check_room(path, 8 * len(values) + held, room)
     except (pa.ArrowException, OSError) as error:
         raise _refused(path, error) from None
@@ -64,10 +66,10 @@ def read_column(path: Path, name: str) -> list[Any]:
     return values
 
 
-def _dictionary(path: Path, column: Any, first: int) -> list[Any]:
-    """The distinct values of a piece that begins with row `first`."""
+def _decoded(path: Path, array: Any, column: Any, first: int) -> list[Any]:
+    """The values of an array: a piece of the column that begins with row `first`, or its dictionary."""
     try:
-        return list(column.dictionary.to_pylist())
+        return list(array.to_pylist())
     except UnicodeDecodeError:
         row = next(first + place for place, value in enumerate(column) if not _decodes(value))
         raise DataError(f"{path} row {row}: is not UTF-8; write the file again from UTF-8") from None

@@ -41,9 +41,10 @@ class Table:
     def prompts(self, name: str) -> list[str]:
         """`texts`, each of them fit to be a prompt (`text_files.unusable`)."""
         texts = self.texts(name)
-        for row, text in enumerate(texts):
+        for text in dict.fromkeys(texts):
             if (fault := unusable(text)) is not None:
-                raise DataError(f"{self.place(row)}: {name} {fault}; save the file as UTF-8 without it")
+                place = self.place(texts.index(text))
+                raise DataError(f"{place}: {name} {fault}; save the file as UTF-8 without it")
         return texts
 
 
@@ -91,9 +92,9 @@ def find_column(names: Sequence[str], wanted: str | None, known: Sequence[str], 
 def _delimited(path: Path, delimiter: str) -> Table:
     rows, numbers = read_delimited(path, delimiter)
     names = [name.strip() for name in rows[0]]
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError(f"{path} line {numbers[0]}: column {shown(name)} stands there twice; rename one")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path} line {numbers[0]}: column {shown(twice)} stands there twice; rename one")
     body = rows[1:]
 
     def column(name: str) -> list[Any]:

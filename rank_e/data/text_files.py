@@ -10,6 +10,7 @@ from typing import Any
 from rank_e.data.errors import DataError
 from rank_e.io.stand_ins import stand_in
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -65,7 +66,7 @@ def unusable(text: str) -> str | None:
     """Why a text cannot be a prompt or a caption: NUL, or half of a character; None where it can."""
     if "\0" in text:
         return "holds NUL"
-    if any("\ud800" <= sign <= "\udfff" for sign in text):
+    if _SURROGATE.search(text) is not None:
         return "holds half a character (a lone surrogate)"
     return None
 

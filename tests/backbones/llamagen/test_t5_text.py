@@ -145,7 +145,9 @@ def test_bad_folders_are_one_line_errors(folder: Path, tmp_path: Path) -> None:
     (place / "model.safetensors").unlink()
     refused(place, "holds none of")
     torch.save({"encoder.embed_tokens.weight": torch.zeros(160, 32)}, place / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"20 missing: encoder\.block\.0\.layer\.0\.SelfAttention\.q\.weight, .* and 15 more"):
+    with pytest.raises(
+        CheckpointError, match=r"20 missing: encoder\.block\.0\.layer\.0\.SelfAttention\.q\.weight, .* and 15 more"
+    ):
         T5TextEncoder(place, CPU, torch.float32)
     torch.save({"cls": torch.zeros(1)}, place / "pytorch_model.bin")
     refused(place, r"holds no shared\.weight")

@@ -1,0 +1,108 @@
+"""Weights that were damaged on the way, stand for others, or are not weights: one line, never other numbers."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.serialization import set_crc32_options
+
+from rank_e.io.checkpoints import CheckpointError, check_shapes, read_shards, read_tensors
+from rank_e.rewards.base import RewardError
+from rank_e.rewards.weights import read_weights
+
+
+def flip(path: Path, what: bytes) -> None:
+    """Change one bit of the bytes `what` in a file."""
+    data = bytearray(path.read_bytes())
+    data[data.index(what)] ^= 1
+    path.write_bytes(data)
+
+
+def test_an_archive_is_read_against_its_crc(tmp_path: Path) -> None:
+    weight = torch.arange(5000.0)
+    torch.save({"w": weight}, tmp_path / "a.pt")
+    assert torch.equal(read_tensors(tmp_path / "a.pt")["w"], weight)
+    flip(tmp_path / "a.pt", weight[1000:1010].numpy().tobytes())  # read before: its new time tells
+    with pytest.raises(CheckpointError, match=r"a\.pt is damaged: its member a/data/0 fails the archive's CRC"):
+        read_tensors(tmp_path / "a.pt")
+
+
+def test_an_archive_without_checksums_is_read_as_it_is(tmp_path: Path) -> None:
+    set_crc32_options(False)
+    try:
+        torch.save({"w": torch.arange(5.0)}, tmp_path / "a.pt")
+    finally:
+        set_crc32_options(True)
+    assert read_tensors(tmp_path / "a.pt")["w"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_damaged_torchscript_archive_is_refused(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(40, 40)
+    torch.jit.script(layer).save(str(tmp_path / "a.pt"))
+    assert torch.equal(read_weights(tmp_path / "a.pt")["weight"], layer.weight)
+    flip(tmp_path / "a.pt", layer.weight.detach()[7].numpy().tobytes())
+    with pytest.raises(RewardError, match=r"a\.pt is damaged: its member a/data/\d fails the archive's CRC"):
+        read_weights(tmp_path / "a.pt")
+
+
+def test_a_compressed_archive_is_never_taken_for_numbers(tmp_path: Path) -> None:
+    torch.save({"w": torch.arange(500.0)}, tmp_path / "a.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as old,
+        zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for member in old.infolist():
+            new.writestr(member.filename, old.read(member))
+    with pytest.raises(CheckpointError, match=r"b\.pt: its member a/data\.pkl is compressed"):
+        read_tensors(tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.bin", "a.safetensors", "a.index.json"])
+def test_pointers_and_pages_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 791656\n")
+    with pytest.raises(CheckpointError, match=rf"{name} is a Git LFS pointer, .*`git lfs pull`"):
+        read_tensors(tmp_path / name)
+    (tmp_path / name).write_text("<!doctype html><html>Access to model is restricted</html>")
+    with pytest.raises(CheckpointError, match=rf"{name} is a web page"):
+        read_tensors(tmp_path / name)
+
+
+def test_a_header_larger_than_its_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes((2**31).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match=r"a\.safetensors is truncated or not safetensors") as caught:
+        read_tensors(tmp_path / "a.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_of_a_key_in_two_shards_the_index_decides(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2), "b": torch.zeros(1)}, tmp_path / "1.safetensors")
+    save_file({"a": torch.ones(2), "c": torch.ones(3)}, tmp_path / "2.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    for place, value in (("1.safetensors", 0.0), ("2.safetensors", 1.0)):
+        index.write_text(json.dumps({"weight_map": {"b": "1.safetensors", "a": place, "c": "2.safetensors"}}))
+        assert read_tensors(index)["a"].tolist() == [value, value]
+        assert [sorted(part) for part in read_shards(index).values()] == (
+            [["a", "b"], ["c"]] if value == 0 else [["b"], ["a", "c"]]
+        )
+
+
+@pytest.mark.parametrize(
+    "places", [[], 3, {"a": 3}, {"a": "../b.safetensors"}, {"a": "model.index.json"}, {"a": ["x"]}]
+)
+def test_an_index_that_names_no_shards_is_one_line(tmp_path: Path, places: object) -> None:
+    (tmp_path / "model.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(CheckpointError, match=r"model\.index\.json.*; download it again") as caught:
+        read_tensors(tmp_path / "model.index.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_errors_name_the_first_five_keys_and_count_the_others() -> None:
+    found = {f"text.layers.{n}.weight": torch.zeros(1) for n in range(2000)}
+    with pytest.raises(
+        CheckpointError, match=r"3 missing: x, y, z; 2000 unexpected: .*4\.weight and 1995 more$"
+    ) as caught:
+        check_shapes(found, {"x": (1,), "y": (1,), "z": (1,)}, "f.pt")
+    assert len(str(caught.value)) < 300
