@@ -1,6 +1,7 @@
 """Every file and folder that params.yaml names, looked for before anything runs: a line for each that is not there.
 
-Contents are left to the loaders, which refuse what they cannot use; here only what is named, and how, is checked.
+Contents are left to the loaders, which refuse what they cannot use; here only what is named, and how, is checked, and
+that no pointer or web page stands in a file's place.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from rank_e.config import Params
 from rank_e.config.kinds import Kind
 from rank_e.io.headers import WEIGHT_FILES
+from rank_e.io.stand_ins import stand_in
 
 STYLES = ("anime", "concept-art", "paintings", "photo")  # HPSv2's benchmark files
 GET = "get it (docs/reproduce.md) or correct the path"
@@ -44,9 +46,11 @@ def missing_files(params: Params) -> list[str]:
 
 
 def need_file(where: str, path: Path) -> Iterator[str]:
-    """A line if no such file exists."""
+    """A line if no such file exists, or a pointer or a web page stands in its place."""
     if not path.is_file():
         yield f"{where}: file {path} does not exist; {GET}"
+    elif (found := stand_in(path)) is not None:
+        yield f"{where}: file {path} {found}"
 
 
 def _folder(where: str, path: Path) -> Iterator[str]:
@@ -55,8 +59,11 @@ def _folder(where: str, path: Path) -> Iterator[str]:
         yield f"{where}: folder {path} does not exist; {GET}"
         return
     yield from need_file(where, path / "config.json")
-    if not any((path / name).is_file() for name in WEIGHT_FILES):
+    found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
+    if found is None:
         yield f"{where}: folder {path} holds none of {', '.join(WEIGHT_FILES)}; {GET}"
+    else:
+        yield from need_file(where, found)
 
 
 def _needs(where: str, section: Kind, folder: Path) -> Iterator[str]:

@@ -269,6 +269,39 @@ def test_openai_archives_are_read(folder: Path, tmp_path: Path) -> None:
     reference.load_state_dict(halves)
     ids = tokenize(PROMPTS)
     torch.testing.assert_close(model.encode_text(ids), reference.encode_text(ids))  # the causal mask was rebuilt
+    plain = {key: value for key, value in json.loads((folder / "clip.json").read_text()).items() if key != "quick_gelu"}
+    (tmp_path / "plain.json").write_text(json.dumps(plain))
+    with pytest.raises(RewardError, match=r"ViT-L-14\.pt is a TorchScript archive, .* \"quick_gelu\": true"):
+        load_clip(str(tmp_path / "plain.json"), tmp_path / "ViT-L-14.pt", torch.device("cpu"))
+    with pytest.raises(RewardError, match=r"wants QuickGELU; give ViT-L-14-quickgelu"):
+        load_clip("ViT-L-14", tmp_path / "ViT-L-14.pt", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("model", ["hf-hub:laion/CLIP-ViT-H-14", "local-dir:models", "https://hub/ViT-H-14"])
+def test_a_model_is_a_name_and_never_a_download(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rank_e.rewards import open_clip_models
+
+    monkeypatch.setattr(open_clip_models, "import_open_clip", lambda: pytest.fail("open_clip must not be asked"))
+    with pytest.raises(RewardError, match="is a place to download from; name the model, such as ViT-H-14"):
+        open_clip_models.model_config(model)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        b"\xff",
+        b"[]",
+        b"<html>",
+        b'{"embed_dim": 16, "vision_cfg": {}, "text_cfg": ["hf_model"]}',
+        b'{"embed_dim": 16, "vision_cfg": {"image_size": 8, "layers": 1, "width": 30, "head_width": 16, '
+        b'"patch_size": 0}, "text_cfg": {"width": 16, "heads": 2, "layers": 1}}',
+    ],
+)
+def test_a_config_that_is_none_is_one_line(folder: Path, tmp_path: Path, config: bytes) -> None:
+    (tmp_path / "m.json").write_bytes(config)
+    with pytest.raises(RewardError, match=r"model: .*m\.json") as caught:
+        load_clip(str(tmp_path / "m.json"), folder / "clip.safetensors", torch.device("cpu"))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("model", ["ViT-L-14-quickgelu", "ViT-H-14"])

@@ -88,6 +88,17 @@ def test_the_manifest_says_what_it_came_from(hub, tmp_path):
     assert {name.split(".")[1] for name in parts[2]} == {"vision_model", "aligner", "weight"}  # and lm_head.weight
 
 
+def test_of_a_key_in_two_shards_the_index_decides(tmp_path):
+    hub = tiny_janus.save(tmp_path / "hub", shard="40KB")
+    convert_janus(hub, tmp_path / "expected")
+    first, second = sorted(hub.glob("model-*.safetensors"))[:2]
+    key = next(iter(load_file(first)))
+    save_file({**load_file(second), key: torch.ones_like(load_file(first)[key])}, second, metadata={"format": "pt"})
+    convert_janus(hub, tmp_path / "base")
+    for stem in ("policy", "tokenizer", "rest"):
+        assert_same(*(load_file(tmp_path / name / f"{stem}.safetensors") for name in ("expected", "base")))
+
+
 def test_trained_weights_reach_transformers_and_the_rest_stays(hub, tmp_path):
     convert_janus(hub, tmp_path / "base")
     backbone = JanusBackbone(tmp_path / "base", CPU, torch.float32)
@@ -145,6 +156,11 @@ def remove(name):
     return lambda folder: (folder / name).unlink()
 
 
+def pointer(name):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 791656\n"
+    return lambda folder: (folder / name).write_text(text)
+
+
 def truncate(name):
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:100])
 
@@ -156,6 +172,9 @@ BAD = [
     (truncate("config.json"), r"config\.json is missing or damaged"),
     (truncate("tokenizer.json"), r"tokenizer\.json cannot be read"),
     (truncate("generation_config.json"), r"generation_config\.json is damaged"),
+    (pointer("tokenizer.json"), r"tokenizer\.json is a Git LFS pointer"),
+    (pointer("tokenizer.model"), r"tokenizer\.model is a Git LFS pointer"),
+    (pointer("model.safetensors"), r"model\.safetensors is a Git LFS pointer"),
     (change("generation_head.proj_out.bias", None), r"1 missing: model\.generation_head\.proj_out\.bias"),
     (change("nothing", {"model.new": torch.zeros(1)}), r"1 unexpected: model\.new"),
     (
