@@ -1,6 +1,7 @@
 """LlamaGen as a backbone: its own numbers from converted files, text, bfloat16, and what is missing named."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,11 @@ def test_a_backbone_names_what_it_lacks(official: Official) -> None:
     with pytest.raises(RankEError, match="features of width 16, the policy reads 32"):
         LlamaGenBackbone(official.to, CPU, torch.float32, text_folder=wide).encode_text(["x"])
     official.refuses("text features are 16 wide, the policy reads 32", to=official.folder / "other", text=wide)
+    (wide / "spiece.model").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 791656\n")
+    shutil.copytree(wide, official.folder / "pulled")
+    config = json.loads((wide / "config.json").read_text()) | {"d_model": 32}
+    (official.folder / "pulled" / "config.json").write_text(json.dumps(config))
+    official.refuses(r"spiece\.model is a Git LFS pointer", to=official.folder / "p", text=official.folder / "pulled")
     whole = (official.to / "policy.safetensors").read_bytes()
     (official.to / "policy.safetensors").write_bytes(whole[:-8])
     with pytest.raises(RankEError, match=r"policy\.safetensors has \d+ bytes, not \d+; run `rank-e convert llamagen`"):

@@ -136,7 +136,9 @@ def test_every_problem_is_listed_at_once(project: Path) -> None:
         }
 
     write_params(change)
+    (project / "assets/p.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
     found = problems()
+    assert any("data.training.prompts.file: file assets/p.txt is a Git LFS pointer" in line for line in found)
     for place in (
         "backbone.base: models/nothing/base.json does not exist",
         "data.training.tars: no file assets/*.tar",
