@@ -165,6 +165,8 @@ class Server:
             for target, file in enumerate(files):
                 os.dup2(file, target)
                 os.close(file)
+            # Opened anew: those of the server remember another kind of file, and fail to seek in a pipe.
+            sys.stdout, sys.stderr = (open(target, "w", buffering=1, closefd=False) for target in (1, 2))  # noqa: SIM115
             os.chdir(request["cwd"])
             os.environ.clear()
             os.environ.update(request["environ"])

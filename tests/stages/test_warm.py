@@ -23,6 +23,8 @@ pathlib.Path("pid").write_text(str(os.getpid()))
 match sys.argv[1]:
     case "sleep":
         time.sleep(60)
+    case "escapes":
+        sys.stdout.reconfigure(errors="backslashreplace")
     case "message":
         sys.exit("what went wrong")
     case "raise":
@@ -179,3 +181,8 @@ def test_a_temporary_folder_too_long_for_a_socket_is_left_alone(
     monkeypatch.delenv(SOCKET, raising=False)
     with warm_stages(project):
         assert os.environ[SOCKET].startswith("/tmp/") and list(long.iterdir()) == []
+
+
+def test_a_stages_output_is_a_pipe_whatever_the_servers_was(project: Path, warm: str) -> None:
+    process = start(project, "escapes")
+    assert process.wait(30) == 0, process.communicate()
