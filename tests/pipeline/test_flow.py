@@ -124,7 +124,7 @@ def test_a_failure_stops_only_what_waits_for_it(toy: Path) -> None:
     (toy / "fail-policy-frozen-1").touch()
     command = command_line("run", "--no-track", "--retries", "0")
     done = subprocess.run(command, cwd=toy, env=environment(toy), capture_output=True, text=True)
-    assert done.returncode == 1 and "these failed: frozen s0 r1;" in done.stdout + done.stderr
+    assert done.returncode == 1 and "these failed: start to policy frozen s0 r1;" in done.stdout + done.stderr
     assert (toy / "out/coevolved/s0/r2/f.txt").exists() and (toy / "out/table/f.txt").exists()
     assert not (toy / "out/frozen/s0/r2").exists() and not (toy / "report").exists()
 
