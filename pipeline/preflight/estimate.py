@@ -142,7 +142,7 @@ def decoder_memory(sizes: Sizes, params: Params, arm: ArmParams) -> float:
     )
     graphs = sum(count * (drawn + losses) for count, losses in kinds if count <= size)
     graphs += max((size * max(drawn, losses) for count, losses in kinds if count > size), default=0.0)
-    # Pictures, noise and gradients; and what the adaptive rule keeps of the last layer, of some 30 like it.
+    # Images, noise and gradients; and what the adaptive rule keeps of the last layer, of some 30 like it.
     graphs += sum(count * (12 * STEP_IMAGES * pixels + drawn / 30) for count, _ in kinds)
     casts = 2 * sizes.decoder if value == 2 else 0
     fixed = 8 * sizes.tokenizer + 12 * sizes.decoder + casts + 16 * patchgan(settings.discriminator)

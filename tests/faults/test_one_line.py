@@ -25,7 +25,7 @@ def system(number: int, *names: str) -> OSError:
         (RankEError("params.yaml: a problem"), ["params.yaml: a problem"]),
         (system(errno.ENOSPC, "artifacts/x"), ["artifacts/x: no room is left on the disk, ", " MB are free; free"]),
         (system(errno.EROFS, "artifacts/x"), ["artifacts/x: its file system is read-only; mount it for writing"]),
-        (system(errno.EACCES, "/root/x"), ["/root/x: permission denied; change its mode or owner"]),
+        (system(errno.EACCES, "/locked/x"), ["/locked/x: permission denied; change its mode or owner"]),
         (system(errno.ENAMETOOLONG, "x" * 300), ["xxx...: the name is too long; shorten it"]),
         (system(errno.ELOOP, "x"), ["x: a link that leads back to itself; remove it"]),
         (system(errno.EMFILE), ["too many open files", "raise `ulimit -n`"]),
