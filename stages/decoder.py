@@ -56,7 +56,7 @@ def train_decoder(stage: Stage, previous: Artifact) -> None:
 
 def build(stage: Stage, backbone: Backbone, dataset: Dataset, inputs: dict[str, Artifact]) -> DecoderUpdate:
     """The update as it stands at the beginning of this round."""
-    settings = stage.arm_params.decoder
+    settings = stage.memory.microbatched(stage.arm_params.decoder)
     folder = Path(stage.params.weights.training)
     previous, ranking = inputs["previous"], inputs["ranking"]
     prompts = inputs["prompts"].table("prompts")["prompt"].tolist()

@@ -30,7 +30,7 @@ Weights = Mapping[str, Tensor]
 
 def evaluate(stage: Stage, policy: Weights, decoder: Weights, inputs: dict[str, Artifact], target: Path) -> None:
     """Sample, evaluate through both decoders, and write the evaluation artifact to `target`."""
-    params, backbone = stage.params.evaluation, backbone_of(stage)
+    params, backbone = stage.memory.batched(stage.params.evaluation), backbone_of(stage)
     state = stage.state(*(artifact.path for artifact in inputs.values()))
     base = backbone.decoder_weights()
     changed = any(not torch.equal(base[name], decoder[name]) for name in base)
@@ -97,7 +97,7 @@ def prompt_sets(stage: Stage, held_out: PromptSet) -> Iterator[PromptSet]:
 
 def evaluator_of(stage: Stage, prompt_set: PromptSet, references: Mapping[str, Any]) -> Evaluator:
     """The evaluator of a prompt set with the params of `evaluation`."""
-    params = stage.params.evaluation
+    params = stage.memory.batched(stage.params.evaluation)
     return Evaluator(
         prompt_set, references, params.batch_size, params.seed, params.bootstrap, stage.device, stage.progress
     )

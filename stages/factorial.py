@@ -66,7 +66,7 @@ def run(stage: Stage) -> None:
     tokens = inputs["evaluation"].tensors("tokens")["tokens"]
     prompts = held_out.prompts[: params.evaluation.real_images]
     real = dataset.real_images(prompts, seed_for(stage.seed, "factorial", "reals"))[: len(tokens)]
-    batches = tokens[: len(real)].split(params.evaluation.batch_size)
+    batches = tokens[: len(real)].split(stage.memory.at_once(params.evaluation.batch_size))
     fitted = torch.cat([decode(original, batch).cpu() for batch in batches])
     affine = through(original, tokens, f"{arm}-affine", AffineHalves(fitted, real))
     table: dict[str, Row] = {arm: {"original": values(known["original"]), "affine": affine}}

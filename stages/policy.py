@@ -19,7 +19,7 @@ def build(stage: Stage, inputs: dict[str, Artifact]) -> PolicyUpdate:
     ranking = inputs["ranking"].tensors("ranking")
     before = previous.json("progress")["updates"]
     online, average = previous.tensors("online"), previous.tensors("ema")
-    backbone, params = backbone_of(stage), stage.arm_params.policy
+    backbone, params = backbone_of(stage), stage.memory.microbatched(stage.arm_params.policy)
     base = backbone.policy(inputs["reference"].tensors("online")) if params.reads_base else None
     update = PolicyUpdate(
         backbone.policy(online),

@@ -33,8 +33,9 @@ def run(stage: Stage) -> None:
     texts = [text for text in prompts.table("prompts")["prompt"] for _ in range(tokens.shape[1])]
     flat = tokens.flatten(0, 1)
     batches: list[RawScores] = []
-    for start in stage.progress(range(0, len(flat), settings.batch_size), "ranking"):
-        end = start + settings.batch_size
+    at_once = stage.memory.at_once(settings.batch_size)
+    for start in stage.progress(range(0, len(flat), at_once), "ranking"):
+        end = start + at_once
         with precision.autocast():
             decoded = tokenizer.decode_tokens(flat[start:end].to(stage.device))
         images = from_signed(decoded.float()).clamp(0, 1)  # a float32 island: pixels are float32

@@ -81,7 +81,8 @@ def evaluate_reconstructions(
     intervals: bool = True,
 ) -> Nested:
     """Metrics of the compared images' reconstructions, and "l1": their mean absolute error in [0, 1], as bytes."""
-    size, batch, total = tokenizer.config.image_size, stage.params.evaluation.batch_size, 0.0
+    size, total = tokenizer.config.image_size, 0.0
+    batch = stage.memory.at_once(stage.params.evaluation.batch_size)
     found = evaluator.evaluate_images(
         lambda start, stop: images.reconstructed(start, stop, tokenizer), images.count, folder, intervals=intervals
     )

@@ -30,7 +30,7 @@ def run(stage: Stage) -> None:
     metrics: {"real": {metric: ...}, "reconstruction": {...}}, what a perfect generator and a perfect policy would score
     at evaluation.real_images images.
     """
-    params, backbone, state = stage.params.evaluation, backbone_of(stage), stage.state()
+    params, backbone, state = stage.memory.batched(stage.params.evaluation), backbone_of(stage), stage.state()
     dataset = open_dataset(stage.params.data.held_out, backbone.image_size, "data.held_out")
     held_out = held_out_set(stage.params, dataset, stage.device)
     images = RealImages(stage, dataset, held_out.prompts, state.folder / "skipped.json")

@@ -24,7 +24,7 @@ def run(stage: Stage) -> None:
     if batch_size == "auto":
         batch_size = fitting_batch(policy, config, count * group)
         print(f"rollouts: {batch_size} samples at once", flush=True)
-    samples = Sampler(policy, config, batch_size, stage.params.runtime.fast)(
+    samples = Sampler(policy, config, stage.memory.at_once(batch_size), stage.params.runtime.fast)(
         text["embeddings"],
         text["mask"].bool(),
         seeds,

@@ -40,7 +40,7 @@ class TrainingImages:
 
     def read(self, stage: Stage, backbone: Backbone, state: StageState) -> None:
         """Read and encode all that are left, a batch at a time: the images themselves are forgotten."""
-        params, done = stage.params.sft, len(self.captions)
+        params, done = stage.memory.microbatched(stage.params.sft), len(self.captions)
         if done == params.images:
             return
         dataset = open_dataset(stage.params.data.training, backbone.image_size, "data.training")
@@ -69,7 +69,7 @@ class TrainingImages:
 
 def train_policy(stage: Stage, backbone: Backbone) -> None:
     """Encode, train from the base, and write; a killed stage goes on from its last saved batch or update."""
-    params, state = stage.params.sft, stage.state()
+    params, state = stage.memory.microbatched(stage.params.sft), stage.state()
     saved = state.load()
     images = TrainingImages(saved)
     images.read(stage, backbone, state)

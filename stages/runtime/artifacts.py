@@ -155,7 +155,7 @@ class ArtifactWriter:
         deterministic: bool,
         inputs: Mapping[str, str | Path] | None = None,
     ) -> None:
-        """deterministic: whether deterministic algorithms were asked for, `runtime.deterministic`."""
+        """deterministic: whether the bytes are those of `runtime.deterministic: true`."""
         self.path = Path(path)
         self.kind = kind
         self.seed = seed

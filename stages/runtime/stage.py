@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from rank_e.io.files import sha256_of
 from rank_e.io.verified import WEIGHTS
 from stages.runtime.artifacts import ArtifactWriter, manifest_sha256
 from stages.runtime.failures import one_line
+from stages.runtime.memory import Memory
 from stages.runtime.phases import PHASES
 from stages.runtime.process import follow_parent
 from stages.runtime.progress import EventLog, track
@@ -96,6 +97,7 @@ class Stage:
     arm: str = ""
     seed: int = 0
     round: int = 0
+    memory: Memory = field(default_factory=Memory)
 
     @cached_property
     def arm_params(self) -> ArmParams:
@@ -146,7 +148,7 @@ class Stage:
             self.path(kind) if path is None else path,
             kind,
             seed=self.seed if seed is None else seed,
-            deterministic=self.params.runtime.deterministic,
+            deterministic=self.params.runtime.deterministic and not self.memory.halvings,
             inputs=inputs,
         )
 
@@ -202,7 +204,7 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
         with Hold(WORK / "locks" / f"{stage.key}.lock", LOCK_PATIENCE):
             if computes:
                 configure_torch(stage.params)
-            run(stage)
+            stage.memory.run(stage.title, lambda: run(stage))
             record_usage(stage, began)
 
 

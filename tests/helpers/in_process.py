@@ -55,7 +55,12 @@ def cells() -> list[Cell]:
     return [(name, {key: given[key] for key in ARGUMENTS[name]}) for name in names]
 
 
-def run_stages(params: Params, wanted: Iterable[Cell]) -> None:
-    """Run stages in the current folder, which is a project's."""
+def run_stages(params: Params, wanted: Iterable[Cell]) -> set[str]:
+    """Run stages in the current folder, which is a project's; which of them could go on with less memory."""
+    halving = set()
     for name, given in wanted:
-        import_module(f"stages.{name}").run(make_stage(name, params, **given))
+        stage = make_stage(name, params, **given)
+        import_module(f"stages.{name}").run(stage)
+        if stage.memory.largest > 0:
+            halving.add(name)
+    return halving

@@ -97,9 +97,9 @@ def main(kind: str, folder: Path) -> None:
     params = load()
     configure_torch(params)
     with device:
-        run_stages(params, cells())
+        halving = run_stages(params, cells())
     events = [[*event, count] for event, count in sorted(device.events.items())]
-    (folder / "seen.json").write_text(json.dumps({"steps": len(steps), "events": events}))
+    (folder / "seen.json").write_text(json.dumps({"steps": len(steps), "events": events, "halving": sorted(halving)}))
 
 
 if __name__ == "__main__":

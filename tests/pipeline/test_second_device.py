@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from stages.runtime.stage import ARGUMENTS
+
 ROOT = Path(__file__).parents[2]
 TRAFFIC: dict[str, dict[str, str]] = json.loads((ROOT / "tests/helpers/device_traffic.json").read_text())
 KINDS = ("llamagen", "janus")
@@ -51,6 +53,12 @@ def test_no_stage_calls_what_cuda_cannot_do_deterministically(seen: dict[str, Se
 def test_the_token_loop_neither_copies_nor_waits(seen: dict[str, Seen], kind: str) -> None:
     assert seen[kind]["steps"] > 100
     assert [event for event in seen[kind]["events"] if event[0] == "sampling"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_stage_that_fills_a_gpu_can_halve_what_it_holds(seen: dict[str, Seen], kind: str) -> None:
+    assert {*ARGUMENTS} - {*seen[kind]["halving"]} == {"code", "prompts", "start", "report"}
 
 
 @pytest.mark.slow
