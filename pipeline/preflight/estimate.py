@@ -11,60 +11,30 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.preflight.sizes import published, read_base
 from rank_e.backbones.info import Sizes, backbone_info
+from rank_e.backbones.sizes import published, read_base
 from rank_e.config import ArmParams, Params
-from rank_e.config.kinds import Kind
 from rank_e.config.profiles import load_profile
 from rank_e.errors import RankEError
 from rank_e.sampling import positions_at_once
+from stages.runtime.room import (
+    VALUE,
+    artifact_bytes,
+    decoder_artifact,
+    evaluation_artifact,
+    gigabytes,
+    patchgan,
+    policy_artifact,
+    prompts_artifact,
+    rollouts_artifact,
+)
 
-VALUE = {"float32": 4, "bfloat16": 2}  # bytes of a number, by runtime.dtype
 RATE = 1.0e14
 """Assumed useful floating-point operations a second: 10 % of an H100's bfloat16 peak of 989e12."""
 LIBRARIES = {"cpu": 0.5e9, "cuda": 4.0e9}  # bytes of main memory that a process holds beside its tensors
 LPIPS_PIXEL = 4000  # bytes that LPIPS keeps a pixel of one pair: VGG16 to conv5_3, float32, and its differences
 REWARD_IMAGE = 1.5e9  # bytes that a reward network keeps an image with a gradient in float32: ViT-H/14 at 224 pixels
 STEP_IMAGES = 8  # float32 tensors of an image's size that a decoder step holds for each of its images
-
-
-def patchgan(section: Kind) -> int:
-    """Parameters of the discriminator; of the projected one the heads' upper bound, its frozen networks aside."""
-    if section.kind != "patchgan":
-        return 8 * (1 << 20)
-    channels, layers = section.options["channels"], section.options["layers"]
-    width, total = channels, 3 * channels * 16 + channels
-    for depth in range(1, layers + 1):
-        inputs, width = width, channels * min(2**depth, 8)
-        total += inputs * width * 16 + 2 * width
-    return total + width * 16 + 1
-
-
-def policy_artifact(sizes: Sizes) -> int:
-    """online, ema and AdamW's two moments, float32."""
-    return 16 * sizes.policy
-
-
-def decoder_artifact(sizes: Sizes, arm: ArmParams) -> int:
-    """online and ema; if it is trained also its moments, the discriminator and the discriminator's moments."""
-    return 8 * sizes.decoder + (8 * sizes.decoder + 12 * patchgan(arm.decoder.discriminator)) * arm.decoder.train
-
-
-def rollouts_artifact(sizes: Sizes, params: Params, arm: ArmParams) -> int:
-    """int32 tokens and float32 log-probabilities."""
-    return 8 * params.prompts.per_round * arm.rollouts.group_size * sizes.length
-
-
-def evaluation_artifact(sizes: Sizes, params: Params) -> int:
-    """int32 tokens of the held-out images, and the images that are shown, twice."""
-    settings = params.evaluation
-    tokens = 4 * settings.prompts * settings.samples_per_prompt * sizes.length
-    return tokens + 6 * settings.images * sizes.image_size**2
-
-
-def prompts_artifact(sizes: Sizes, params: Params) -> int:
-    """The text of a round's prompts as the policy reads it."""
-    return params.prompts.per_round * sizes.text_bytes(VALUE[params.runtime.dtype])
 
 
 def disk(sizes: Sizes, params: Params) -> dict[str, int]:
@@ -75,7 +45,7 @@ def disk(sizes: Sizes, params: Params) -> dict[str, int]:
     """
     seeds, rounds = len(params.seeds), len(params.rounds)
     arms = [params.arm(name) for name in params.arms]
-    sft = (16 if params.sft.train else 8) * sizes.policy * seeds  # handed on, the base has no moments
+    sft = artifact_bytes("sft", sizes, params, "") * seeds
     return {
         "supervised start": sft,
         "round 0": len(arms) * seeds * 8 * (sizes.policy + sizes.decoder),
@@ -195,11 +165,6 @@ def operations(sizes: Sizes, params: Params) -> dict[str, float]:
         times = len(params.seeds) * len(params.evaluated) * (2 if params.evaluation.guidance != 1 else 1)
         found["evaluation"] += 2.0 * sizes.policy * times * evaluated
     return found
-
-
-def gigabytes(value: float) -> str:
-    """Bytes as text in powers of ten."""
-    return f"{value / 1e9:,.1f} GB" if value >= 1e8 else f"{value / 1e6:,.1f} MB"
 
 
 def summary(sizes: Sizes, params: Params) -> list[str]:

@@ -14,8 +14,8 @@ from pipeline.preflight.choices import choices
 from pipeline.preflight.estimate import Memory, disk, gigabytes, memory, summary
 from pipeline.preflight.named import missing_files
 from pipeline.preflight.places import odd_places
-from pipeline.preflight.sizes import published, read_base
 from rank_e.backbones.info import Sizes
+from rank_e.backbones.sizes import published, read_base
 from rank_e.config import Params, load
 from rank_e.errors import RankEError
 from stages.code import code_lists

@@ -29,6 +29,7 @@ from stages.runtime.memory import Memory
 from stages.runtime.phases import PHASES
 from stages.runtime.process import follow_parent
 from stages.runtime.progress import EventLog, track
+from stages.runtime.room import check_room
 from stages.runtime.state import StageState
 
 if TYPE_CHECKING:
@@ -66,10 +67,8 @@ LOCK_PATIENCE = 30.0
 
 def artifact_path(kind: str, arm: str = "", seed: int = 0, round: int = 0) -> Path:
     """The folder of an artifact of `kind` (a stage's name), relative to the project's folder."""
-    if kind == "code":
-        return ARTIFACTS / "code"
-    if kind == "reference":
-        return ARTIFACTS / "reference"
+    if kind in ("code", "reference"):
+        return ARTIFACTS / kind
     if kind == "baseline":
         return ARTIFACTS / "base" / "evaluation"
     if kind == "sft":
@@ -204,6 +203,7 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
         with Hold(WORK / "locks" / f"{stage.key}.lock", LOCK_PATIENCE):
             if computes:
                 configure_torch(stage.params)
+                check_room(stage.params, name, stage.arm, stage.key, WORK / "state")
             stage.memory.run(stage.title, lambda: run(stage))
             record_usage(stage, began)
 

@@ -12,10 +12,10 @@ import yaml
 
 from pipeline import cli
 from pipeline.preflight import estimate
-from pipeline.preflight.sizes import published, read_base
 from rank_e.backbones import BACKBONES, Paths, load_backbone
 from rank_e.backbones.info import backbone_info
 from rank_e.backbones.protocol import PolicyModel, TokenizerModel
+from rank_e.backbones.sizes import published, read_base
 from rank_e.config import load
 from rank_e.config.profiles import resolve
 from rank_e.errors import RankEError

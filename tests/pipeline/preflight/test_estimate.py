@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pipeline.preflight import estimate
-from pipeline.preflight.sizes import published, read_base
 from rank_e.backbones.info import Sizes
 from rank_e.backbones.janus import TEXT_EMBEDDING
 from rank_e.backbones.janus import convert as janus
@@ -20,6 +19,7 @@ from rank_e.backbones.llamagen.policy import LLAMAGEN, Policy, PolicyConfig
 from rank_e.backbones.llamagen.sizes import LlamaGenInfo
 from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.backbones.llamagen.transformer import Block
+from rank_e.backbones.sizes import published, read_base
 from rank_e.config import Params
 from rank_e.config.profiles import load_profile
 from rank_e.precision import Precision
@@ -28,6 +28,7 @@ from rank_e.sampling.scoring import by_parts
 from rank_e.seeds import generator
 from rank_e.training.patchgan import PatchGAN
 from stages import decoder, policy, prompts, ranking, rollouts, sft, start
+from stages.runtime import room
 from stages.runtime.stage import Stage
 from tests.helpers.allocations import Allocations
 
@@ -93,22 +94,22 @@ def test_a_rounds_artifacts_have_the_estimated_sizes(
     base = written(begin.path("policy"), "online", "ema") + written(begin.path("decoder"), "online", "ema")
     assert base == pytest.approx(8 * (sizes.policy + sizes.decoder), rel=near)
     found = written(cell.path("policy"), "online", "ema", "optimizer")
-    assert found == pytest.approx(estimate.policy_artifact(sizes), rel=near)
+    assert found == pytest.approx(room.policy_artifact(sizes), rel=near)
     found = written(cell.path("decoder"), "online", "ema", "optimizer", "discriminator")
-    assert found == pytest.approx(estimate.decoder_artifact(sizes, arm), rel=near)
+    assert found == pytest.approx(room.decoder_artifact(sizes, arm), rel=near)
     found = written(cell.path("rollouts"), "rollouts")
-    assert found == pytest.approx(estimate.rollouts_artifact(sizes, params, arm), rel=near)
+    assert found == pytest.approx(room.rollouts_artifact(sizes, params, arm), rel=near)
     found = written(cell.path("prompts"), "text")
-    assert found == pytest.approx(estimate.prompts_artifact(sizes, params), rel=near)
+    assert found == pytest.approx(room.prompts_artifact(sizes, params), rel=near)
 
 
 def test_the_whole_runs_disk_grows_with_rounds_seeds_and_arms(world: tuple[Sizes, Params]) -> None:
     sizes, params = world
     longer = params.model_copy(update={"rounds": [*params.rounds, *params.rounds], "seeds": [0, 1, 2]})
     once, more = estimate.disk(sizes, params), estimate.disk(sizes, longer)
-    assert more["policy"] == 6 * once["policy"] == 24 * estimate.policy_artifact(sizes)
+    assert more["policy"] == 6 * once["policy"] == 24 * room.policy_artifact(sizes)
     assert more["round 0"] == 3 * once["round 0"]
-    frozen, trained = (estimate.decoder_artifact(sizes, params.arm(name)) for name in ("frozen", "coevolved"))
+    frozen, trained = (room.decoder_artifact(sizes, params.arm(name)) for name in ("frozen", "coevolved"))
     assert once["decoder"] == 2 * (frozen + trained) and frozen == 8 * sizes.decoder < trained
 
 
@@ -116,7 +117,7 @@ def test_the_whole_runs_disk_grows_with_rounds_seeds_and_arms(world: tuple[Sizes
 def test_the_discriminators_parameters_are_counted(world: tuple[Sizes, Params], channels: int, layers: int) -> None:
     section = world[1].decoder.discriminator.model_copy(update={"channels": channels, "layers": layers})
     real = sum(p.numel() for p in PatchGAN(channels, layers).parameters())
-    assert estimate.patchgan(section) == real
+    assert room.patchgan(section) == real
 
 
 def test_published_sizes_are_those_of_the_networks() -> None:

@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 from pipeline import cli
 from pipeline.preflight import named, validate
 from pipeline.preflight.estimate import Memory
-from pipeline.preflight.sizes import read_base
 from pipeline.preflight.validate import Machine, room_problems, this_machine
+from rank_e.backbones.sizes import read_base
 from rank_e.config import load
 from rank_e.config.profiles import resolve
 from rank_e.errors import RankEError
