@@ -14,11 +14,11 @@ from rank_e.config.profiles import load_profile
 from rank_e.errors import RankEError
 from rank_e.io.files import replacing
 from stages.report.claim import numbers, write_json
+from stages.report.curves import by_round, pareto
 from stages.report.data import Results, load_results
 from stages.report.figures import Line, line_chart
 from stages.report.images import makers_of, sheet
 from stages.report.metrics import Column
-from stages.report.page import by_round, pareto
 from stages.runtime.stage import WORK
 
 ABLATIONS = "claim-ablations-gpu"

@@ -36,7 +36,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--jobs", type=positive, default=2, metavar="N", help="stages at a time (2)")
         command.add_argument("--retries", type=count, default=1, metavar="N", help="tries after a failure (1)")
     run.add_argument("--no-track", action="store_true", help="copy nothing to MLflow")
-    add("compare", do_compare, "print base, arms and seeds side by side, with paired differences")
+    compare = add("compare", do_compare, "print base, arms and seeds side by side, with paired differences")
+    form = compare.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON value: levels, differences, intervals, p-values")
+    form.add_argument("--csv", action="store_true", help="CSV: a row for each level and each difference")
     track = add("track", do_track, "copy what the stages wrote to MLflow")
     track.add_argument("--follow", action="store_true", help="go on until SIGTERM or Ctrl-C")
     track.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="time between copies (10)")
@@ -167,17 +170,22 @@ def do_serve(arguments: argparse.Namespace) -> None:
     serve(Path.cwd(), times, arguments.jobs, arguments.retries)
 
 
-def do_compare(_: argparse.Namespace) -> None:
-    """Print the tables of what has been computed so far."""
-    from rich.console import Console
-
+def do_compare(arguments: argparse.Namespace) -> None:
+    """Print what has been computed so far: tables, or the same numbers for a program."""
     from rank_e.config import load
     from stages.report.data import load_results
+
+    results = load_results(load(), Path(), partial=True)
+    if arguments.json or arguments.csv:
+        from stages.report.summary import csv_text, json_text
+
+        print(json_text(results) if arguments.json else csv_text(results), end="")
+        return
+    from rich.console import Console
+
     from stages.report.terminal import print_results
 
-    # A pipe has no width of its own, and a wrapped table is hard to read.
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    print_results(load_results(load(), Path(), partial=True), console)
+    print_results(results, Console())
 
 
 def do_track(arguments: argparse.Namespace) -> None:

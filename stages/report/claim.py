@@ -1,7 +1,8 @@
 """The claim as numbers: what every arm of a finished run stands at, what changed, and whether the bar is met.
 
 RankE's claim is that policy-only RL buys reward with fidelity and that co-evolution does not. The bar was fixed before
-anything was measured: `BAR` holds it. Differences are paired by seed; intervals and p-values are Student's t over seeds.
+anything was measured: `BAR` holds it. Differences are paired by seed; intervals and p-values are Student's t over
+seeds.
 """
 
 import json
@@ -34,14 +35,19 @@ BAR: dict[str, dict[str, dict[str, Sign]]] = {
         "frozen_tokens:coevolved-shuffled": {"fd": -1, "fd_mid": -1},
     },
 }
-"""(a) RL on the policy alone buys reward with fidelity; (b) the co-evolved decoder draws the frozen arm's tokens better,
-and better than the affine control; (c) co-evolution as a whole; (d) ranks matter."""
+BAR_WORDS = {
+    "a": "RL on the policy alone buys reward with fidelity",
+    "b": "the co-evolved decoder draws the frozen arm's tokens better, and better than the affine control",
+    "c": "co-evolution as a whole has better images at no lower agreement with prompts",
+    "d": "ranks matter: the decoder is better with them than with uniform and than with shuffled weights",
+}
+"""What is shown where a bar is met."""
 
 
 def numbers(results: Results) -> dict[str, Any]:
     """{"seeds", "rounds", "arms", "paired", "by_round", "same_tokens_by_round", "bar"} of the last round.
 
-    arms: {name: {metric: {mean, low, high, n}}}, metrics of a category as "accuracy/colors"; paired: {"frozen-base": ...,
+    arms: {name: {metric: {mean, low, high, n}}}, metrics of a category as "accuracy/colors"; paired: {"frozen-base",
     "frozen_tokens:coevolved-original": {metric: {mean, low, high, p, n, agree, seeds}}}: agree counts the seeds that go
     the mean's way. A bar is true, false, or null where the run has not what it asks for.
     """
@@ -65,7 +71,7 @@ def numbers(results: Results) -> dict[str, Any]:
 
 
 def met(paired: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Sign]]) -> bool | None:
-    """Whether every interval of `wanted` lies where it must; None where a comparison was not made or has no interval."""
+    """Whether every interval of `wanted` lies where it must; None where a comparison or its interval is not there."""
     answers: list[bool] = []
     for name, metrics in wanted.items():
         for key, sign in metrics.items():
@@ -106,7 +112,7 @@ def paired_entry(values: Mapping[int, float]) -> dict[str, Any]:
 
 
 def _between_decoders(results: Results) -> dict[str, Any]:
-    """On the control's tokens: the first treatment's decoder against the affine control and against every other arm's."""
+    """On the control's tokens: the first treatment's decoder against the affine control and every other arm's."""
     if not results.pairs:
         return {}
     treatment, control = results.pairs[0]
@@ -160,7 +166,7 @@ def read_claim(project: Path, params: Params) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         same = found["backbone"] == params.backbone.name
-        found["seeds"], found["paired"], found["bar"]  # noqa: B018 - what is read of it
+        found["seeds"], found["paired"], found["bar"]  # what is read of it
     except (ValueError, KeyError, TypeError):
         raise RankEError(f"{path} is no claim: take it from git again, or run `make claim`") from None
     return found if same else None

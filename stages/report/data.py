@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rank_e.config import Params
-from rank_e.evaluation.student import mean_interval
+from rank_e.evaluation.student import mean_interval, p_value
 from rank_e.evaluation.summary import Nested
 from stages.report.metrics import L1, Column, columns_of
 from stages.report.sizes import check_sizes
@@ -34,6 +34,11 @@ class Difference:
     mean: float
     low: float | None
     high: float | None
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided p of Student's paired t-test that nothing changed; None under 2 seeds."""
+        return p_value(self.values.values())
 
     @property
     def better(self) -> int:
@@ -154,15 +159,17 @@ def against_start(results: Results) -> list[tuple[str, str]]:
     return [(name, start) for name, start in pairs if name != start and name != BASE]
 
 
-def of_decoder(results: Results, policy: str, decoder: str, round_id: int = 0) -> list[Difference]:
-    """What `decoder` does to the same tokens of `policy`: its row of the factorial minus the original decoder's.
+def of_decoder(
+    results: Results, policy: str, decoder: str, round_id: int = 0, other: str = "original"
+) -> list[Difference]:
+    """What `decoder` does to the same tokens of `policy`: its row of the factorial minus that of the `other` decoder.
 
     round_id: 0 is the last one.
     """
     found = []
     for metric in factorial_metrics(results):
-        sides = [factorial_values(results, policy, name, metric.key, round_id) for name in (decoder, "original")]
-        found.append(difference(f"{drawn_by(decoder)} − original decoder, on {policy} tokens", metric, *sides))
+        sides = [factorial_values(results, policy, name, metric.key, round_id) for name in (decoder, other)]
+        found.append(difference(f"{drawn_by(decoder)} − {drawn_by(other)}, on {policy} tokens", metric, *sides))
     return [item for item in found if item is not None]
 
 
@@ -181,9 +188,12 @@ def factorial_rows(results: Results) -> list[tuple[str, str]]:
     return [row for row in rows if row in pairs]
 
 
-def factorial_metrics(results: Results) -> list[Column]:
-    """The metrics that the factorial has: the evaluation's, and the error of reconstructions."""
-    cells = [cell for table in results.factorial.values() for row in table.values() for cell in row.values()]
+def factorial_metrics(results: Results, policies: Sequence[str] = ()) -> list[Column]:
+    """The metrics that the factorial (of these policies) has: the evaluation's, and the error of reconstructions."""
+    rows = [
+        row for table in results.factorial.values() for name, row in table.items() if name in policies or not policies
+    ]
+    cells = [cell for row in rows for cell in row.values()]
     return [metric for metric in (*results.metrics, L1) if any(metric.key in cell for cell in cells)]
 
 
@@ -241,7 +251,9 @@ def load_results(params: Params, project: Path, partial: bool = False) -> Result
             table = results.factorial.setdefault(cell[1:], {})
             table[policy] = table.get(policy, {}) | row
     for table in results.factorial.values():
-        if REAL in table and results.reference:  # through the original decoder they are the reference's own reconstructions
+        if (
+            REAL in table and results.reference
+        ):  # through the original decoder they are the reference's own reconstructions
             table[REAL] = {"original": results.reference["reconstruction"]} | table[REAL]
     if reconstructions and results.reference:
         reconstructions[str(artifact_path("reference"))] = results.reference["reconstruction"]

@@ -82,4 +82,6 @@ def closing(claim: Mapping[str, Any] | None) -> str:
     if claim is None:
         return "What a seed or two show is not settled; `rank-e compare` has every seed."
     seeds = f"{len(claim['seeds'])} seeds"
-    return f"*: settled, zero lies outside the interval of {seeds} ({CLAIM});\nfigures of one run move with the processor."
+    return (
+        f"*: settled, zero lies outside the interval of {seeds} ({CLAIM});\nfigures of one run move with the processor."
+    )

@@ -6,7 +6,7 @@ and scales with the page. Coordinates are in the drawing's own units, about one 
 
 import html
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 INK, MUTED, GRID = "#1c2430", "#5d6776", "#e4e8ee"
@@ -19,6 +19,26 @@ NAMED = {
     "reconstruction": "#8f6bb3",
 }
 OTHERS = ("#6b4a2f", "#b0457e", "#8a7a1f", "#5b57c9", "#0f8ea3")
+EDGE, BETTER, BETTER_INK = "#fff", "#edf6f0", "#3c7d58"
+DARK = {
+    INK: "#e7ebf1",
+    MUTED: "#9ca8b8",
+    GRID: "#2c3542",
+    EDGE: "#181d25",
+    BETTER: "#1b3026",
+    BETTER_INK: "#7fc79d",
+    "#7c8594": "#97a1b1",
+    "#2a9d6f": "#45bd8c",
+    "#2f6fc4": "#6ba3ee",
+    "#e07b1a": "#f09a45",
+    "#8f6bb3": "#b394d6",
+    "#6b4a2f": "#c39a74",
+    "#b0457e": "#dd7db1",
+    "#8a7a1f": "#c4b350",
+    "#5b57c9": "#9b98f2",
+    "#0f8ea3": "#3fbcd0",
+}
+"""Each colour of a drawing as the page shows it on a dark ground; a drawing alone stays light."""
 Point = tuple[float, float]
 
 
@@ -88,7 +108,7 @@ def dot(x: float, y: float, radius: float, fill: str, title: str, opacity: float
     """A point that tells its values when hovered."""
     return (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{fill}" fill-opacity="{opacity:g}" '
-        f'stroke="#fff" stroke-width="1"><title>{html.escape(title)}</title></circle>'
+        f'stroke="{EDGE}" stroke-width="1"><title>{html.escape(title)}</title></circle>'
     )
 
 
@@ -115,8 +135,10 @@ def path(points: Sequence[Point], stroke: str, width: float, opacity: float) -> 
     )
 
 
-def line_chart(title: str, note: str, lines: Sequence[Line], x_label: str = "round", percent: bool = False) -> str:
-    """Values over rounds: seeds thin, means thick. `note` says which way is better."""
+def line_chart(
+    title: str, note: str, lines: Sequence[Line], x_label: str = "round", percent: bool = False, marked: bool = True
+) -> str:  # fmt: skip
+    """Values over rounds or steps: seeds thin, means thick. `note` says which way is better; marked: each point."""
     width, height, left, right, top, bottom = 360, 232, 52, 14, 46, 36
     lines = [line for line in lines if line.points]
     parts = [text(2, 16, title, size=14, fill=INK, weight=600), text(2, 33, note, size=11.5)]
@@ -139,13 +161,13 @@ def line_chart(title: str, note: str, lines: Sequence[Line], x_label: str = "rou
             rule((left, to_y(mark)), (width - right, to_y(mark))),
             text(left - 6, to_y(mark) + 4, shown, size=11, anchor="end"),
         ]
-    every = math.ceil(len(xs) / 8)
-    parts += [text(to_x(x), height - bottom + 17, f"{x:g}", size=11, anchor="middle") for x in xs[::every]]
+    below = xs[:: math.ceil(len(xs) / 8)] if marked else ticks(x_low, x_high)
+    parts += [text(to_x(x), height - bottom + 17, f"{x:g}", size=11, anchor="middle") for x in below]
     parts.append(text((left + width - right) / 2, height - 4, x_label, size=11, anchor="middle"))
     for line in sorted(lines, key=lambda item: item.strong):
         points = [(to_x(x), to_y(y)) for x, y in line.points]
         parts.append(path(points, colour(line.name), 2.6 if line.strong else 1.1, 1 if line.strong else 0.42))
-        for (x, y), (round_id, value) in zip(points, line.points, strict=True):
+        for (x, y), (round_id, value) in zip(points, line.points, strict=True) if marked else ():
             words = f"{line.label}, {x_label} {round_id:g}: {value:.5g}"
             parts.append(dot(x, y, 3.4 if line.strong else 2, colour(line.name), words, 1 if line.strong else 0.5))
     return svg(width, height, f"{title} by {x_label}; {note}", parts)
@@ -203,94 +225,3 @@ def path_chart(
                 )
             )
     return svg(width, height, f"{title}: {x_label} against {y_label}", parts)
-
-
-def difference_chart(
-    title: str, note: str, values: dict[int, float], mean: float, interval: tuple[float, float] | None,
-    better_right: bool | None, name: str, percent: bool = False,
-) -> str:  # fmt: skip
-    """Paired differences on one axis: a dot for each seed, the mean, its 95 % interval, and zero."""
-    width, height, left, right, middle = 360, 132, 16, 16, 72
-    factor = 100 if percent else 1
-    shown = {seed: value * factor for seed, value in values.items()}
-    ends = [0.0, *shown.values(), *(end * factor for end in interval or ())]
-    low, high = padded(ends, 0.1)
-    to_x = scale(low, high, left, width - right)
-    parts = [text(2, 16, title, size=14, fill=INK, weight=600), text(2, 33, note, size=11.5)]
-    if better_right is not None:
-        start, end = (to_x(0), width - right) if better_right else (left, to_x(0))
-        parts.append(f'<rect x="{start:.1f}" y="46" width="{end - start:.1f}" height="52" fill="#edf6f0"/>')
-        # Written where there is room: in the half that is better, or not at all when that half is a sliver.
-        if end - start > 44:
-            parts.append(
-                text(
-                    end - 5 if better_right else start + 5,
-                    58,
-                    "better",
-                    size=10.5,
-                    fill="#3c7d58",
-                    anchor="end" if better_right else "start",
-                )
-            )
-    marks = ticks(low, high, 5)
-    spacing = marks[1] - marks[0] if len(marks) > 1 else high - low
-    parts.append(rule((left, 98), (width - right, 98)))
-    for mark in marks:
-        parts += [
-            rule((to_x(mark), 98), (to_x(mark), 102), MUTED),
-            text(to_x(mark), 115, number(mark, spacing), size=11, anchor="middle"),
-        ]
-    parts.append(rule((to_x(0), 46), (to_x(0), 98), INK, 1, "3 3"))
-    if interval is not None:
-        parts.append(
-            rule(
-                (to_x(interval[0] * factor), middle + 12),
-                (to_x(interval[1] * factor), middle + 12),
-                colour(name),
-                4,
-            )
-        )
-    centre = to_x(mean * factor)
-    corners = ((0, 5), (7, 12), (0, 19), (-7, 12))
-    diamond = " ".join(f"{centre + across:.1f},{middle + down}" for across, down in corners)
-    parts.append(f'<polygon points="{diamond}" fill="{colour(name)}" stroke="#fff" stroke-width="1"/>')
-    for seed, value in shown.items():
-        parts.append(dot(to_x(value), middle - 8, 4.5, colour(name), f"seed {seed}: {value:+.4g}", 0.75))
-    return svg(width, height, f"{title}: mean {mean * factor:+.4g}; {note}", parts)
-
-
-def category_chart(
-    title: str, rows: Sequence[tuple[str, dict[str, list[float]]]], words: Callable[[float], str], percent: bool
-) -> str:  # fmt: skip
-    """A metric by category: for each category a row, for each series its seeds (faint) and their mean (strong).
-
-    `words` writes a value; shares have an axis from 0 to 1, other metrics one that their values fill.
-    """
-    width, left, right, top = 460, 128, 18, 14
-    step = max([40, *(9 * len(series) + 13 for _, series in rows)])
-    height = top + step * max(len(rows), 1) + 26
-    low, high = (0.0, 1.0) if percent else padded(v for _, series in rows for values in series.values() for v in values)
-    to_x = scale(low, high, left, width - right)
-    marks = [0, 0.25, 0.5, 0.75, 1] if percent else ticks(low, high)
-    spacing = marks[1] - marks[0] if len(marks) > 1 else high - low
-    parts: list[str] = []
-    for mark in marks:
-        shown = f"{mark * 100:g}%" if percent else number(mark, spacing)
-        parts += [
-            rule((to_x(mark), top), (to_x(mark), height - 26)),
-            text(to_x(mark), height - 8, shown, size=11, anchor="middle"),
-        ]
-    for index, (name, series) in enumerate(rows):
-        y = top + step * (index + 0.5)
-        parts += [
-            rule((left, y), (width - right, y)),
-            text(left - 10, y + 4, name if len(name) <= 19 else name[:18] + "…", size=12, fill=INK, anchor="end"),
-        ]
-        for place, (who, values) in enumerate(series.items()):
-            offset = y + (place - (len(series) - 1) / 2) * 9
-            for value in values if len(values) > 1 else ():
-                parts.append(dot(to_x(value), offset, 2.4, colour(who), f"{who}, {name}: {words(value)}", 0.45))
-            if values:
-                centre = sum(values) / len(values)
-                parts.append(dot(to_x(centre), offset, 5, colour(who), f"{who}, {name}, mean: {words(centre)}"))
-    return svg(width, height, title, parts)

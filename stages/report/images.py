@@ -1,7 +1,6 @@
 """A run's images: real ones, their reconstructions, and those of the base and every arm for the same prompts."""
 
 import base64
-import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +11,16 @@ import pandas as pd
 from PIL import Image
 
 from rank_e.config import Params
+from stages.report.data import BASE, SFT
 from stages.runtime.artifacts import Artifact, read_artifact
-from stages.report.data import BASE, SFT, Results
 from stages.runtime.stage import artifact_path
 
 SMALL = 96
 """Side in pixels up to which an image is kept lossless and shown with its pixels visible."""
-THUMBNAIL = 224
-"""Side in pixels to which the page shrinks larger images: twice what it shows of them."""
+THUMBNAIL = 256
+"""Side in pixels to which the page shrinks larger images: what it shows when one is clicked."""
 SHEET = 128
 """Side in pixels to which a contact sheet shrinks larger images."""
-ROWS = 16
-"""Prompts that the page shows at most."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +37,39 @@ class Maker:
 
 def makers_of(params: Params, project: Path, seed: int, checker: str | None = None) -> list[Maker]:
     """Everyone's images for one run seed after the last round; `checker`: the column of samples with its marks."""
+    starts, arms = (
+        start_makers(params, project, seed, checker),
+        arm_makers(params, project, seed, params.last_round, checker),
+    )
+    return [*real_makers(project), *starts, *arms]
 
-    def opened(kind: str, arm: str = "") -> Artifact:
-        return read_artifact(project / artifact_path(kind, arm, seed, params.last_round), "evaluation")
 
-    def maker(name: str, note: str, artifact: Artifact) -> Maker:
-        images, samples = artifact.arrays("images")["images"], artifact.table("samples")
-        correct = None if checker is None else [bool(value) for value in samples[checker][: len(images)]]
-        return Maker(name, name, note, images, prompts_of(samples, images), correct)
-
-    found = [*real_makers(project), maker(BASE, "before any round", opened("baseline"))]
+def start_makers(params: Params, project: Path, seed: int, checker: str | None) -> list[Maker]:
+    """The base's images, and those of the supervised start where there is one."""
+    path = project / artifact_path("baseline")
+    found = [_maker(BASE, "before any round", read_artifact(path, "evaluation"), checker)]
     if params.sft.train:
-        found.append(maker(SFT, "the supervised start of every arm", opened("sft_evaluation")))
+        path = project / artifact_path("sft_evaluation", seed=seed)
+        found.append(_maker(SFT, "the supervised start of every arm", read_artifact(path, "evaluation"), checker))
+    return found
+
+
+def arm_makers(params: Params, project: Path, seed: int, round_id: int, checker: str | None) -> list[Maker]:
+    """Every arm's images after an evaluated round; with a trained decoder also its tokens by the original one."""
+    found = []
     for arm in params.arms:
-        artifact = opened("evaluation", arm)
-        found.append(maker(arm, "its policy and its decoder", artifact))
+        artifact = read_artifact(project / artifact_path("evaluation", arm, seed, round_id), "evaluation")
+        found.append(_maker(arm, "its policy and its decoder", artifact, checker))
         if params.arm(arm).decoder.train:
             original, prompts = artifact.arrays("images")["original"], found[-1].prompts
             found.append(Maker(arm, "its tokens, original decoder", f"the tokens of {arm}", original, prompts))
     return found
+
+
+def _maker(name: str, note: str, artifact: Artifact, checker: str | None) -> Maker:
+    images, samples = artifact.arrays("images")["images"], artifact.table("samples")
+    correct = None if checker is None else [bool(value) for value in samples[checker][: len(images)]]
+    return Maker(name, name, note, images, prompts_of(samples, images), correct)
 
 
 def real_makers(project: Path) -> list[Maker]:
@@ -106,47 +117,3 @@ def sheet(rows: Sequence[np.ndarray], columns_shown: int, gap: int = 2) -> Image
         for place, image in enumerate(row[:width]):
             canvas.paste(shrunk(image, side), (gap + place * (side + gap), gap + line * (side + gap)))
     return canvas
-
-
-def grids(params: Params, project: Path, results: Results) -> tuple[str, bool]:
-    """A table of images for each run seed, and whether a checker marks them.
-
-    Real images that came with captions of their own stand in a table of their own and not beside other prompts.
-    """
-    checker = next((metric.key for metric in results.metrics if metric.group == "score" and metric.percent), None)
-    real = real_makers(project)
-    blocks: list[str] = []
-    apart = False
-    for seed in results.seeds:
-        makers = makers_of(params, project, seed, checker)
-        prompts = makers[-1].prompts
-        apart = real[0].prompts[:ROWS] != prompts[:ROWS]
-        table = grid(makers[len(real) :] if apart else makers)
-        blocks.append(f"<details{' open' if not blocks else ''}><summary>seed {seed}</summary>{table}</details>")
-    if apart:
-        words = "real images, with captions of their own"
-        blocks.append(f"<details><summary>{words}</summary>{grid(real)}</details>")
-    return "".join(blocks), checker is not None
-
-
-def grid(makers: Sequence[Maker]) -> str:
-    """A table: a row for each of the makers' common prompts, a column for each maker, the checker's mark if asked."""
-    heads = "".join(
-        f'<th scope="col" title="{html.escape(maker.note)}">{html.escape(maker.title)}</th>' for maker in makers
-    )
-    rows = []
-    for index, prompt in enumerate(makers[0].prompts[:ROWS]):
-        cells = []
-        for maker in makers:
-            mark = ""
-            if maker.correct is not None:
-                right = maker.correct[index]
-                mark = f'<i class="{"yes" if right else "no"}">{"✓" if right else "✗"}</i>'
-            kind = "pixels" if maker.images.shape[-1] <= SMALL else "large"
-            words = html.escape(f"{maker.title}: {prompt}", quote=True)
-            cells.append(f'<td><img class={kind} alt="{words}" src="{data_uri(maker.images[index])}">{mark}</td>')
-        rows.append(f'<tr><th scope="row">{html.escape(prompt)}</th>{"".join(cells)}</tr>')
-    return (
-        '<div class="scroll"><table class="images"><thead><tr><th scope="col">prompt</th>'
-        f"{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )

@@ -1,8 +1,13 @@
-"""The page's tables: numbers with their direction, every seed, and a reading that the interval allows."""
+"""The page's tables: numbers with their direction, every seed, and a reading that the interval allows.
+
+Each cell carries its column's name, which a narrow page shows in place of the head: there a row is a small block, so
+that nothing lies outside the frame.
+"""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from stages.report.comparisons import Comparison, agreeing, interval_text, p_text
 from stages.report.data import (
     BASE,
     Difference,
@@ -14,9 +19,12 @@ from stages.report.data import (
     mean,
     value_of,
 )
-from stages.report.figures import colour
+from stages.report.figures import DARK, colour
 from stages.report.metrics import Column
 from stages.report.sizes import size_note
+
+Head = tuple[str, str]
+"""A column's name as text, and as HTML."""
 
 
 def escape(words: str) -> str:
@@ -24,54 +32,87 @@ def escape(words: str) -> str:
     return html.escape(words, quote=True)
 
 
-def seeds_text(item: Difference) -> str:
+def name_key(name: str) -> str:
+    """A name behind a dot in its colour, on light and on dark ground."""
+    light = colour(name)
+    return f'<span><i class="key" style="--c:{light};--d:{DARK[light]}"></i>{escape(name)}</span>'
+
+
+def legend(names: Sequence[str]) -> str:
+    """The colours of the series."""
+    return f'<p class="legend">{"".join(name_key(name) for name in names)}</p>'
+
+
+def data_table(corner: str, heads: Sequence[Head], rows: Iterable[tuple[str, Sequence[str]]], kind: str = "") -> str:
+    """A table of HTML cells, each row's head first; `corner`: what the heads are; `kind`: the table's class."""
+    above = "".join(f'<th scope="col"><div>{shown}</div></th>' for _, shown in heads)
+    body = []
+    for head, cells in rows:
+        labelled = zip(heads, cells, strict=True)
+        found = "".join(f'<td data-label="{escape(label)}"><div>{cell}</div></td>' for (label, _), cell in labelled)
+        body.append(f'<tr><th scope="row">{head}</th>{found}</tr>')
+    return (
+        f'<table class="data {kind}"><thead><tr><th scope="col"><div>{escape(corner)}</div></th>{above}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def plain(*names: str) -> list[Head]:
+    """Heads that are their names."""
+    return [(name, escape(name)) for name in names]
+
+
+def keyed(*names: str) -> list[Head]:
+    """Heads with the dots of their series."""
+    return [(name, name_key(name)) for name in names]
+
+
+def seeds_cell(item: Difference) -> str:
     """Every seed's difference, in the order of the seeds."""
-    return "".join(f"<span>s{seed} {item.metric.text(value, True)}</span>" for seed, value in item.values.items())
+    return "".join(f"<span>s{seed} {item.metric.text(value, True)}</span> " for seed, value in item.values.items())
 
 
-def spread_text(metric: Column, values: dict[int, float]) -> str:
-    """Every seed's value, in the order of the seeds; nothing for one seed, whose value is the mean."""
-    return " · ".join(metric.text(value).removesuffix(" %") for value in values.values()) if len(values) > 1 else ""
+def spread(metric: Column, values: dict[int, float]) -> str:
+    """The mean, and below it every seed's value in the order of the seeds; for one seed its value alone."""
+    each = " · ".join(metric.text(value).removesuffix(" %") for value in values.values())
+    return metric.text(mean(values)) + (f"<small>{each}</small>" if len(values) > 1 else "")
 
 
-def interval_text(item: Difference) -> str:
-    """The 95 % interval as [low, high], or that one seed has none."""
-    if item.low is None or item.high is None:
-        return "n = 1: no interval"
-    return f"[{item.metric.text(item.low, True)}, {item.metric.text(item.high, True)}]"
-
-
-def verdict_cell(item: Difference) -> str:
-    """The verdict, coloured only when the interval settles it, and how many seeds went the better way."""
+def reading(item: Difference) -> str:
+    """The reading, coloured only where the interval leaves zero out."""
     kind = item.verdict if item.verdict in ("better", "worse") else "open"
-    count = "" if item.metric.better == "nearer" else f" <small>{item.better}/{len(item.values)} seeds better</small>"
-    return f'<td class="{kind}">{item.verdict}{count}</td>'
+    return f'<b class="{kind}">{item.verdict}</b>'
+
+
+def interval(item: Difference) -> str:
+    """The 95 % interval with the number of seeds that it is of."""
+    known = interval_text(item) if item.low is not None else "no interval"
+    return f"{known} <small>n = {len(item.values)}</small>"
 
 
 def metric_head(metric: Column) -> str:
     """A row's head: the metric's name and direction."""
-    return f'<th scope="row">{escape(metric.name)} {metric.arrow}<small>{metric.direction}</small></th>'
+    return f"{escape(metric.name)} {metric.arrow}<small>{metric.direction}</small>"
 
 
-def name_key(name: str) -> str:
-    """A name behind a dot in its colour."""
-    return f'<span><i class="key" style="--c:{colour(name)}"></i>{escape(name)}</span>'
-
-
-def differences_table(items: Sequence[Difference]) -> str:
-    """Mean, interval, verdict and every seed of each metric's difference."""
-    rows = "".join(
-        f"<tr>{metric_head(item.metric)}<td>{item.metric.text(item.mean, True)}</td>"
-        f"<td>{interval_text(item)}</td>"
-        f'{verdict_cell(item)}<td class="seeds">{seeds_text(item)}</td></tr>'
-        for item in items
-    )
-    return (
-        '<div class="scroll"><table><thead><tr><th scope="col">metric</th><th scope="col">mean</th>'
-        '<th scope="col">95 % interval</th><th scope="col">reading</th><th scope="col">each seed</th></tr>'
-        "</thead>"
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+def differences_table(comparison: Comparison) -> str:
+    """Mean, interval, p, reading and every seed of each metric's difference."""
+    heads = plain("mean", "95 % interval", "p", "seeds better", "each seed", "reading")
+    rows = [
+        (
+            metric_head(item.metric),
+            [
+                item.metric.text(item.mean, True),
+                interval(item),
+                p_text(item.p).replace("<", "&lt;"),
+                agreeing(item),
+                f'<div class="seeds">{seeds_cell(item)}</div>',
+                reading(item),
+            ],
+        )
+        for item in comparison.items
+    ]
+    return data_table("metric", heads, rows)
 
 
 def levels_table(results: Results) -> str:
@@ -79,43 +120,27 @@ def levels_table(results: Results) -> str:
 
     Real images and reconstructions stand beside them; a note says where their distances are of another size.
     """
-    trained = [*results.before[1:], *results.arms]
-    heads = "".join(f'<th scope="col">{name_key(name)}</th>' for name in [BASE, *trained])
+    trained, references = [*results.before[1:], *results.arms], ("real", "reconstruction")
     rows = []
     for metric in results.metrics:
-        cells = [f"<td>{metric.text(value_of(results.base, metric.key))}</td>"]
-        for name in trained:
-            values = results.by_seed(name, results.last, metric.key)
-            spread = spread_text(metric, values)
-            cells.append(f"<td>{metric.text(mean(values))}<br><small>{spread}</small></td>")
-        for name in ("real", "reconstruction"):
-            cells.append(f"<td>{metric.text(value_of(results.reference.get(name, {}), metric.key))}</td>")
-        rows.append(f"<tr>{metric_head(metric)}{''.join(cells)}</tr>")
+        cells = [metric.text(value_of(results.base, metric.key))]
+        cells += [spread(metric, results.by_seed(name, results.last, metric.key)) for name in trained]
+        cells += [metric.text(value_of(results.reference.get(name, {}), metric.key)) for name in references]
+        rows.append((metric_head(metric), cells))
     note = size_note(results.base, results.reference)
-    return (
-        f'<div class="scroll"><table><thead><tr><th scope="col">after round {results.last}</th>{heads}'
-        f'<th scope="col">{name_key("real")}</th><th scope="col">{name_key("reconstruction")}</th></tr>'
-        "</thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>" + (f"<p><small>{escape(note)}</small></p>" if note else "")
-    )
+    table = data_table(f"after round {results.last}", keyed(BASE, *trained, *references), rows)
+    return table + (f"<p><small>{escape(note)}</small></p>" if note else "")
 
 
-def factorial_table(results: Results) -> str:
-    """{policy} x {decoder}: mean over seeds, every seed below."""
-    metrics = factorial_metrics(results)
-    heads = "".join(f'<th scope="col">{escape(m.name)} {m.arrow}</th>' for m in metrics)
-    rows, previous = [], ""
-    for policy, decoder in factorial_rows(results):
-        cells = []
-        for metric in metrics:
-            values = factorial_values(results, policy, decoder, metric.key)
-            spread = spread_text(metric, values)
-            cells.append(f"<td>{metric.text(mean(values))}<br><small>{spread}</small></td>")
-        start = ' class="from"' if policy != previous and previous else ""
-        head = f'<th scope="row">{name_key(policy)} tokens<small>{escape(drawn_by(decoder))}</small></th>'
-        rows.append(f"<tr{start}>{head}{''.join(cells)}</tr>")
-        previous = policy
-    return (
-        f'<div class="scroll"><table><thead><tr><th scope="col">policy / decoder</th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+def factorial_table(results: Results, policies: Sequence[str]) -> str:
+    """{policy} x {decoder}: mean over seeds, every seed below. Real images, of another number, stand in their own."""
+    metrics = factorial_metrics(results, policies)
+    rows = [
+        (
+            f"{name_key(policy)} tokens<small>{escape(drawn_by(decoder))}</small>",
+            [spread(metric, factorial_values(results, policy, decoder, metric.key)) for metric in metrics],
+        )
+        for policy, decoder in factorial_rows(results)
+        if policy in policies
+    ]
+    return data_table("tokens / decoder", plain(*(f"{metric.name} {metric.arrow}" for metric in metrics)), rows)

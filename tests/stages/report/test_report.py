@@ -13,10 +13,7 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from stages.report.terminal import print_results
 from rank_e.config import Params
-from stages.runtime.artifacts import ArtifactError
-from stages.report.writing import write_report
 from stages.report.data import (
     Results,
     against_start,
@@ -29,6 +26,9 @@ from stages.report.data import (
 from stages.report.figures import ticks
 from stages.report.metrics import Column
 from stages.report.page import by_round
+from stages.report.terminal import print_results
+from stages.report.writing import write_report
+from stages.runtime.artifacts import ArtifactError
 from stages.runtime.stage import artifact_path
 from tests.helpers.fake_artifacts import PROMPTS, PUBLISHED, SHAPES, evaluation_metrics, write_project
 
