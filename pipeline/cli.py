@@ -180,6 +180,9 @@ def do_compare(arguments: argparse.Namespace) -> None:
         from stages.report.summary import csv_text, json_text
 
         print(json_text(results) if arguments.json else csv_text(results), end="")
+        if results.missing:
+            said = f"{len(results.missing)} artifacts are not written yet, first: {results.missing[0]}"
+            print(said, file=sys.stderr)
         return
     from rich.console import Console
 

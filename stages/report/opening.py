@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rank_e.config import Params
 from stages.report.claim import BAR_WORDS, numbers
-from stages.report.comparisons import ONE_SEED, interval_text, seeds_text, verdict
+from stages.report.comparisons import ONE_SEED, Comparison, interval_text, seeds_text, verdict
 from stages.report.curves import by_round, pareto
 from stages.report.data import BASE, Difference, Results, between, mean, of_decoder
 from stages.report.figures import line_chart
@@ -23,12 +23,13 @@ def opening(params: Params, project: Path, results: Results) -> str:
 
 def _words(results: Results) -> str:
     """What the intervals allow to be said, and which of the bars fixed beforehand they meet."""
-    control = control_of(results)
-    compared = [f"{first} − {second}" for first, second in (*results.pairs[:1], (control, BASE))]
-    items = [between(results, *title.split(" − "), results.last) for title in compared]
     if len(results.seeds) < 2:
         return f"<p><b>{ONE_SEED[0].upper()}{ONE_SEED[1:]}.</b> What changed here may be the seed's doing.</p>"
-    said = "".join(f"<p><b>{escape(t)}</b>: {escape(verdict(row))}</p>" for t, row in zip(compared, items, strict=True))
+    compared = [
+        Comparison(first, second, between(results, first, second, results.last))
+        for first, second in (*results.pairs[:1], (control_of(results), BASE))
+    ]
+    said = "".join(f"<p><b>{escape(item.title)}</b>: {escape(verdict(item.items))}</p>" for item in compared)
     bar = {letter: answer for letter, answer in numbers(results)["bar"].items() if answer is not None}
     bars = "".join(
         f'<li><b class="{"better" if answer else "open"}">{"met" if answer else "not met"}</b> ({letter}) '
@@ -74,7 +75,7 @@ def claim_table(results: Results) -> str:
 
 def of(count: int) -> str:
     """What a column's head says of its intervals."""
-    return f" (95 %, n = {count})" if count > 1 else ""
+    return f" (95\u00a0%, n\u00a0=\u00a0{count})" if count > 1 else ""
 
 
 def _change(item: Difference | None, count: int) -> str:

@@ -137,11 +137,15 @@ def lines(results: Results) -> Iterator[str]:
     for comparison in comparisons(results):
         yield from differences(comparison)
         yield ""
+    if results.missing:
+        yield f"{len(results.missing)} artifacts are not written yet, first:"
+        yield f"{GAP}{results.missing[0]}"
+        yield ""
     yield from verdicts(results)
 
 
 def print_results(results: Results, console: Console) -> None:
-    """Print every table that the artifacts allow, and say what is not there yet."""
+    """Print every table that the artifacts allow, what is not there yet, and the verdict."""
     if not results.cells:
         console.print("No arm has been evaluated yet: `rank-e run` computes what is missing.")
         return
@@ -151,6 +155,3 @@ def print_results(results: Results, console: Console) -> None:
             if line.endswith(f" {reading}"):
                 words.stylize(colour, len(line) - len(reading))
         console.print(words, no_wrap=True, overflow="ignore", crop=False)
-    if results.missing:
-        note = f"{len(results.missing)} artifacts are not written yet, first: {results.missing[0]}"
-        console.print(note, style="yellow", soft_wrap=True, highlight=False)

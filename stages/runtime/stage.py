@@ -41,7 +41,7 @@ ARTIFACTS = Path("artifacts")
 SOURCE = Path(__file__).parents[2]
 """The project's folder: this code and a user's own modules."""
 WORK = Path(".rank-e")
-"""Events, states and locks: of use while a run lasts, never an input or an output."""
+"""Events, states and locks: of use while a run lasts, never an input or an output; the report shows what it took."""
 
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "code": (),

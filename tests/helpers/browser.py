@@ -13,7 +13,9 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
 SECONDS = 120
 DARK, LIGHT = 0, 1
 """Blink's numbers of `prefers-color-scheme`."""
-FRAME = """<!doctype html><meta charset="utf-8"><iframe src="{page}" width="{width}" height="900"></iframe><pre></pre><script>
+FRAME = """<!doctype html><meta charset="utf-8"><pre></pre>
+<iframe src="{page}" width="{width}" height="900" style="border: 0"></iframe>
+<script>
 const frame = document.querySelector("iframe");
 frame.onload = () => {{
   const found = (function (view, page) {{ {script} }})(frame.contentWindow, frame.contentDocument);
@@ -29,9 +31,11 @@ def measured(page: Path, folder: Path, script: str, *, width: int, scheme: int =
     """
     assert CHROMIUM is not None
     wrapper = folder / "frame.html"
-    wrapper.write_text(FRAME.format(page=escape(page.absolute().as_uri()), width=width, script=script), encoding="utf-8")
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--blink-settings=preferredColorScheme={scheme}"]
-    command += ["--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", wrapper.absolute().as_uri()]
+    frame = FRAME.format(page=escape(page.absolute().as_uri()), width=width, script=script)
+    wrapper.write_text(frame, encoding="utf-8")
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr"]
+    command += [f"--blink-settings=preferredColorScheme={scheme}", "--virtual-time-budget=5000", "--dump-dom"]
+    command.append(wrapper.absolute().as_uri())
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=SECONDS, check=True)
     written = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
     assert written is not None and written[1], done.stderr

@@ -61,9 +61,9 @@ def test_compare_prints_every_seed_and_the_number_of_seeds(project: Path, capsys
     cli.main(["compare"])
     words = capsys.readouterr().out
     for expected in (
-        "seeds: 2",
+        "n = 2 seeds",
         "coevolved − frozen",
-        "frozen s1",
+        "s1",
         "FD ↓",
         "higher is better",
         "open",

@@ -1,11 +1,10 @@
-"""The report: right statistics, every seed, every direction, honest readings, one file that stands alone."""
+"""The report: right statistics, every seed, every direction, honest readings; `test_page.py` has the page as such."""
 
 import io
 import json
 import re
 import shutil
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from rich.console import Console
 from scipy import stats
 
 from rank_e.config import Params
+from stages.report.curves import by_round
 from stages.report.data import (
     Results,
     against_start,
@@ -25,12 +25,12 @@ from stages.report.data import (
 )
 from stages.report.figures import ticks
 from stages.report.metrics import Column
-from stages.report.page import by_round
 from stages.report.terminal import print_results
 from stages.report.writing import write_report
 from stages.runtime.artifacts import ArtifactError
 from stages.runtime.stage import artifact_path
 from tests.helpers.fake_artifacts import PROMPTS, PUBLISHED, SHAPES, evaluation_metrics, write_project
+from tests.helpers.page import read_page
 
 HIGHER = Column("CLIP score", "higher", "", decimals=2, key="clip", group="score")
 LOWER = Column("FD", "lower", "", decimals=2, key="fd", group="distance")
@@ -115,21 +115,23 @@ def test_a_supervised_start_is_round_0_and_is_compared_with(tmp_path: Path) -> N
     results = load_results(params, tmp_path)
     start = {seed: evaluation_metrics("sft", seed, 0)["fd"]["value"] for seed in params.seeds}
     assert results.by_seed("frozen", 0, "fd") == results.by_seed("sft", 1, "fd") == start
-    assert results.by_seed("base", 1, "fd") == dict.fromkeys(params.seeds, evaluation_metrics("base", 0, 0)["fd"]["value"])
+    base = evaluation_metrics("base", 0, 0)["fd"]["value"]
+    assert results.by_seed("base", 1, "fd") == dict.fromkeys(params.seeds, base)
     pairs = [("sft", "base"), ("frozen", "base"), ("coevolved", "base"), ("frozen", "sft"), ("coevolved", "sft")]
     assert against_start(results) == pairs
     found = {item.metric.key: item for item in between(results, "frozen", "sft", 1)}["fd"]
-    assert found.values == {s: pytest.approx(evaluation_metrics("frozen", s, 1)["fd"]["value"] - start[s]) for s in start}
-    page = Page()
-    page.feed(write_report(params, tmp_path).read_text(encoding="utf-8"))
+    last = {seed: evaluation_metrics("frozen", seed, 1)["fd"]["value"] for seed in start}
+    assert found.values == {seed: pytest.approx(last[seed] - start[seed]) for seed in start}
+    page = read_page(write_report(params, tmp_path))
     assert all(f"{name} − {other}" in page.words for name, other in pairs)
     assert all(f"s{seed} {found.metric.text(value, True)}" in page.words for seed, value in found.values.items())
-    assert len(page.loads) == 4 * 7 * 2
+    # By seed 4 prompts x (real, reconstruction, base, sft, then of one round 3); a row in front, the icon, the dialog
+    assert len(page.loads) == 4 * 7 * 2 + 7 + 2
     numbers = json.loads((tmp_path / "report" / "results.json").read_text())
     assert numbers["sft"]["fd"] == {str(seed): value for seed, value in start.items()}
     assert numbers["against_sft"]["frozen"]["fd"]["mean"] == pytest.approx(found.mean)
     words = shown(results)
-    assert re.search(r"base .*sft.*frozen.*coevolved", words) and all(f"{a} − {b} (" in words for a, b in pairs)
+    assert re.search(r"base .*sft.*frozen.*coevolved", words) and all(f"{a} − {b}\n" in words for a, b in pairs)
 
 
 def test_without_a_supervised_start_nothing_speaks_of_one(project: tuple[Path, Params]) -> None:
@@ -138,25 +140,25 @@ def test_without_a_supervised_start_nothing_speaks_of_one(project: tuple[Path, P
     assert against_start(results) == [("frozen", "base"), ("coevolved", "base")]
     numbers = json.loads((write_report(params, folder).parent / "results.json").read_text())
     assert not [key for key in numbers if "sft" in key] and "sft" not in shown(results)
-    page = Page()
-    page.feed((folder / "report" / "index.html").read_text(encoding="utf-8"))
+    page = read_page(folder / "report" / "index.html")
     assert "sft" not in page.words and "supervised" not in page.words
 
 
 def test_other_metrics_give_other_columns_categories_and_images(tmp_path: Path) -> None:
     params = write_project(tmp_path, seeds=[0], rounds=1, world=PUBLISHED)
-    text = write_report(params, tmp_path).read_text(encoding="utf-8")
-    page = Page()
-    page.feed(text)
+    page = read_page(write_report(params, tmp_path))
     for words in ("FID ↓", "gram ↓", "CLIP score ↑", "sharpness ↑", "GenEval ↑", "HPSv2 ↑", "CLIP score on parti ↑"):
         assert words in page.words
     assert "CLIP score against FID" in page.words and "GenEval by category" in page.words
     assert "single object" in page.words and "30.9 %" in page.words and "0.2196" in page.words
     assert "Accuracy" not in page.words and "✗" not in page.words
-    # 4 prompts x (base, frozen, coevolved, its tokens through the original), and 4 captions x (real, reconstruction)
-    assert len(page.loads) == 4 * 4 + 4 * 2 and all(a.startswith("data:image/webp;base64,") for a in page.loads)
-    assert max(len(address) for address in page.loads) < 20_000
-    assert text.count("real: a photo, number 0") == 1 and f"real: {PROMPTS[0]}" not in text
+    # 4 prompts x (base, frozen, coevolved, its tokens through the original), 4 captions x (real, reconstruction), and
+    # the first prompt in front
+    addresses = [str(image["src"]) for image in page.images if "src" in image][:-1]
+    assert len(addresses) == 4 * 4 + 4 * 2 + 4 and all(a.startswith("data:image/webp;base64,") for a in addresses)
+    assert max(len(address) for address in addresses) < 20_000
+    words = [image["alt"] for image in page.images]
+    assert words.count("real: a photo, number 0") == 1 and f"real: {PROMPTS[0]}" not in words
     with Image.open(tmp_path / "report" / "images.png") as sheet:
         assert max(sheet.size) < 1000
     words = shown(load_results(params, tmp_path))
@@ -166,9 +168,8 @@ def test_other_metrics_give_other_columns_categories_and_images(tmp_path: Path) 
 def test_without_distances_there_is_no_path_and_the_page_stands(tmp_path: Path) -> None:
     world = replace(SHAPES, described={key: item for key, item in SHAPES.described.items() if item[0] != "distance"})
     params = write_project(tmp_path, seeds=[0], rounds=1, world=world)
-    page = Page()
-    page.feed(write_report(params, tmp_path).read_text(encoding="utf-8"))
-    assert page.open == [] and "Down and right is better" not in page.words and "FD ↓" not in page.words
+    page = read_page(write_report(params, tmp_path))
+    assert page.open == [] and "down and right is better" not in page.words and "FD ↓" not in page.words
     assert not (tmp_path / "report" / "pareto.svg").exists()
 
 
@@ -179,67 +180,24 @@ def shown(results: Results) -> str:
     return console.export_text()
 
 
-class Page(HTMLParser):
-    """Collects what a page would load and all its words; counts open tags to find one left open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.words = ""
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.loads += [str(value) for name, value in attrs if name in ("src", "href", "srcset", "data")]
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-
-def test_the_page_stands_alone_and_shows_every_seed_with_directions(project: tuple[Path, Params]) -> None:
-    folder, params = project
-    text = write_report(params, folder).read_text(encoding="utf-8")
-    page = Page()
-    page.feed(text)
-    assert page.open == []
-    assert page.loads and all(address.startswith("data:image/png;base64,") for address in page.loads)
-    assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)|<script|@import|url\(", text)
-    assert re.findall("(?:Accuracy|CLIP score|Mid-level FD) by category", page.words) == ["Accuracy by category"]
-    for words in ("Accuracy ↑", "CLIP score ↑", "Reward ↑", "FD ↓", "Mid-level FD ↓", "Patch FD ↓", "Token KL ↓"):
-        assert words in page.words
-    assert page.words.count("✗") == 1 + 2 * 3 * 3  # the sentence; images 0 and 3 of base and both arms, by seed
-    for item in between(load_results(params, folder), "coevolved", "frozen", 2):
-        assert item.verdict in page.words
-        for seed, value in item.values.items():
-            assert f"s{seed} {item.metric.text(value, True)}" in page.words
-    for prompt in PROMPTS:
-        assert prompt in page.words
-    # 4 prompts x (real, reconstruction, base, frozen, coevolved, its tokens through the original) x 3 seeds
-    assert len(page.loads) == 4 * 6 * 3
-
-
 def test_the_same_artifacts_give_the_same_bytes(project: tuple[Path, Params]) -> None:
     folder, params = project
     first = {path.name: path.read_bytes() for path in write_report(params, folder).parent.iterdir()}
     second = {path.name: path.read_bytes() for path in write_report(params, folder).parent.iterdir()}
     assert first == second and set(first) == {"index.html", "results.json", "pareto.svg", "images.png"}
     numbers = json.loads(first["results.json"])
-    assert numbers["paired"]["coevolved - frozen"]["fd"]["n"] == 3 and numbers["paired"]["coevolved - frozen"]["fd"]["better"] == "lower"
+    entry = numbers["paired"]["coevolved - frozen"]["fd"]
+    values = list(entry["seeds"].values())
+    assert (entry["n"], entry["better"]) == (3, "lower")
+    assert entry["p"] == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
 
 
 def test_prompts_cannot_break_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.helpers.fake_artifacts.PROMPTS", ('<script>"&', *PROMPTS[1:]))
     params = write_project(tmp_path, seeds=[0], rounds=1)
     text = write_report(params, tmp_path).read_text(encoding="utf-8")
-    assert "<script>" not in text and "&lt;script&gt;" in text
-    assert "cannot tell the arms apart" in text and "n = 1: no interval" in text
+    assert text.count("<script>") == 1 and "&lt;script&gt;" in text
+    assert "cannot tell the arms apart" in text and "no interval <small>n = 1</small>" in text
 
 
 def test_a_missing_artifact_stops_the_report_and_is_named_by_compare(tmp_path: Path) -> None:
@@ -251,8 +209,8 @@ def test_a_missing_artifact_stops_the_report_and_is_named_by_compare(tmp_path: P
     assert not list(tmp_path.glob("report*"))
     results = load_results(params, tmp_path, partial=True)
     words = shown(results)
-    assert f"1 artifacts are not written yet, first: {path}" in words
-    assert "seeds: 2" in words and "one seed" in words and "CLIP score ↑" in words
+    assert f"1 artifacts are not written yet, first:\n  {path}\n" in words
+    assert "n = 2 seeds" in words and "one seed" in words and "CLIP score ↑" in words
 
 
 def test_ticks_are_round_and_inside() -> None:

@@ -144,4 +144,4 @@ def test_what_cannot_be_told_is_a_dash_everywhere(tmp_path: Path) -> None:
     console = Console(width=240, file=io.StringIO(), record=True)
     print_results(load_results(params, tmp_path), console)
     line = next(line for line in console.export_text().splitlines() if "FD, matched" in line)
-    assert line.count("–") == 5  # base; of each arm its seed and its mean
+    assert line.count("–") == 3  # base and both arms
