@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from stages.report.comparisons import comparisons
 from stages.report.costs import cells, costs
 from stages.report.curves import POINTS, update_logs
 from stages.report.data import between, load_results
-from stages.report.gallery import STOPS, stops
+from stages.report.gallery import STOPS, galleries, stops
+from stages.report.images import Maker, start_makers
 from stages.report.page import render
 from stages.report.script import SCRIPT
 from stages.report.terminal import lines
@@ -78,6 +80,8 @@ def test_one_chooser_holds_every_comparison_with_interval_n_and_p(text: str, pro
     titles = [comparison.title for comparison in found]
     assert titles[:3] == ["coevolved − frozen", "frozen − base", "coevolved − base"]
     assert titles[-1] == "coevolved decoder − affine control, on frozen tokens"
+    gains = {item.metric.key: item.values for item in found[-1].items}
+    assert gains["fd"] == pytest.approx({0: -0.04, 1: -0.09, 2: -0.14})
     assert text.count("<select") == 2 and all(f"<option>{title}</option>" in text for title in titles)
     assert text.count('<div class="panel"') == len(found) + len(results.seeds)
     assert text.count('<div class="panel">') == 2  # the first of each
@@ -104,6 +108,25 @@ def test_images_go_by_round_and_marks_stand_below_them(text: str, project: tuple
     assert page.words.count("✗") == 1 + 3 + 3 * 2 * (1 + 2 * 3)
     assert "</button><figcaption" in text and not re.search(r"<button[^>]*><img[^>]*>[^<]*<(b|i)", text)
     assert 'alt="frozen: a red circle"' in text
+
+
+def test_the_mark_of_round_0_is_that_of_the_start(
+    project: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, params = project
+
+    def right(*given: Any) -> list[Maker]:
+        return [replace(maker, correct=[True] * len(maker.images)) for maker in start_makers(*given)]
+
+    monkeypatch.setattr("stages.report.gallery.start_makers", right)
+    text = galleries(params, folder, load_results(params, folder))[0][1]
+    figures = re.findall(r'<figure data-round="(\d)".*?</figure>', text)
+    marks = re.findall(
+        r'<figure data-round="(\d)"[^<]*<button.*?</button><figcaption[^>]*>(?:frozen|coevolved) <b[^>]*>(.)<', text
+    )
+    assert len(figures) == 4 * 3 * 3 and len(marks) == 4 * 2 * 3
+    assert {mark for item, mark in marks if item == "0"} == {"✓"}
+    assert {mark for item, mark in marks if item == "1"} == {"✓", "✗"}
 
 
 def test_the_rounds_that_are_shown_are_few_and_even(project: tuple[Path, Params]) -> None:
@@ -142,6 +165,8 @@ def test_a_log_that_is_gone_leaves_a_gap_that_is_named_and_a_damaged_one_stops_t
     assert absent == [str(gone)]
     line = next(line for line in logs["policy", "kl"] if line.label == "frozen s0")
     assert [x for x, _ in line.points] == list(range(8, 16))
+    average = next(line for line in logs["policy", "kl"] if line.label == "frozen, mean")
+    assert [x for x, _ in average.points] == list(range(8, 16))  # of the steps that every seed has
     words = read_page(write_report(params, folder)).words
     assert f"1 of the rounds' artifacts are not here any more, first: {gone}" in words
     (folder / artifact_path("policy", "frozen", 1, 1) / "log.parquet").write_bytes(b"x")
