@@ -75,6 +75,8 @@ footer { color: var(--muted); font-size: .84rem; margin-top: 20px; }
 @media (max-width: 1100px) { .claim > .halves { grid-template-columns: minmax(0, 1fr); gap: 12px; } }
 @media (max-width: 860px) {
   main { padding: 14px 10px 40px; } .claim, details { padding: 12px; }
+  .claim { display: flex; flex-direction: column; } .claim > .halves { display: contents; }
+  .claim > .prompt { order: 1; } .claim > .halves > div { order: 2; margin-top: 12px; }
   .data, .data tbody { display: block; } .data thead { display: none; }
   .data tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); gap: 4px 10px; padding: 8px 0; border-bottom: 1px solid var(--line); }
   .data tbody tr:last-child { border-bottom: 0; }
