@@ -29,7 +29,6 @@ from stages.runtime.memory import Memory
 from stages.runtime.phases import PHASES
 from stages.runtime.process import follow_parent
 from stages.runtime.progress import EventLog, track
-from stages.runtime.room import check_room
 from stages.runtime.state import StageState
 
 if TYPE_CHECKING:
@@ -203,7 +202,6 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
         with Hold(WORK / "locks" / f"{stage.key}.lock", LOCK_PATIENCE):
             if computes:
                 configure_torch(stage.params)
-                check_room(stage.params, name, stage.arm, stage.key, WORK / "state")
             stage.memory.run(stage.title, lambda: run(stage))
             record_usage(stage, began)
 
