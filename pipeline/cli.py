@@ -13,6 +13,7 @@ from rank_e.backbones import BACKBONES
 from rank_e.backbones.info import backbone_info
 from rank_e.errors import RankEError
 from stages.runtime.failures import one_line
+from stages.runtime.locks import patience, seconds
 
 PATIENCE = 90.0
 """Seconds that the end of a run waits for the last copy to MLflow."""
@@ -66,11 +67,15 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--round", required=True, type=count, metavar="N", help="0: what the arm began with")
     export.add_argument("--weights", choices=("ema", "online"), default="ema", help="ema is what is evaluated (ema)")
     export.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a folder that does not exist yet")
-    add(
+    repair = add(
         "repair",
         do_repair,
         "hash artifacts and DVC's cache, and remove what is damaged, for the next run to make again",
     )
+    for command in (run, serve, repair):
+        command.add_argument(
+            "--wait", type=seconds, default=patience(), metavar="SECONDS", help="for who works here: inf: for ever (0)"
+        )
     validate = add("validate", do_validate, "check params, graph, files and room, and say what the run will take")
     validate.add_argument("--jobs", type=positive, default=1, metavar="N", help="as for `run`: stages at a time (1)")
     return main_parser
@@ -93,25 +98,26 @@ def positive(text: str) -> int:
 
 
 def do_run(arguments: argparse.Namespace) -> None:
-    """Validate, start the copier, run the flow, stop both whatever happens, then show the result."""
+    """Validate, lock the project, repair, start the copier, run the flow, stop both, then show the result."""
     do_validate(arguments)
-    do_repair(arguments)
     from pipeline.dvc import ending_children
+    from pipeline.guardian import leave, working
 
     if os.environ.get("PREFECT_API_URL"):
         from pipeline.flow import check_server
 
         check_server()
-    tracker = None if arguments.no_track else start_tracker()
-    try:
-        with ending_children():
+    with working(Path.cwd(), "rank-e run", arguments.wait), ending_children(leave):
+        do_repair(arguments)
+        tracker = None if arguments.no_track else start_tracker()
+        try:
             from pipeline.flow import run
 
             run(Path.cwd(), arguments.jobs, arguments.retries)
-    finally:
-        if tracker is not None:
-            stop_tracker(tracker)
-    print_ending()
+        finally:
+            if tracker is not None:
+                stop_tracker(tracker)
+        print_ending()
     print("Where to look next:")
     print("  report/index.html   the page: every seed, the images, the way through the rounds")
     print("  rank-e compare      every difference with its interval and every seed")
@@ -167,7 +173,7 @@ def do_serve(arguments: argparse.Namespace) -> None:
         print(
             f"the run starts at {times.cron} in the time zone {times.timezone}; --timezone chooses another", flush=True
         )
-    serve(Path.cwd(), times, arguments.jobs, arguments.retries)
+    serve(Path.cwd(), times, arguments.jobs, arguments.retries, arguments.wait)
 
 
 def do_compare(arguments: argparse.Namespace) -> None:
@@ -272,14 +278,17 @@ def do_validate(arguments: argparse.Namespace) -> None:
     """Check parameters, graph, files, device and room; say what the run will take."""
     from pipeline.preflight.validate import check
 
-    print("\n".join(check(arguments.jobs)))
+    print("\n".join(check(arguments.jobs)), flush=True)
 
 
-def do_repair(_: argparse.Namespace) -> None:
+def do_repair(arguments: argparse.Namespace) -> None:
     """Remove what is not what was written, before DVC would restore it or a stage refuse it."""
+    from pipeline.lock import owning
     from pipeline.repair import cache_folder, repair
 
-    print("\n".join(repair(Path(), cache_folder(Path()))))
+    cache = cache_folder(Path())
+    with owning(Path.cwd(), "rank-e repair", arguments.wait):
+        print("\n".join(repair(Path(), cache)), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
+
+import psutil
 
 from pipeline.graph import Node
 from rank_e.errors import RankEError
@@ -45,6 +47,7 @@ _running: set["Repro"] = set()
 _lock = threading.Lock()
 _stopping = threading.Event()
 _depth = 0
+_leave: Callable[[int], NoReturn] | None = None
 
 
 class StageError(RankEError):
@@ -164,6 +167,13 @@ class Repro:
                 lines.put((time.monotonic(), line.rstrip()))
         lines.put((time.monotonic(), None))
 
+    def terminate(self) -> None:
+        """Ask the process group to end, if it runs."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
     def close(self) -> None:
         """End the process group, if it still runs: ask first, then insist."""
         process, self._process = self._process, None
@@ -181,21 +191,29 @@ def peak_memory(project: Path, node: Node) -> float | None:
 
 
 def end_group(process: subprocess.Popen) -> None:
-    """SIGTERM to the process's group, SIGKILL after a grace; returns when its leader is gone."""
+    """SIGTERM to the process's group, SIGKILL after a grace; returns when all of it is gone, stages too."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, kind)
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            continue
-        # The leader is gone; a stage that is not gets no second asking: it can be killed at any instant.
-        deadline = time.monotonic() + 1.0
-        with contextlib.suppress(ProcessLookupError):
-            while time.monotonic() < deadline:
-                os.killpg(process.pid, signal.SIGKILL)
-                time.sleep(0.01)
-        return
+        deadline = time.monotonic() + GRACE
+        while _lives(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    process.wait()
+
+
+def _lives(leader: subprocess.Popen) -> bool:
+    """Whether a process of this group has not ended; those that nobody buries have."""
+    if leader.poll() is None:
+        return True
+    try:
+        os.killpg(leader.pid, 0)
+    except ProcessLookupError:
+        return False
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(process.pid) == leader.pid and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def stopping() -> bool:
@@ -208,26 +226,33 @@ def stop_all() -> None:
     _stopping.set()
     with _lock:
         running = list(_running)
+    for repro in running:  # all at once, since each takes its time
+        repro.terminate()
     for repro in running:
         repro.close()
 
 
 @contextlib.contextmanager
-def ending_children() -> Iterator[None]:
+def ending_children(leave: Callable[[int], NoReturn] | None = None) -> Iterator[None]:
     """While the block runs, SIGTERM and Ctrl-C end every DVC process before anything else; so does its end.
 
-    Blocks nest: Prefect sets a handler of its own when a flow begins, so the flow opens a second one inside it.
+    With `leave` a signal means that: it ends all that there is, and this process. Blocks nest: Prefect sets a handler of
+    its own when a flow begins, so the flow opens a second one inside it, which does as the first.
     """
     previous: dict[int, Any] = {}
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if _leave is not None:
+            _stopping.set()
+            _leave(number)
         stop_all()
         if callable(previous[number]):
             previous[number](number, frame)
         raise KeyboardInterrupt
 
-    global _depth
+    global _depth, _leave
     _depth += 1
+    _leave = leave or _leave
     if threading.current_thread() is threading.main_thread():  # only there are signals handled
         for kind in (signal.SIGTERM, signal.SIGINT):
             previous[kind] = signal.signal(kind, interrupt)
@@ -239,6 +264,7 @@ def ending_children() -> Iterator[None]:
             signal.signal(number, handler)
         _depth -= 1
         if _depth == 0:
+            _leave = None
             _stopping.clear()
 
 

@@ -7,6 +7,8 @@ later ones still run. No server is needed; with PREFECT_API_URL set, the run sho
 
 import os
 import queue
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -28,13 +30,17 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.futures import PrefectFuture
 from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL
+from prefect.states import Failed, State
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import ValidationError
 
 from pipeline.dvc import Repro, Timing, ending_children, stopping, timings_path
 from pipeline.graph import Node, NodeGroup, load_graph, make_groups
+from pipeline.guardian import working
+from pipeline.repair import cache_folder, repair
 from rank_e.config import load
 from rank_e.errors import RankEError
+from stages.runtime.locks import LockedError
 from stages.runtime.warm import warm_stages
 
 RETRY_DELAY = 3
@@ -87,17 +93,30 @@ def run_group(project: Path, nodes: Sequence[Node], retries: int, count: StageCo
 
 
 @flow(name="rank-e", flow_run_name="rank-e", validate_parameters=False)
-def rank_e_flow(project: str = ".", jobs: int = 2, retries: int = 1) -> None:
+def rank_e_flow(project: str = ".", jobs: int = 2, retries: int = 1, wait: float = 0.0) -> State[None] | None:
     """Reproduce all stages of the project's dvc.yaml; RunError names the groups that failed.
 
-    A failure stops only what waits for it: the rest is computed and kept, and the next run goes on from there.
+    A failure stops only what waits for it: the rest is computed and kept, and the next run goes on from there. Served, it
+    repairs first, as `rank-e run` does; it fails where another works in the project for more than `wait` seconds.
     """
     folder = Path(project).resolve()
     load(folder / "params.yaml")  # all of its problems at once, before anything begins
+    try:
+        with working(folder, "rank-e serve", wait) as alone:
+            if alone:
+                for line in repair(folder, cache_folder(folder)):
+                    get_run_logger().info(line)
+            _reproduce(folder, jobs, retries)
+    except LockedError as error:
+        return Failed(message=str(error))
+    return None
+
+
+def _reproduce(folder: Path, jobs: int, retries: int) -> None:
     groups = make_groups(load_graph(folder))
     timings_path(folder).unlink(missing_ok=True)
     count = StageCount(sum(len(group.nodes) for group in groups))
-    with ending_children(), warm_stages(folder):
+    with ending_children(), warm_stages(folder, stopping):
         failed = _run_groups(folder, groups, jobs, retries, count)
     if failed:
         raise RunError(f"these failed: {', '.join(failed)}; fix the cause and `rank-e run` again")
@@ -139,8 +158,21 @@ def _threads(jobs: int) -> TaskRunner[PrefectFuture[Any]]:
 
 def run(project: Path, jobs: int, retries: int) -> None:
     """Run the flow here and now."""
+    if not PREFECT_API_URL.value():
+        # Where Ctrl-C would end Prefect's temporary server in the middle of a stage's end.
+        thread = threading.Thread(target=_start_server)
+        thread.start()
+        thread.join()
     configured = rank_e_flow.with_options(task_runner=_threads(jobs))
     configured(project=str(project), jobs=jobs, retries=retries)
+
+
+def _start_server() -> None:
+    """In a thread of its own, since a process is born with its thread's signals held back: it never hears Ctrl-C."""
+    from prefect.server.api.server import SubprocessASGIServer  # slow, and of no use with a server of one's own
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    SubprocessASGIServer().start()
 
 
 def schedule(cron: str | None, timezone: str | None) -> CronSchedule | None:
@@ -168,10 +200,10 @@ def check_server() -> None:
         raise RankEError(f"Prefect at {PREFECT_API_URL.value()}: {' '.join(str(error).split())}; {fix}") from None
 
 
-def serve(project: Path, times: CronSchedule | None, jobs: int, retries: int) -> None:
+def serve(project: Path, times: CronSchedule | None, jobs: int, retries: int, wait: float) -> None:
     """Offer the flow to the Prefect server at PREFECT_API_URL, on a schedule and from its page; does not return."""
     rank_e_flow.with_options(task_runner=_threads(jobs)).serve(
         name="rank-e",
         schedule=None if times is None else Cron(times.cron, timezone=times.timezone),
-        parameters={"project": str(project), "jobs": jobs, "retries": retries},
+        parameters={"project": str(project), "jobs": jobs, "retries": retries, "wait": wait},
     )

@@ -15,10 +15,12 @@ OUTSIDE = frozenset(
         "rank_e/errors.py",  # a name for errors, and nothing else
         "stages/runtime/code_list.py",  # finds what is on the lists
         "stages/runtime/failures.py",  # the lines that a stage ends with when it cannot go on
+        "stages/runtime/locks.py",  # who may run now
         "stages/runtime/progress.py",  # bars, lines and the live log of steps
+        "stages/runtime/termination.py",  # when a stage ends that is asked to
     }
 )
-"""Code that words errors, shows progress or makes these lists: neither it nor what it alone imports decides a byte."""
+"""Code that words errors, shows progress, waits, ends or makes these lists: neither it nor what it alone imports decides a byte."""
 
 
 def code_list(sources: Sources, name: str) -> dict[str, str]:

@@ -86,7 +86,7 @@ def _free(error: BaseException) -> str:
 def one_line(name: str) -> Iterator[None]:
     """The block is a whole program: its exit status is 1 after an error that its user can meet, said by `name`.
 
-    130 after Ctrl-C, 141 when nobody reads its output any more, as in `... | head`. Signs that the terminal's encoding
+    130 after Ctrl-C and a line that says so, 141 when nobody reads its output any more, as in `... | head`. Signs that the terminal's encoding
     lacks are written as escapes.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -102,7 +102,8 @@ def one_line(name: str) -> Iterator[None]:
         _drop_output()
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
-        sys.exit(130)
+        print(f"{name}: stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         lines = words(error)
         if lines is None:

@@ -5,7 +5,6 @@ its life to its parent's, takes the stage's lock, and fixes torch's threads and 
 """
 
 import argparse
-import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from rank_e.config import ArmParams, ConfigError, Params, load
 from rank_e.errors import RankEError
@@ -25,11 +24,13 @@ from rank_e.io.files import sha256_of
 from rank_e.io.verified import WEIGHTS
 from stages.runtime.artifacts import ArtifactWriter, manifest_sha256
 from stages.runtime.failures import one_line
+from stages.runtime.locks import stage_locks
 from stages.runtime.memory import Memory
 from stages.runtime.phases import PHASES
 from stages.runtime.process import follow_parent
 from stages.runtime.progress import EventLog, track
 from stages.runtime.state import StageState
+from stages.runtime.termination import TERMINATION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,10 +158,12 @@ class Stage:
         return EventLog(WORK / "events" / f"{'-'.join([*parts[1:], parts[0]])}.jsonl")
 
     def progress(self, steps: Sequence[int], label: str) -> "Iterator[int]":
-        """Iterate over `steps`, showing how far it is and when it will be done."""
+        """Iterate over `steps`, showing how far it is and when it will be done; asked to end, a stage ends after one."""
         name = self.title if label == self.name else f"{self.title} · {label}"
-        with PHASES.phase("work"):
-            yield from track(steps, name)
+        with PHASES.phase("work"), TERMINATION.loop():
+            for step in track(steps, name):
+                yield step
+                TERMINATION.check()
 
     @cached_property
     def code(self) -> dict[str, str]:
@@ -195,11 +198,12 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
     began = time.monotonic()
     PHASES.begin()
     follow_parent()
+    TERMINATION.listen(name)
     stage_arguments = parse_arguments(name, arguments)
     with one_line(name):
         stage = make_stage(name, load(), **stage_arguments)
         WEIGHTS.keep_in(WORK / "verified")
-        with Hold(WORK / "locks" / f"{stage.key}.lock", LOCK_PATIENCE):
+        with stage_locks(WORK / "locks", stage.key, LOCK_PATIENCE):
             if computes:
                 configure_torch(stage.params)
             stage.memory.run(stage.title, lambda: run(stage))
@@ -266,32 +270,3 @@ def resource_peak_mb() -> float:
     """The most memory that this process has held, in MB; Linux counts it in KiB, macOS in bytes."""
     unit = 1024 if sys.platform == "linux" else 1
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-class Hold:
-    """Hold a lock file while the block runs; RankEError if another keeps it for `patience` seconds."""
-
-    def __init__(self, path: Path, patience: float) -> None:
-        self.path = path
-        self.patience = patience
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("w")
-        deadline = time.monotonic() + self.patience
-        while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    self._file.close()
-                    raise RankEError(
-                        f"another process runs this stage and holds {self.path}: wait for it, or end it"
-                    ) from None
-                time.sleep(0.2)
-
-    def __exit__(self, *_: object) -> None:
-        assert self._file is not None
-        self._file.close()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rank_e.io.sealed import SealError, read_tensors, write_tensors
 from stages.runtime.phases import PHASES
+from stages.runtime.termination import TERMINATION
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +40,11 @@ class StageState:
         return self.path.parent
 
     def due(self) -> bool:
-        """Whether SAVE_SECONDS and SHARE times the last save's cost have passed since it, or since the beginning."""
-        return time.monotonic() - self._saved >= max(SAVE_SECONDS, SHARE * self._cost)
+        """Whether SAVE_SECONDS and SHARE times the last save's cost have passed since it, or since the beginning.
+
+        At once when the stage was asked to end.
+        """
+        return TERMINATION.asked or time.monotonic() - self._saved >= max(SAVE_SECONDS, SHARE * self._cost)
 
     def save(self, tensors: "Mapping[str, torch.Tensor]", value: Any) -> None:
         """Replace the state by these tensors and this JSON value; a kill leaves the old or the new."""

@@ -22,7 +22,8 @@ from stages.runtime import progress
 from stages.runtime import stage as stage_module
 from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.progress import EventLog, clock, track
-from stages.runtime.stage import ARGUMENTS, Hold, artifact_path, make_stage, parse_arguments, record_usage
+from stages.runtime.locks import Hold, Holder, LockedError
+from stages.runtime.stage import ARGUMENTS, artifact_path, make_stage, parse_arguments, record_usage
 from stages.runtime.state import StageState
 
 ROOT = Path(__file__).parents[2]
@@ -143,11 +144,15 @@ def test_a_stage_dies_with_its_parent(project: Path) -> None:
         assert time.monotonic() - killed < 10
 
 
-def test_a_second_writer_waits_and_then_names_the_lock(tmp_path: Path) -> None:
-    lock = tmp_path / "locks" / "policy.lock"
-    with Hold(lock, 0), pytest.raises(RankEError, match=f"holds {lock}"), Hold(lock, 0.3):
+def test_a_second_writer_waits_and_then_names_the_lock_and_its_holder(tmp_path: Path) -> None:
+    lock, refusal = tmp_path / "locks" / "policy.lock", "{holder} holds {path}"
+
+    def hold(patience: float) -> Hold:
+        return Hold(lock, patience, Holder(os.getpid(), "stage policy", ""), refusal)
+
+    with hold(0), pytest.raises(LockedError, match=rf"^stage policy \(pid {os.getpid()}\) holds {lock}$"), hold(0.3):
         pass
-    with Hold(lock, 0):
+    with hold(0):
         pass
 
 

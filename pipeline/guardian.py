@@ -1,0 +1,114 @@
+"""Nothing that a run started outlives it, however it ends: `python -m pipeline.guardian TOKEN` watches over it.
+
+Every process of a run carries the run's token in its environment: Prefect's server, DVC, stages, the warm process, the
+copier to MLflow. The guardian's standard input closes when the run is gone, also by SIGKILL; it then ends all of them. It
+keeps the project's lock open until it has, so that the next run does not meet them.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import psutil
+
+from stages.runtime.locks import TOKEN
+
+GRACE = 10.0
+"""Seconds that processes get to end by themselves: stages save their state."""
+HASTE = 3.0
+"""The same after Ctrl-C: somebody waits for the shell."""
+FORCE = 2.0
+"""Seconds for the system to bury what was killed."""
+DONE = b"done"
+"""What a run that has ended everything by itself tells its guardian."""
+
+
+@contextlib.contextmanager
+def working(project: Path, command: str, wait: float) -> Iterator[bool]:
+    """`owning` the project, under a guardian; False where the run that this process belongs to has both."""
+    from pipeline.lock import owning
+
+    with owning(project, command, wait) as lock:
+        if lock.file is None:
+            yield False
+            return
+        guardian = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.guardian", os.environ[TOKEN]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[lock.file.fileno()],
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name != TOKEN},  # it does not end itself
+        )
+        assert guardian.stdin is not None
+        try:
+            yield True
+        finally:
+            with contextlib.suppress(BrokenPipeError), guardian.stdin as pipe:
+                pipe.write(DONE)
+            guardian.wait()
+
+
+def leave(number: int) -> NoReturn:
+    """Ctrl-C or SIGTERM: one line, then silence; end every process of this run, and this one.
+
+    Prefect's own ending would take minutes, and a traceback for every task; what is done is on the disk already.
+    """
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.SIG_IGN)
+    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    start = "\n" if os.isatty(2) else ""  # after the terminal's ^C
+    os.write(2, f"{start}rank-e: stopped by {name}; what is done is kept: `rank-e run` goes on from there\n".encode())
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(silence, stream)
+    end(os.environ[TOKEN], HASTE if number == signal.SIGINT else GRACE)
+    os._exit(128 + number)
+
+
+def end(token: str, grace: float) -> None:
+    """End every process that carries this token: SIGTERM, after `grace` seconds SIGKILL; returns when none is left."""
+    asked = set[int]()
+    deadline = time.monotonic() + grace
+    while (now := time.monotonic()) < deadline + FORCE and (found := members(token)):
+        for process in found:
+            with contextlib.suppress(psutil.Error):
+                if now >= deadline:
+                    process.kill()
+                elif process.pid not in asked:
+                    process.terminate()
+        asked |= {process.pid for process in found}
+        time.sleep(0.1)
+
+
+def members(token: str) -> list[psutil.Process]:
+    """The living processes, other than this one, that carry this token."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if (
+                process.pid != os.getpid()
+                and process.environ().get(TOKEN) == token
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                found.append(process)
+    return found
+
+
+def main() -> None:
+    """Wait until the run is gone, then end what it left."""
+    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, signal.SIG_IGN)
+    if sys.stdin.buffer.read() != DONE:
+        end(sys.argv[1], GRACE)
+
+
+if __name__ == "__main__":
+    main()
