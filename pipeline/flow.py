@@ -28,15 +28,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
 from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Failed, State
+from prefect.states import Cancelled, Failed, State
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import ValidationError
 
 from pipeline.dvc import Repro, Timing, ending_children, stopping, timings_path
 from pipeline.graph import Node, NodeGroup, load_graph, make_groups
-from pipeline.guardian import working
+from pipeline.guardian import FAREWELLS, working
 from pipeline.repair import cache_folder, repair
 from rank_e.config import load
 from rank_e.errors import RankEError
@@ -100,6 +101,8 @@ def rank_e_flow(project: str = ".", jobs: int = 2, retries: int = 1, wait: float
     repairs first, as `rank-e run` does; it fails where another works in the project for more than `wait` seconds.
     """
     folder = Path(project).resolve()
+    if PREFECT_API_URL.value():
+        FAREWELLS.append(partial(say_cancelled, flow_run.id))
     load(folder / "params.yaml")  # all of its problems at once, before anything begins
     try:
         with working(folder, "rank-e serve", wait) as alone:
@@ -110,6 +113,12 @@ def rank_e_flow(project: str = ".", jobs: int = 2, retries: int = 1, wait: float
     except LockedError as error:
         return Failed(message=str(error))
     return None
+
+
+def say_cancelled(flow_run_id: str) -> None:
+    """Tell the Prefect server at PREFECT_API_URL, which would show this run as running for ever."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run_id, Cancelled(message="stopped by a signal"), force=True)
 
 
 def _reproduce(folder: Path, jobs: int, retries: int) -> None:

@@ -10,8 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +29,11 @@ FORCE = 2.0
 DONE = b"done"
 """What a run that has ended everything by itself tells its guardian."""
 
+FAREWELLS: list[Callable[[], None]] = []
+"""What `leave` does besides, a thread each; it waits a second for them at most."""
+_guardian: subprocess.Popen[bytes] | None = None
+"""This process's."""
+
 
 @contextlib.contextmanager
 def working(project: Path, command: str, wait: float) -> Iterator[bool]:
@@ -38,7 +44,8 @@ def working(project: Path, command: str, wait: float) -> Iterator[bool]:
         if lock.file is None:
             yield False
             return
-        guardian = subprocess.Popen(
+        global _guardian
+        _guardian = subprocess.Popen(
             [sys.executable, "-m", "pipeline.guardian", os.environ[TOKEN]],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -47,13 +54,22 @@ def working(project: Path, command: str, wait: float) -> Iterator[bool]:
             start_new_session=True,
             env={name: value for name, value in os.environ.items() if name != TOKEN},  # it does not end itself
         )
-        assert guardian.stdin is not None
         try:
             yield True
         finally:
-            with contextlib.suppress(BrokenPipeError), guardian.stdin as pipe:
-                pipe.write(DONE)
-            guardian.wait()
+            _dismiss()
+
+
+def _dismiss() -> None:
+    """All has ended: the guardian has nothing to do."""
+    global _guardian
+    guardian, _guardian = _guardian, None
+    if guardian is None:
+        return
+    assert guardian.stdin is not None
+    with contextlib.suppress(BrokenPipeError), guardian.stdin as pipe:  # broken: it was killed
+        pipe.write(DONE)
+    guardian.wait()
 
 
 def leave(number: int) -> NoReturn:
@@ -69,7 +85,13 @@ def leave(number: int) -> NoReturn:
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(silence, stream)
+    threads = [threading.Thread(target=farewell, daemon=True) for farewell in FAREWELLS]
+    for thread in threads:
+        thread.start()
     end(os.environ[TOKEN], HASTE if number == signal.SIGINT else GRACE)
+    for thread in threads:
+        thread.join(1.0)
+    _dismiss()
     os._exit(128 + number)
 
 

@@ -1,15 +1,20 @@
 """Nothing that a run started outlives it: SIGKILL, SIGTERM, Ctrl-C, and an ordinary end."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from pipeline.guardian import members
 from pipeline.lock import owning
@@ -81,9 +86,14 @@ def test_a_signal_ends_all_in_time_and_in_one_line(project: Path, kind: signal.S
     name = "Ctrl-C" if kind == signal.SIGINT else "SIGTERM"
     line = f"rank-e: stopped by {name}; what is done is kept: `rank-e run` goes on from there\n"
     assert (process.returncode, output, errors) == (128 + kind, "", line)
-    assert members(token) == []
+    assert members(token) == [] and guardians(project) == []
     with owning(project, "rank-e run", 0):
         pass
+
+
+def guardians(project: Path) -> list[psutil.Process]:
+    found = psutil.process_iter(["cmdline", "cwd"])  # None where a process may not be read
+    return [item for item in found if item.info["cwd"] == str(project) and "pipeline.guardian" in item.info["cmdline"]]
 
 
 def test_after_sigkill_the_guardian_ends_what_is_left_and_keeps_the_lock_until_then(project: Path) -> None:
@@ -100,8 +110,33 @@ def test_a_run_that_ends_by_itself_takes_its_guardian_along(project: Path) -> No
     process = start()
     output, errors = process.communicate(timeout=20)
     assert (process.returncode, output, errors) == (0, "", "")
-    left = [process for process in psutil.process_iter() if "pipeline.guardian" in " ".join(process.cmdline())]
-    assert not [process for process in left if process.cwd() == str(project)]
+    assert guardians(project) == []
+
+
+def test_a_server_of_ones_own_learns_that_the_run_was_stopped() -> None:
+    from pipeline.flow import say_cancelled
+
+    said = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            said.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            answer = json.dumps({"state": said[0][1]["state"], "status": "ACCEPT", "details": {}}).encode()
+            self.send_response(201)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+    server = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    run = str(uuid4())
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{server.server_port}/api"}):
+        say_cancelled(run)
+    server.shutdown()
+    server.server_close()
+    (path, request), *_ = said
+    assert path == f"/api/flow_runs/{run}/set_state"
+    assert request["state"]["type"] == "CANCELLED" and request["force"]
 
 
 def processes_in(folder: Path) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
+from pipeline.dvc_command import reproduces
 from pipeline.lock import owning, remove_dead
 from rank_e.errors import RankEError
 from stages.runtime.locks import TOKEN, LockedError, patience, stage_locks
@@ -166,6 +167,32 @@ def test_a_run_beside_dvc_repro_names_dvc_and_waits_through_all_of_its_stages(pr
         assert (project / "c.txt").exists()  # not taken in between two stages
         output = repro.communicate()[0]
         assert repro.returncode == 0, output
+
+
+def test_the_projects_dvc_is_one_process_at_a_time_in_one_line(project: Path) -> None:
+    (project / "slow").touch()
+    rwlock = project / ".dvc" / "tmp" / "rwlock"
+    rwlock.parent.mkdir(exist_ok=True)
+    rwlock.write_text("")  # as one that was killed while it wrote it leaves it
+    first = start("-m", "pipeline.dvc_command", "repro")
+    wait_until((project / "a-began").exists)
+    second = start("-m", "pipeline.dvc_command", "repro")
+    line = f"dvc: dvc repro (pid {first.pid}) works in this project: wait for it (--wait SECONDS, or RANK_E_WAIT=SECONDS)"
+    assert second.communicate()[0] == f"{line}, or end it\n" and second.returncode == 1
+    with pytest.raises(LockedError, match=busy(rf"dvc repro \(pid {first.pid}\)")), owning(project, "rank-e run", 0):
+        pass
+    version = start("-m", "pipeline.dvc_command", "--version")
+    assert version.communicate()[0][:2] == "3." and version.returncode == 0
+    (project / "slow").unlink()
+    assert first.communicate()[0].count("Running stage") == 3 and first.returncode == 0
+    assert (project / "a-began").read_text() == str(first.pid)  # DVC itself, not another process
+
+
+def test_which_of_dvcs_commands_run_stages() -> None:
+    for words in ("repro", "-q repro a@b -f", "exp run -S a=1", "experiments run"):
+        assert reproduces(words.split()), words
+    for words in ("", "status", "exp show", "repro --help", "--cd elsewhere repro", "push repro"):
+        assert not reproduces(words.split()), words
 
 
 def test_dvc_at_work_between_its_stages_is_named(project: Path) -> None:
