@@ -236,8 +236,8 @@ def stop_all() -> None:
 def ending_children(leave: Callable[[int], NoReturn] | None = None) -> Iterator[None]:
     """While the block runs, SIGTERM and Ctrl-C end every DVC process before anything else; so does its end.
 
-    With `leave` a signal means that: it ends all that there is, and this process. Blocks nest: Prefect sets a handler of
-    its own when a flow begins, so the flow opens a second one inside it, which does as the first.
+    With `leave` a signal means that: it ends all that there is, and this process. Blocks nest: Prefect sets a handler
+    of its own when a flow begins, so the flow opens a second one inside it, which does as the first.
     """
     previous: dict[int, Any] = {}
 

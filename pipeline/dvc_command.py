@@ -1,7 +1,8 @@
 """The `dvc` of the project's environment: DVC itself, but one `repro` or `exp run` at a time, and none beside a run.
 
-DVC alone would tell of another process only at the first stage that both want, in four lines, and stop at a lock file that
-a killed process left half written. Stages refuse to work beside a run in any case: `python -m dvc` relies on that alone.
+DVC alone would tell of another process only at the first stage that both want, in four lines, and stop at a lock file
+that a killed process left half written. Stages refuse to work beside a run in any case: `python -m dvc` relies on that
+alone.
 """
 
 import sys

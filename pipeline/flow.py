@@ -97,8 +97,8 @@ def run_group(project: Path, nodes: Sequence[Node], retries: int, count: StageCo
 def rank_e_flow(project: str = ".", jobs: int = 2, retries: int = 1, wait: float = 0.0) -> State[None] | None:
     """Reproduce all stages of the project's dvc.yaml; RunError names the groups that failed.
 
-    A failure stops only what waits for it: the rest is computed and kept, and the next run goes on from there. Served, it
-    repairs first, as `rank-e run` does; it fails where another works in the project for more than `wait` seconds.
+    A failure stops only what waits for it: the rest is computed and kept, and the next run goes on from there. Served,
+    it repairs first, as `rank-e run` does; it fails where another works in the project for more than `wait` seconds.
     """
     folder = Path(project).resolve()
     if PREFECT_API_URL.value():

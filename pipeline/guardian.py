@@ -1,8 +1,8 @@
 """Nothing that a run started outlives it, however it ends: `python -m pipeline.guardian TOKEN` watches over it.
 
 Every process of a run carries the run's token in its environment: Prefect's server, DVC, stages, the warm process, the
-copier to MLflow. The guardian's standard input closes when the run is gone, also by SIGKILL; it then ends all of them. It
-keeps the project's lock open until it has, so that the next run does not meet them.
+copier to MLflow. The guardian's standard input closes when the run is gone, also by SIGKILL; it then ends all of them.
+It keeps the project's lock open until it has, so that the next run does not meet them.
 """
 
 import contextlib

@@ -1,8 +1,9 @@
 """One at a time works in a project: the lock of a run or a repair, and what DVC itself tells of who works.
 
-A `dvc repro` started by hand takes the project's lock in each of its stages, but not in between. At any instant it either
-holds DVC's own lock or stands in DVC's rwlock, so whoever takes the project's lock here looks there first. DVC writes an
-rwlock in place and never asks whose a process's number is now: what a dead process left in it, or half of it, is removed.
+A `python -m dvc repro` takes the project's lock in each of its stages, but not in between. At any instant it either
+holds DVC's own lock or stands in DVC's rwlock, so whoever takes the project's lock here looks there first. DVC writes
+an rwlock in place and never asks whose a process's number is now: what a dead process left in it, or half of it, is
+removed.
 """
 
 import contextlib

@@ -20,7 +20,10 @@ OUTSIDE = frozenset(
         "stages/runtime/termination.py",  # when a stage ends that is asked to
     }
 )
-"""Code that words errors, shows progress, waits, ends or makes these lists: neither it nor what it alone imports decides a byte."""
+"""Code that words errors, shows progress, locks, ends stages or makes these lists.
+
+Neither it nor what it alone imports decides a byte.
+"""
 
 
 def code_list(sources: Sources, name: str) -> dict[str, str]:

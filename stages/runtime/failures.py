@@ -86,8 +86,8 @@ def _free(error: BaseException) -> str:
 def one_line(name: str) -> Iterator[None]:
     """The block is a whole program: its exit status is 1 after an error that its user can meet, said by `name`.
 
-    130 after Ctrl-C and a line that says so, 141 when nobody reads its output any more, as in `... | head`. Signs that the terminal's encoding
-    lacks are written as escapes.
+    130 after Ctrl-C and a line that says so, 141 when nobody reads its output any more, as in `... | head`. Signs that
+    the terminal's encoding lacks are written as escapes.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

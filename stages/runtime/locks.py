@@ -1,7 +1,7 @@
 """Locks: who works in this project, and who writes this artifact.
 
-A lock is a file under flock: the kernel frees it when the last process that has it open is gone, however that ended. Its
-text names the holder, for whoever finds it taken. Every process that a run starts carries the run's token in its
+A lock is a file under flock: the kernel frees it when the last process that has it open is gone, however that ended.
+Its text names the holder, for whoever finds it taken. Every process that a run starts carries the run's token in its
 environment, and so passes the lock that the run itself holds.
 """
 

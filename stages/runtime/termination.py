@@ -1,7 +1,8 @@
 """How a stage ends that is asked to: SIGTERM and Ctrl-C let a loop keep its state first, all else ends at once.
 
-Python looks at signals between two of its instructions, which a library's call may keep apart for long; so a thread, woken
-by the system itself, ends the stage when its time is over. What was saved before is kept: a state is replaced whole.
+Python looks at signals between two of its instructions, which a library's call may keep apart for long; so a thread,
+woken by the system itself, ends the stage when its time is over. What was saved before is kept: a state is replaced
+whole.
 """
 
 import os

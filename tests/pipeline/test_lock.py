@@ -177,7 +177,9 @@ def test_the_projects_dvc_is_one_process_at_a_time_in_one_line(project: Path) ->
     first = start("-m", "pipeline.dvc_command", "repro")
     wait_until((project / "a-began").exists)
     second = start("-m", "pipeline.dvc_command", "repro")
-    line = f"dvc: dvc repro (pid {first.pid}) works in this project: wait for it (--wait SECONDS, or RANK_E_WAIT=SECONDS)"
+    line = (
+        f"dvc: dvc repro (pid {first.pid}) works in this project: wait for it (--wait SECONDS, or RANK_E_WAIT=SECONDS)"
+    )
     assert second.communicate()[0] == f"{line}, or end it\n" and second.returncode == 1
     with pytest.raises(LockedError, match=busy(rf"dvc repro \(pid {first.pid}\)")), owning(project, "rank-e run", 0):
         pass
@@ -196,7 +198,9 @@ def test_which_of_dvcs_commands_run_stages() -> None:
 
 
 def test_dvc_at_work_between_its_stages_is_named(project: Path) -> None:
-    code = "from dvc.repo import Repo\nimport sys\nwith Repo().lock:\n    print('mine', flush=True)\n    sys.stdin.read()"
+    code = (
+        "from dvc.repo import Repo\nimport sys\nwith Repo().lock:\n    print('mine', flush=True)\n    sys.stdin.read()"
+    )
     dvc = start("-c", code)
     assert dvc.stdout is not None and dvc.stdout.readline() == "mine\n"
     with pytest.raises(LockedError, match=busy(rf"dvc \(pid {dvc.pid}\)")), owning(project, "rank-e run", 0):

@@ -21,8 +21,8 @@ from stages import code
 from stages.runtime import progress
 from stages.runtime import stage as stage_module
 from stages.runtime.artifacts import ArtifactWriter
-from stages.runtime.progress import EventLog, clock, track
 from stages.runtime.locks import Hold, Holder, LockedError
+from stages.runtime.progress import EventLog, clock, track
 from stages.runtime.stage import ARGUMENTS, artifact_path, make_stage, parse_arguments, record_usage
 from stages.runtime.state import StageState
 
