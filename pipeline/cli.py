@@ -98,16 +98,18 @@ def positive(text: str) -> int:
 
 
 def do_run(arguments: argparse.Namespace) -> None:
-    """Validate, lock the project, repair, start the copier, run the flow, stop both, then show the result."""
-    do_validate(arguments)
+    """Lock the project, validate, repair, start the copier, run the flow, stop both, then show the result."""
     from pipeline.dvc import ending_children
     from pipeline.guardian import leave, working
+    from rank_e.config import load
 
-    if os.environ.get("PREFECT_API_URL"):
-        from pipeline.flow import check_server
-
-        check_server()
+    load()  # here or nowhere is a project
     with working(Path.cwd(), "rank-e run", arguments.wait), ending_children(leave):
+        do_validate(arguments)
+        if os.environ.get("PREFECT_API_URL"):
+            from pipeline.flow import check_server
+
+            check_server()
         do_repair(arguments)
         tracker = None if arguments.no_track else start_tracker()
         try:

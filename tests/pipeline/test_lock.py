@@ -98,13 +98,17 @@ def busy(holder: str) -> str:
     return f"^{holder} works in this project: wait for it \\(--wait SECONDS, or RANK_E_WAIT=SECONDS\\), or end it$"
 
 
-def test_the_second_is_refused_in_one_line_that_names_the_first(project: Path) -> None:
+def test_the_second_is_refused_in_one_line_that_names_the_first(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with another_run() as first:
         with pytest.raises(LockedError, match=busy(rf"rank-e run \(pid {first.pid}\)")), owning(project, "repair", 0):
             pass
-        with pytest.raises(SystemExit, match=rf"^rank-e: rank-e run \(pid {first.pid}\) works") as end:
-            cli.main(["repair"])
-        assert len(str(end.value.code).splitlines()) == 1
+        shutil.copy(ROOT / "params.yaml", project)
+        for command in ("repair", "run"):
+            with pytest.raises(SystemExit, match=rf"^rank-e: rank-e run \(pid {first.pid}\) works") as end:
+                cli.main([command])
+            assert len(str(end.value.code).splitlines()) == 1 and capsys.readouterr() == ("", "")
     with owning(project, "rank-e repair", 0):
         pass
 

@@ -41,6 +41,7 @@ main("policy", run, arguments)
 def project(tmp_path: Path) -> Path:
     (tmp_path / "params.yaml").write_text((ROOT / "profiles/shapes.yaml").read_text())
     (tmp_path / "entry.py").write_text(ENTRY)
+    (tmp_path / "assets").symlink_to(ROOT / "assets")  # what the params name must be there
     return tmp_path
 
 
