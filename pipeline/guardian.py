@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,6 +24,10 @@ GRACE = 10.0
 """Seconds that processes get to end by themselves: stages save their state."""
 HASTE = 3.0
 """The same after Ctrl-C: somebody waits for the shell."""
+SERVER = "prefect.server.api.server:create_app"
+"""A word of the command line of Prefect's temporary server, which has nothing to save."""
+COPIER = "pipeline.cli"
+"""The same of the copier to MLflow, which the next run's goes on from."""
 FORCE = 2.0
 """Seconds for the system to bury what was killed."""
 DONE = b"done"
@@ -88,21 +92,26 @@ def leave(number: int) -> NoReturn:
     threads = [threading.Thread(target=farewell, daemon=True) for farewell in FAREWELLS]
     for thread in threads:
         thread.start()
-    end(os.environ[TOKEN], HASTE if number == signal.SIGINT else GRACE)
+    haste = number == signal.SIGINT
+    # Those who would go on talking at the terminal are not asked.
+    end(os.environ[TOKEN], HASTE if haste else GRACE, (SERVER, COPIER) if haste else (SERVER,))
     for thread in threads:
         thread.join(1.0)
     _dismiss()
     os._exit(128 + number)
 
 
-def end(token: str, grace: float) -> None:
-    """End every process that carries this token: SIGTERM, after `grace` seconds SIGKILL; returns when none is left."""
+def end(token: str, grace: float, at_once: Sequence[str] = (SERVER,)) -> None:
+    """End every process that carries this token: SIGTERM, after `grace` seconds SIGKILL; returns when none is left.
+
+    SIGKILL at once where the command line has one of the words `at_once`.
+    """
     asked = set[int]()
     deadline = time.monotonic() + grace
     while (now := time.monotonic()) < deadline + FORCE and (found := members(token)):
         for process in found:
             with contextlib.suppress(psutil.Error):
-                if now >= deadline:
+                if now >= deadline or not set(at_once).isdisjoint(process.cmdline()):
                     process.kill()
                 elif process.pid not in asked:
                     process.terminate()

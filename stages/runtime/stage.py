@@ -158,7 +158,7 @@ class Stage:
         return EventLog(WORK / "events" / f"{'-'.join([*parts[1:], parts[0]])}.jsonl")
 
     def progress(self, steps: Sequence[int], label: str) -> "Iterator[int]":
-        """Iterate over `steps`, showing how far it is and when it will be done; asked to end, a stage does after one."""
+        """Iterate over `steps`, showing how far it is and when it will be done; a stage asked to end does after one."""
         name = self.title if label == self.name else f"{self.title} · {label}"
         with PHASES.phase("work"), TERMINATION.loop():
             for step in track(steps, name):

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from pipeline.guardian import members
+from pipeline.guardian import SERVER, members
 from pipeline.lock import owning
 from stages.runtime.locks import TOKEN, read_holder
 from tests.pipeline.test_flow import command_line, environment, wait_for_pid
@@ -26,6 +26,8 @@ CHILD = """
 import pathlib, signal, sys, time
 if sys.argv[1] == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+elif sys.argv[1] != "plain":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("I talk when I am asked to end"))
 pathlib.Path(sys.argv[1]).touch()
 time.sleep(100)
 """
@@ -77,9 +79,10 @@ def token_of(project: Path) -> str:
 
 @pytest.mark.parametrize(("kind", "seconds"), [(signal.SIGINT, 5), (signal.SIGTERM, 12)])
 def test_a_signal_ends_all_in_time_and_in_one_line(project: Path, kind: signal.Signals, seconds: int) -> None:
-    process = start("plain", "deaf") if kind == signal.SIGINT else start("plain")
+    talking = ["pipeline.cli", SERVER] if kind == signal.SIGINT else [SERVER]
+    process = start("plain", *(["deaf"] if kind == signal.SIGINT else []), *talking)
     token, asked = token_of(project), time.monotonic()
-    assert len(members(token)) == (2 if kind == signal.SIGINT else 1)
+    assert len(members(token)) == (4 if kind == signal.SIGINT else 2)
     process.send_signal(kind)
     output, errors = process.communicate(timeout=30)
     assert time.monotonic() - asked < seconds
