@@ -67,15 +67,10 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--round", required=True, type=count, metavar="N", help="0: what the arm began with")
     export.add_argument("--weights", choices=("ema", "online"), default="ema", help="ema is what is evaluated (ema)")
     export.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a folder that does not exist yet")
-    repair = add(
-        "repair",
-        do_repair,
-        "hash artifacts and DVC's cache, and remove what is damaged, for the next run to make again",
-    )
+    repair = add("repair", do_repair, "hash artifacts and DVC's cache; the next run makes again what is removed")
     for command in (run, serve, repair):
-        command.add_argument(
-            "--wait", type=seconds, default=patience(), metavar="SECONDS", help="for who works here: inf: for ever (0)"
-        )
+        words = "for who works here (RANK_E_WAIT, or 0)"
+        command.add_argument("--wait", type=seconds, default=patience(), metavar="SECONDS", help=words)
     validate = add("validate", do_validate, "check params, graph, files and room, and say what the run will take")
     validate.add_argument("--jobs", type=positive, default=1, metavar="N", help="as for `run`: stages at a time (1)")
     return main_parser
