@@ -34,7 +34,9 @@ def code_lists(project: Path, params: Params) -> dict[str, dict[str, str]]:
 def run(stage: Stage) -> None:
     """artifacts/code/: a file for each stage, whole or not there, the same bytes for the same code."""
     folder = stage.path("code")
-    for name, files in code_lists(Path(), stage.params).items():
+    found = code_lists(Path(), stage.params)
+    stage.check()
+    for name, files in found.items():
         with replacing(folder / f"{name}.json") as file:
             file.write_text(json.dumps(files, sort_keys=True, indent=2) + "\n", encoding="utf-8")
 

@@ -32,7 +32,9 @@ def run(stage: Stage) -> None:
         train_decoder(stage, previous)
         return
     tensors = {file: previous.tensors(file) for file in ("online", "ema")}
-    write(stage, "decoder", tensors, [], inputs={}, metrics={}, progress=previous.json("progress"))
+    # Of params the one fact that decided it: another would spread a change that stops here.
+    used, progress = {"decoder": {"train": False}}, previous.json("progress")
+    write(stage, "decoder", tensors, [], inputs={}, metrics={}, params=used, progress=progress)
 
 
 def train_decoder(stage: Stage, previous: Artifact) -> None:

@@ -97,7 +97,8 @@ def run(stage: Stage) -> None:
         return
     base = backbone.policy_weights()
     tensors = {"online": base, "ema": base}
-    write(stage, "policy", tensors, [], inputs={}, metrics={}, progress={"updates": 0}, skipped=[])
+    used, progress = {"backbone": stage.used["backbone"], "sft": {"train": False}}, {"updates": 0}
+    write(stage, "policy", tensors, [], inputs={}, metrics={}, params=used, progress=progress, skipped=[])
 
 
 if __name__ == "__main__":

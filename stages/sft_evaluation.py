@@ -15,7 +15,8 @@ def run(stage: Stage) -> None:
     if not stage.params.sft.train:
         baseline = read_artifact(stage.path("baseline"), "evaluation")
         seed, inputs = stage.params.evaluation.seed, {"baseline": baseline.path}
-        with stage.writer("evaluation", target, seed=seed, inputs=inputs) as out:
+        used = {"sft": {"train": False}}
+        with stage.writer("evaluation", target, seed=seed, inputs=inputs, params=used) as out:
             out.copy(baseline)
         return
     artifacts = {

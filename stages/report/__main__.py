@@ -8,7 +8,7 @@ from stages.runtime.stage import Stage, main
 
 def run(stage: Stage) -> None:
     """report/, from every artifact of the run."""
-    write_report(stage.params, Path())
+    write_report(stage.params, Path(), stage.check)
 
 
 if __name__ == "__main__":

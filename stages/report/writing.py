@@ -1,5 +1,6 @@
 """The report as files: a self-contained page, its figures and its numbers, written whole or not at all."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from rank_e.config import Params
@@ -12,8 +13,11 @@ from stages.report.summary import json_text
 from stages.runtime.stage import artifact_path
 
 
-def write_report(params: Params, project: Path) -> Path:
-    """Write report/ whole or not at all: index.html, results.json, images.png; with any distance, pareto.svg."""
+def write_report(params: Params, project: Path, check: Callable[[], None] = lambda: None) -> Path:
+    """Write report/ whole or not at all: index.html, results.json, images.png; with any distance, pareto.svg.
+
+    check: raises, just before the report would appear, where it must not.
+    """
     target = project / artifact_path("report")
     results = load_results(params, project)
     with replacing(target) as folder:
@@ -24,4 +28,5 @@ def write_report(params: Params, project: Path) -> Path:
             (folder / "pareto.svg").write_text(pareto(results, distance), encoding="utf-8")
         makers = makers_of(params, project, results.seeds[0])
         sheet([maker.images for maker in makers], 12).save(folder / "images.png")
+        check()
     return target / "index.html"

@@ -1,11 +1,11 @@
 """Artifacts: folders that one stage writes whole and others only read.
 
-Tensors lie in safetensors, tables in parquet, scalars in JSON; `manifest.json` names schema, kind, cell (the
-arm, seed and round that the artifact's place names), the seed of its random numbers, whether deterministic
-algorithms were asked for, inputs (their places and the sha256 of their manifests), every file (sha256, bytes,
-shapes), and the sha256 of all this. Neither clock nor machine enters an artifact: with such algorithms the same
-params give the same bytes. A writer fills a temporary folder, syncs it and renames it, so a reader sees a whole
-artifact or none.
+Tensors lie in safetensors, tables in parquet, scalars in JSON; `manifest.json` names schema, kind, cell (the arm,
+seed and round that the artifact's place names), the seed of its random numbers, whether deterministic algorithms were
+asked for, params (the sections that it was made with, as its arm has them), inputs (their places and the sha256 of
+their manifests), every file (sha256, bytes, shapes), and the sha256 of all this. Neither clock nor machine enters an
+artifact: with such algorithms the same params give the same bytes. A writer fills a temporary folder, syncs it and
+renames it, so a reader sees a whole artifact or none.
 
 What is read is what was written: a reader hashes each file that it opens, once in a process, and refuses an
 artifact of another cell, or one that was made from other inputs than those that lie there now.
@@ -13,7 +13,7 @@ artifact of another cell, or one that was made from other inputs than those that
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +31,9 @@ if TYPE_CHECKING:  # readers of tables and scalars start without torch and panda
     import pandas as pd
     import torch
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
-KEYS = {"kind", "cell", "seed", "deterministic", "inputs", "files", "sha256"}  # beside the schema's version
+KEYS = {"kind", "cell", "seed", "deterministic", "params", "inputs", "files", "sha256"}  # beside the schema's version
 REPAIR = "run `rank-e repair`, then `dvc repro`"
 """DVC trusts what its cache holds: what is damaged there must be dropped before it makes the artifact again."""
 READ = Verified()
@@ -154,13 +154,19 @@ class ArtifactWriter:
         seed: int,
         deterministic: bool,
         inputs: Mapping[str, str | Path] | None = None,
+        params: Mapping[str, Any] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """deterministic: whether the bytes are those of `runtime.deterministic: true`."""
+        """deterministic: whether the bytes are those of `runtime.deterministic: true`; params: those that the artifact
+        was made with; check: raises, just before the artifact would appear, where it must not.
+        """
         self.path = Path(path)
         self.kind = kind
         self.seed = seed
         self.deterministic = deterministic
         self.inputs = dict(inputs or {})
+        self.params = dict(params or {})
+        self.check = check
         self._shapes: dict[str, dict[str, Any]] = {}
         self._sha256: dict[str, Future[str]] = {}
 
@@ -181,6 +187,7 @@ class ArtifactWriter:
             self._folder.mkdir()
             yield self
             self._write_manifest()
+            self.check()
 
     def _settle(self, name: str) -> None:
         """Hash a file that is complete, and wait until it is on the disk, while others are written."""
@@ -247,6 +254,7 @@ class ArtifactWriter:
             "cell": cell_at(self.path),
             "seed": self.seed,
             "deterministic": self.deterministic,
+            "params": self.params,
             "inputs": {
                 name: {"path": Path(path).as_posix(), "sha256": manifest_sha256(path)}
                 for name, path in self.inputs.items()

@@ -18,6 +18,7 @@ OUTSIDE = frozenset(
         "stages/runtime/locks.py",  # who may run now
         "stages/runtime/progress.py",  # bars, lines and the live log of steps
         "stages/runtime/termination.py",  # when a stage ends that is asked to
+        "stages/runtime/usage.py",  # seconds and memory
     }
 )
 """Code that words errors, shows progress, locks, ends stages or makes these lists.

@@ -7,13 +7,10 @@ its life to its parent's, takes the stage's lock, and fixes torch's threads and 
 import argparse
 import hashlib
 import json
-import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +19,7 @@ from rank_e.config import ArmParams, ConfigError, Params, load
 from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of
 from rank_e.io.verified import WEIGHTS
+from stages.runtime.algorithms import configure_torch
 from stages.runtime.artifacts import ArtifactWriter, manifest_sha256
 from stages.runtime.failures import one_line
 from stages.runtime.locks import stage_locks
@@ -29,8 +27,10 @@ from stages.runtime.memory import Memory
 from stages.runtime.phases import PHASES
 from stages.runtime.process import follow_parent
 from stages.runtime.progress import EventLog, track
+from stages.runtime.recorded import Recorded, dependencies, sections, values_of
 from stages.runtime.state import StageState
 from stages.runtime.termination import TERMINATION
+from stages.runtime.usage import record_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +88,8 @@ def artifact_path(kind: str, arm: str = "", seed: int = 0, round: int = 0) -> Pa
 class Stage:
     """One cell of the grid: the stage's name, its params, and the arm, seed and round that it was called for.
 
-    A stage without an argument has arm "", the evaluation's seed, or round 0.
+    A stage without an argument has arm "", the evaluation's seed, or round 0. recorded: what DVC will record of it, as
+    it was when the stage began; None where nobody records.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Stage:
     seed: int = 0
     round: int = 0
     memory: Memory = field(default_factory=Memory)
+    recorded: Recorded | None = None
 
     @cached_property
     def arm_params(self) -> ArmParams:
@@ -125,6 +127,30 @@ class Stage:
             raise ConfigError(f"params.yaml: runtime.device = {device}: there is no CUDA device here, use cpu")
         return device
 
+    @cached_property
+    def used(self) -> dict[str, Any]:
+        """The sections of params.yaml that the stage reads, as its arm has them: what its artifacts say of params."""
+        values = self.params.model_dump(mode="json")
+        keys = sections(self.name, values, self.arm)
+        of_arm = {key.split(".")[2] for key in keys if key.startswith("arms.")}
+        if of_arm:
+            merged = self.arm_params.model_dump(mode="json")
+            values |= {section: merged[section] for section in of_arm}
+        return values_of([key for key in keys if not key.startswith("arms.")], values)
+
+    def begun(self) -> "Stage":
+        """This stage, having noted what DVC will record of it; ChangedError where its code is not what was listed."""
+        values = self.params.model_dump(mode="json")
+        keys = sections(self.name, values, self.arm)
+        paths = dependencies(self.name, values, self.arm, self.seed, self.round)
+        code = self.path("code") / f"{self.name}.json"
+        return replace(self, recorded=Recorded(self.title, values_of(keys, values), keys, paths, code))
+
+    def check(self) -> None:
+        """ChangedError where a parameter or file is not what it was when the stage began."""
+        if self.recorded is not None:
+            self.recorded.check(load)
+
     def path(self, kind: str, arm: str | None = None, seed: int | None = None, round: int | None = None) -> Path:
         """The folder of an artifact of this cell, or of another arm, seed or round."""
         return artifact_path(
@@ -141,14 +167,20 @@ class Stage:
         *,
         inputs: Mapping[str, str | Path],
         seed: int | None = None,
+        params: Mapping[str, Any] | None = None,
     ) -> ArtifactWriter:
-        """A writer of an artifact of `kind`: at its place and with the cell's seed where nothing else is said."""
+        """A writer of an artifact of `kind`: at its place, with the cell's seed and params where nothing else is said.
+
+        Nothing appears where `check` fails.
+        """
         return ArtifactWriter(
             self.path(kind) if path is None else path,
             kind,
             seed=self.seed if seed is None else seed,
             deterministic=self.params.runtime.deterministic and not self.memory.halvings,
             inputs=inputs,
+            params=self.used if params is None else params,
+            check=self.check,
         )
 
     @cached_property
@@ -181,12 +213,13 @@ class Stage:
         return code_list(sources_of(SOURCE, self.params), self.name)
 
     def state(self, *inputs: str | Path) -> StageState:
-        """The mid-stage state of this cell for these inputs, params and code: everything that moves the bytes."""
+        """The mid-stage state of this cell for these inputs, params, code and data: everything that moves the bytes."""
         digest = hashlib.sha256(self.key.encode())
         params = self.params.model_dump(mode="json", exclude={"rounds", "evaluated", "seeds", "factorial", "guards"})
         digest.update(json.dumps(params, sort_keys=True).encode())
         digest.update(json.dumps(self.code, sort_keys=True).encode())
         digest.update("".join(manifest_sha256(path) for path in inputs).encode())
+        digest.update((self.recorded.data_digest() if self.recorded is not None else "").encode())
         return StageState(WORK / "state", self.key, digest.hexdigest()[:16])
 
 
@@ -204,10 +237,11 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
         stage = make_stage(name, load(), **stage_arguments)
         WEIGHTS.keep_in(WORK / "verified")
         with stage_locks(WORK / "locks", stage.key, LOCK_PATIENCE):
+            stage = stage.begun()
             if computes:
                 configure_torch(stage.params)
             stage.memory.run(stage.title, lambda: run(stage))
-            record_usage(stage, began)
+            record_usage(WORK / "usage" / f"{stage.key}.json", began)
 
 
 def parse_arguments(name: str, arguments: list[str] | None = None) -> dict[str, Any]:
@@ -229,44 +263,3 @@ def make_stage(name: str, params: Params, arm: str = "", seed: int | None = None
     if name == "evaluation" and round not in params.evaluated:
         raise ConfigError(f"round {round} is not evaluated in params.yaml: evaluated = {params.evaluated}")
     return Stage(name, params, arm, params.evaluation.seed if seed is None else seed, round)
-
-
-def configure_torch(params: Params) -> None:
-    """Fix the number of threads and the choice of algorithms, as `runtime.deterministic` has it.
-
-    Deterministic: what CUDA can only do in an order of its own is an error, and products are float32 in full. Else
-    cuDNN tries its algorithms out and takes the fastest; convolutions may round their float32 operands to TF32 (10
-    bits). Matrix products never do: in float32 are those that are compared with others (a float32 policy's
-    log-probabilities, resized pixels); what need not be exact is bfloat16 by name.
-    """
-    deterministic = params.runtime.deterministic
-    os.environ["OMP_NUM_THREADS"] = str(params.runtime.threads)
-    if deterministic:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS's condition
-    import torch
-
-    torch.set_num_threads(params.runtime.threads)
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # saves a pass
-    torch.backends.cudnn.benchmark = not deterministic
-    torch.backends.cudnn.allow_tf32 = not deterministic
-    torch.backends.cuda.matmul.allow_tf32 = False
-
-
-def record_usage(stage: Stage, began: float) -> None:
-    """.rank-e/usage/<cell>.json: seconds, whole and by phase, peak resident MB, and the GPU's peak if one was used."""
-    seconds = time.monotonic() - began
-    usage: dict[str, Any] = {"seconds": round(seconds, 3), "peak_rss_mb": round(resource_peak_mb(), 1)}
-    usage["phases"] = PHASES.table(seconds)
-    torch = sys.modules.get("torch")  # not there: no GPU was used
-    if torch is not None and torch.cuda.is_initialized():
-        usage["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
-    path = WORK / "usage" / f"{stage.key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(usage))
-
-
-def resource_peak_mb() -> float:
-    """The most memory that this process has held, in MB; Linux counts it in KiB, macOS in bytes."""
-    unit = 1024 if sys.platform == "linux" else 1
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

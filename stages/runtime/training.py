@@ -60,16 +60,17 @@ def write(
     *,
     inputs: Mapping[str, Artifact],
     metrics: Mapping[str, float],
+    params: Mapping[str, Any] | None = None,
     **documents: Any,
 ) -> None:
     """The artifact of `kind`, whether its weights were trained or (with no log) handed on.
 
     A file of tensors each, log.parquet, metrics.json (the given ones and the log's means), and a JSON file for each of
-    `documents`, such as progress.
+    `documents`, such as progress. params: of weights that are handed on, what alone decided that.
     """
     table = pd.DataFrame(log) if log else pd.DataFrame({"step": pd.Series(dtype="int64")})
     paths = {name: artifact.path for name, artifact in inputs.items()}
-    with stage.writer(kind, stage.path(stage.name), inputs=paths) as out:
+    with stage.writer(kind, stage.path(stage.name), inputs=paths, params=params) as out:
         for name, file in tensors.items():
             out.tensors(name, file)
         for name, document in documents.items():

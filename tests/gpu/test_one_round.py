@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rank_e.config.profiles import load_profile
-from stages.runtime.stage import configure_torch
+from stages.runtime.algorithms import configure_torch
 from tests.helpers.official import write_vgg16
 from tests.helpers.one_round import Kind, OneRound, Size
 

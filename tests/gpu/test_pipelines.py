@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rank_e.config import load
-from stages.runtime.stage import configure_torch
+from stages.runtime.algorithms import configure_torch
 from tests.helpers.in_process import cells, run_stages, write_project
 
 CARD = pytest.param("cuda", marks=pytest.mark.gpu)

@@ -79,7 +79,8 @@ def main(kind: str, folder: Path) -> None:
     from rank_e.training.decoder_update import DecoderUpdate
     from rank_e.training.policy_update import PolicyUpdate
     from rank_e.training.sft_update import SftUpdate
-    from stages.runtime.stage import Stage, configure_torch
+    from stages.runtime.algorithms import configure_torch
+    from stages.runtime.stage import Stage
     from tests.helpers.in_process import cells, run_stages, write_project
     from tests.helpers.official import Inception
 

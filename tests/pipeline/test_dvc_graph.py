@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.dependency.param import ParamsDependency
 from dvc.output import Output
 from dvc.repo import Repo
 from dvc.stage import Stage
@@ -16,7 +17,8 @@ from networkx import descendants
 
 from pipeline.graph import load_graph, make_groups
 from rank_e.config.profiles import load_profile, resolve
-from stages.runtime.stage import ARGUMENTS
+from stages.runtime.recorded import dependencies, sections
+from stages.runtime.stage import ARGUMENTS, parse_arguments
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("rollouts", "ranking", "policy", "decoder", "evaluation", "factorial")
@@ -134,6 +136,20 @@ def test_no_command_needs_a_shell_between_dvc_and_the_stage(graphs: dict[str, Re
 )
 def test_a_param_is_read_where_it_acts(graphs: dict[str, Repo], key: str, expected: set[str]) -> None:
     assert readers(graphs["shapes"], key) == expected
+
+
+def test_a_stage_knows_what_dvc_records_of_it(graphs: dict[str, Repo]) -> None:
+    for profile, repo in graphs.items():
+        params = load_profile(ROOT / f"profiles/{profile}.yaml").model_dump(mode="json")
+        for address, stage in pipeline(repo).items():
+            name, *words = stage.cmd.partition("-m stages ")[2].split()
+            given = parse_arguments(name, words)
+            arm, seed, number = given.get("arm", ""), given.get("seed", 0), given.get("round", 0)
+            paths = dependencies(name, params, arm, seed, number)
+            recorded = relative(repo, [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)])
+            assert {str(path) for path in paths} == recorded and len(set(paths)) == len(paths), address
+            keys = set(sections(name, params, arm))
+            assert keys == (params_of(repo, address) or params.keys()), address
 
 
 def test_an_arm_reads_its_own_overrides_only(graphs: dict[str, Repo]) -> None:

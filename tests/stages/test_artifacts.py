@@ -50,6 +50,26 @@ def test_same_contents_same_bytes_and_inputs_are_chained(tmp_path: Path) -> None
     assert manifest_sha256(write(tmp_path / "three", 2.0)) != manifest_sha256(first)
 
 
+def test_a_manifest_says_with_which_params(tmp_path: Path) -> None:
+    for params in ({"policy": {"learning_rate": 1e-4, "betas": [0.9, 0.95]}}, {"decoder": {"train": False}}):
+        with ArtifactWriter(tmp_path / "a", "policy", seed=0, deterministic=True, params=params) as out:
+            out.json("metrics", {})
+        assert read_artifact(tmp_path / "a", "policy").manifest["params"] == params
+
+
+def test_nothing_appears_where_the_check_fails(tmp_path: Path) -> None:
+    def check() -> None:
+        assert (tmp_path / ".a.tmp-new" / "manifest.json").is_file()  # the last thing before the artifact appears
+        raise RuntimeError
+
+    with (
+        pytest.raises(RuntimeError),
+        ArtifactWriter(tmp_path / "a", "policy", seed=0, deterministic=True, check=check) as out,
+    ):
+        out.json("metrics", {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_manifest_says_whether_the_algorithms_were_deterministic(tmp_path: Path) -> None:
     for deterministic in (True, False):
         with ArtifactWriter(tmp_path / "a", "policy", seed=0, deterministic=deterministic) as out:
@@ -126,7 +146,7 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
     (path / "note.txt").unlink()
     with pytest.raises(ArtifactError, match=r"note.txt is missing"):
         read_artifact(path, "policy")
-    for text in ("[]", '{"schema_version": 2, "kind": "policy"}'):
+    for text in ("[]", '{"schema_version": 3, "kind": "policy"}'):
         (path / "manifest.json").write_text(text)
         with pytest.raises(ArtifactError, match="is no manifest of an artifact: run `rank-e repair`, then `dvc repro`"):
             read_artifact(path, "policy")

@@ -23,8 +23,9 @@ from stages.runtime import stage as stage_module
 from stages.runtime.artifacts import ArtifactWriter
 from stages.runtime.locks import Hold, Holder, LockedError
 from stages.runtime.progress import EventLog, clock, track
-from stages.runtime.stage import ARGUMENTS, artifact_path, make_stage, parse_arguments, record_usage
+from stages.runtime.stage import ARGUMENTS, artifact_path, make_stage, parse_arguments
 from stages.runtime.state import StageState
+from stages.runtime.usage import record_usage
 
 ROOT = Path(__file__).parents[2]
 
@@ -274,11 +275,12 @@ def test_progress_prints_few_plain_lines_without_a_terminal(
 def test_a_stage_writes_down_what_it_used(project: Path) -> None:
     stage = make_stage("rollouts", load(ROOT / "params.yaml"), arm="frozen", seed=0, round=1)
     block = np.ones(60_000_000)  # 480 MB
-    record_usage(stage, time.monotonic() - 2.0)
+    record_usage(project / ".rank-e" / "usage" / f"{stage.key}.json", time.monotonic() - 2.0)
     usage = json.loads((project / ".rank-e" / "usage" / "rollouts-frozen-s0-r1.json").read_text())
     assert 2.0 <= usage["seconds"] < 3.0
     assert usage["peak_rss_mb"] > block.nbytes / 1e6
-    assert usage.keys() == {"seconds", "peak_rss_mb", "phases"}  # no GPU was used
+    assert abs(usage["ended"] - time.time()) < 60
+    assert usage.keys() == {"seconds", "peak_rss_mb", "phases", "ended"}  # no GPU was used
 
 
 def test_a_slow_save_makes_the_next_one_wait_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

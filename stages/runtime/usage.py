@@ -1,0 +1,31 @@
+"""What a stage cost: seconds, memory, and when."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from stages.runtime.phases import PHASES
+
+
+def record_usage(path: Path, began: float) -> None:
+    """Write seconds, whole and by phase, when it ended, peak resident MB, and the GPU's peak if one was used.
+
+    began: of time.monotonic(); ended: Unix seconds, so that clocks stay out of artifacts.
+    """
+    seconds = time.monotonic() - began
+    usage: dict[str, Any] = {"seconds": round(seconds, 3), "peak_rss_mb": round(resource_peak_mb(), 1)}
+    usage |= {"phases": PHASES.table(seconds), "ended": round(time.time(), 3)}
+    torch = sys.modules.get("torch")  # not there: no GPU was used
+    if torch is not None and torch.cuda.is_initialized():
+        usage["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(usage))
+
+
+def resource_peak_mb() -> float:
+    """The most memory that this process has held, in MB; Linux counts it in KiB, macOS in bytes."""
+    unit = 1024 if sys.platform == "linux" else 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
