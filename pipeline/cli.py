@@ -15,6 +15,8 @@ from rank_e.errors import RankEError
 from stages.runtime.failures import one_line
 from stages.runtime.locks import patience, seconds
 
+TRACKING_LOG = Path(".rank-e") / "tracking.log"
+"""What the copier beside a run has to say besides its lines: where it failed, its last line says why."""
 PATIENCE = 90.0
 """Seconds that the end of a run waits for the last copy to MLflow."""
 
@@ -111,15 +113,19 @@ def do_run(arguments: argparse.Namespace) -> None:
             from pipeline.flow import run
 
             run(Path.cwd(), arguments.jobs, arguments.retries)
-        finally:
-            if tracker is not None:
-                stop_tracker(tracker)
+        except BaseException:
+            if tracker is not None and (untracked := stop_tracker(tracker)):
+                print(f"tracking: {untracked}", file=sys.stderr)
+            raise
+        untracked = "" if tracker is None else stop_tracker(tracker)
         print_ending()
     print("Where to look next:")
     print("  report/index.html   the page: every seed, the images, the way through the rounds")
     print("  rank-e compare      every difference with its interval and every seed")
     if tracker is not None:
         print("  mlflow ui --backend-store-uri sqlite:///mlflow.db   the curves of every step")
+    if untracked:
+        raise RankEError(f"every stage is done, but {untracked}")
 
 
 def print_ending() -> None:
@@ -138,23 +144,27 @@ def print_ending() -> None:
 def start_tracker() -> subprocess.Popen[bytes]:
     """`rank-e track --follow` in a process and session of its own, so that Ctrl-C here leaves it its last copy."""
     command = [sys.executable, "-m", "pipeline.cli", "track", "--follow"]
+    TRACKING_LOG.parent.mkdir(parents=True, exist_ok=True)
     # Born with SIGTERM held back: one that comes before the child can listen is delivered when it does.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        with TRACKING_LOG.open("wb") as errors:  # MLflow is talkative there
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors, start_new_session=True)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def stop_tracker(process: subprocess.Popen[bytes]) -> None:
-    """Ask for the last copy and wait for it, but not for ever."""
+def stop_tracker(process: subprocess.Popen[bytes]) -> str:
+    """Ask for the last copy and wait for it, but not for ever; "" or, in one line, what was not copied."""
     process.terminate()
     try:
-        process.wait(PATIENCE)
+        code = process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        print("tracking: the last copy took too long; `rank-e track` copies the rest", file=sys.stderr)
+        return "the last copy to MLflow took too long; `rank-e track` copies the rest"
+    said = TRACKING_LOG.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "" if code == 0 else (said or [f"the tracker ended with {code}"])[-1].removeprefix("rank-e: ")
 
 
 def do_serve(arguments: argparse.Namespace) -> None:
@@ -204,7 +214,8 @@ def do_track(arguments: argparse.Namespace) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.nice(10)  # training comes first
     parent = os.getppid()
-    from pipeline.tracking.tracking import Tracker, follow
+    from pipeline.tracking.following import follow
+    from pipeline.tracking.tracking import Tracker
     from rank_e.config import load
 
     def say(words: str) -> None:

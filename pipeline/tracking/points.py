@@ -1,49 +1,101 @@
-"""Numbers of the artifacts as MLflow's points: same artifact, same points, down to the timestamp."""
+"""Numbers and parameters of the artifacts in MLflow's words: same artifact, same points.
+
+MLflow's page shows charts in sections, by what stands before the slash, in the order of the alphabet, and those without
+a slash last. So the sections are numbered: the headline comes first.
+"""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from mlflow.entities import Metric
 
-EPOCH = 1_700_000_000_000
-"""Timestamp in ms of step 0. Fixed: MLflow keeps a point once for each key, step, value and timestamp."""
+from stages.runtime.recorded import flatten
 
-FORBIDDEN = re.compile(r"[^\w\-.: ]")
+HEADLINE, TRAINING, ORIGINAL = "1 headline", "2 training", "3 original decoder"
+DETAILS, CATEGORIES = "4 details", "5 categories"
+FORBIDDEN = re.compile(r"[^\w\-.: /]")
 LONGEST = 250
-"""Characters of a metric's name in MLflow."""
+"""Characters of the name of a metric or parameter in MLflow."""
+LONGEST_VALUE = 500
+"""Characters of a parameter's value that are shown: MLflow cuts longer ones itself, some servers at this length."""
+Rows = list[dict[str, Any]]
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested parameters as dotted names."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def plain_params(params: Mapping[str, Any]) -> dict[str, str]:
+    """Nested parameters by dotted names, as MLflow keeps them: a value that is too long ends in a hash of the whole."""
+    return {allowed(name): _cut(str(value)) for name, value in flatten(params)}
 
 
-def points(prefix: str, metrics: dict[str, Any], step: int) -> list[Metric]:
-    """Numbers and nested metrics as points at `step`: `fd`, `fd_low`, `accuracy/colors`, `original/fd`."""
-    return [Metric(allowed(prefix + key), float(value), EPOCH + step, step) for key, value in _numbers(metrics)]
+def _cut(value: str) -> str:
+    if len(value) <= LONGEST_VALUE:
+        return value
+    ending = f"... ({len(value)} characters, sha256 {hashlib.sha256(value.encode()).hexdigest()[:16]})"
+    return value[: LONGEST_VALUE - len(ending)] + ending
 
 
-def _numbers(metrics: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Each number with its name: of a metric's value its own, of an interval's ends `_low` and `_high`."""
+def evaluation_points(metrics: Mapping[str, Any], step: int, time: int) -> list[Metric]:
+    """An evaluation's numbers at `step`: values, ends of intervals, categories; time: ms."""
+    return [Metric(allowed(name), float(value), time, step) for name, value in _evaluated(metrics)]
+
+
+def _evaluated(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Each number with its name, such as `1 headline/fd`, `4 details/fd_low` or `5 categories/accuracy/colors`."""
     for name, entry in metrics.items():
-        key = f"{prefix}{name}"
-        if not isinstance(entry, dict):
-            yield key, entry
+        if not isinstance(entry, Mapping):
+            yield f"{DETAILS}/{name}", entry
         elif "value" in entry:
-            yield key, entry["value"]
-            yield from ((f"{key}_{bound}", entry[bound]) for bound in ("low", "high") if bound in entry)
-            yield from _numbers(entry.get("categories", {}), f"{key}/")
+            yield f"{HEADLINE}/{name}", entry["value"]
+            yield from _around(name, entry)
         else:  # the same tokens through the original decoder
-            yield from _numbers(entry, f"{key}/")
+            for key, inner in entry.items():
+                yield f"{ORIGINAL}/{key}", inner["value"]
+                yield from _around(f"{name}/{key}", inner)
+
+
+def _around(name: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """What lies around a value: its interval's ends, and its categories with theirs."""
+    yield from ((f"{DETAILS}/{name}_{bound}", entry[bound]) for bound in ("low", "high") if bound in entry)
+    for category, inner in entry.get("categories", {}).items():
+        yield f"{CATEGORIES}/{name}/{category}", inner["value"]
+        ends = ((bound, inner[bound]) for bound in ("low", "high") if bound in inner)
+        yield from ((f"{CATEGORIES}/{name}/{category}_{bound}", value) for bound, value in ends)
+
+
+def round_points(stage: str, metrics: Mapping[str, float], step: int, time: int) -> list[Metric]:
+    """A training stage's metrics of a whole round, at the round's number."""
+    return [Metric(allowed(f"{TRAINING}/{stage}/round/{k}"), float(v), time, step) for k, v in metrics.items()]
+
+
+def curve(stage: str, rows: Rows, times: Mapping[int, int], time: int) -> list[Metric]:
+    """A stage's log (rows of `step` and its metrics) as points; times: ms by step where known, else `time`."""
+    return [
+        Metric(allowed(f"{TRAINING}/{stage}/{name}"), float(value), times.get(int(row["step"]), time), int(row["step"]))
+        for row in rows
+        for name, value in row.items()
+        if name != "step" and value == value
+    ]
+
+
+def log_rows(table: pd.DataFrame) -> Rows:
+    """The rows of a log, without what it has no value for."""
+    rows: Rows = table.to_dict("records")
+    return [{name: value for name, value in row.items() if value == value} for row in rows]
+
+
+def event_rows(path: Path) -> tuple[Rows, dict[int, int]]:
+    """The steps of an event log, and when each was logged (ms); none where a stage has just begun anew."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return [], {}
+    events = [json.loads(line) for line in text.split("\n")[:-1]]  # the last line may still be being written
+    rows = [{"step": event["step"], **event["metrics"]} for event in events]
+    return rows, {event["step"]: int(1000 * event["time"]) for event in events}
 
 
 def allowed(name: str) -> str:
@@ -58,24 +110,3 @@ def allowed(name: str) -> str:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{path[: LONGEST - 9].rstrip('/')} {digest}"
-
-
-def curve(stage: str, table: pd.DataFrame) -> list[Metric]:
-    """A stage's log (columns `step` and its metrics) as points named stage/metric."""
-    rows: list[dict[str, Any]] = table.to_dict("records")
-    return [point for row in rows for point in _step(stage, int(row["step"]), row)]
-
-
-def _step(stage: str, step: int, values: dict[str, Any]) -> list[Metric]:
-    return points(f"{stage}/", {k: v for k, v in values.items() if k != "step" and v == v}, step)
-
-
-def live_points(stage: str, path: Path, start: int) -> tuple[list[Metric], int]:
-    """The points of an event log from line `start` on, and how many whole lines it has now."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:  # the stage has just begun anew
-        return [], 0
-    lines = text.split("\n")[:-1]  # the last line may still be being written
-    events = [json.loads(line) for line in lines[start:]]
-    return [point for event in events for point in _step(stage, event["step"], event["metrics"])], len(lines)

@@ -1,47 +1,58 @@
 """The few things that tracking asks of MLflow, in batches, with bounded patience and one-line errors."""
 
+import getpass
 import os
-from collections.abc import Iterable, Iterator
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 # Read when MLflow is imported: a dead server must cost seconds, not minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+from alembic.util import CommandError
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from rank_e.errors import RankEError
+from pipeline.tracking.local import PREFIX, bring_home, file_of, make_whole
+from pipeline.tracking.lock import TrackingError
 
 EXPERIMENT = "rank-e"
-KEY, KIND, SHA, LIVE = "rank_e.round_key", "rank_e.kind", "rank_e.sha256.", "rank_e.live."
+KEY, KIND, SHA, STATE = "rank_e.round_key", "rank_e.kind", "rank_e.sha256.", "rank_e.state"
+PROJECT, BY, OTHER = "rank_e.project", "rank_e.superseded_by", "rank_e.other_params"
+CURRENT, SUPERSEDED = "current", "superseded"
 PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
-BATCH = 1000
-"""Points that MLflow takes in one call."""
-
-
-class TrackingError(RankEError):
-    """MLflow cannot be reached or refused; training goes on without it."""
+BATCH, PARAMS = 1000, 100
+"""Points, and parameters, that MLflow takes in one call."""
 
 
 def default_uri(project: Path) -> str:
     """MLFLOW_TRACKING_URI if it is set, else the project's own sqlite store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(project / 'mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{PREFIX}{(project / 'mlflow.db').resolve()}"
 
 
 @contextmanager
 def refusals(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises into one line that says where."""
+    """Turn what MLflow raises into one line that says where, and what helps."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TrackingError(f"MLflow at {uri}: {first}; start it, or set MLFLOW_TRACKING_URI") from error
+    except (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error) as error:
+        text = str(error).strip() or type(error).__name__
+        first = text.splitlines()[0]
+        if "locked" in text or "busy" in text:
+            fix = "another process holds it: end that; copying is tried again"
+        elif "out-of-date database schema" in text:
+            first, fix = first.partition(". ")[0], f"save a copy of it, then `mlflow db upgrade {uri}`"
+        elif uri.startswith("http"):
+            fix = "start it, or set MLFLOW_TRACKING_URI"
+        else:
+            fix = "correct it, or set MLFLOW_TRACKING_URI"
+        raise TrackingError(f"MLflow at {uri}: {first}; {fix}") from error
 
 
 def hashes(run: Run) -> dict[str, str]:
@@ -53,27 +64,38 @@ class Store:
     """One experiment of one MLflow store."""
 
     def __init__(self, uri: str, project: Path) -> None:
-        """Open or create the experiment; MlflowException if the store cannot be opened."""
+        """Open or create the experiment; TrackingError or what MLflow raises if the store cannot be opened."""
+        self.project, file = project, file_of(uri)
+        self.said = [] if file is None else make_whole(file)
         self.client = MlflowClient(uri)
+        self._points: dict[str, dict[str, dict[int, float]]] = {}  # run -> key -> step -> value, as far as known
         found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is not None and found.lifecycle_stage != "active":
+            command = f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id {found.experiment_id}"
+            raise TrackingError(
+                f"MLflow at {uri}: its experiment {EXPERIMENT} was deleted; bring it back by `{command}`"
+            )
         # A local store keeps images beside the project; a server knows better.
-        local = None if uri.startswith("http") else (project / "mlruns").resolve().as_uri()
+        local = None if file is None else (project / "mlruns").resolve().as_uri()
         self.experiment = (
             found.experiment_id if found else self.client.create_experiment(EXPERIMENT, artifact_location=local)
         )
+        if file is not None and file.parent == project.resolve():
+            bring_home(file, self.experiment)
 
-    def create(self, key: str, name: str, parent: str | None, params: dict[str, Any]) -> Run:
-        """A running run with its key, name, parent and parameters."""
-        tags = {KEY: key, NAME: name, KIND: "round" if parent else "arm"}
-        run = self.client.create_run(self.experiment, tags=tags | ({PARENT: parent} if parent else {}))
-        given = [Param(name, str(value)) for name, value in params.items()]
-        self.client.log_batch(run.info.run_id, params=given)
-        return self.client.get_run(run.info.run_id)
+    def create(self, name: str, tags: Mapping[str, str], parent: str | None, began: int) -> Run:
+        """A running run with its name, tags and parent; began: ms."""
+        given = {**tags, NAME: name, STATE: CURRENT, KIND: "round" if parent else "arm", "mlflow.user": user()}
+        given |= {"mlflow.source.name": str(self.project.resolve()), "mlflow.source.type": "PROJECT"}
+        given |= {PARENT: parent} if parent else {}
+        run = self.client.create_run(self.experiment, start_time=began, tags=given)
+        self._points[run.info.run_id] = {}
+        return run
 
-    def find(self, key: str) -> Run | None:
-        """The run with this key, if there is one."""
+    def with_key(self, key: str) -> list[Run]:
+        """The runs with this key, the current ones and then the newest ones first."""
         found = self._search(f"tags.`{KEY}` = '{key}'")
-        return found[0] if found else None
+        return sorted(found, key=lambda run: (run.data.tags.get(STATE) != CURRENT, -run.info.start_time))
 
     def children(self, parent: Run) -> dict[str, Run]:
         """The nested runs of a run by their keys."""
@@ -83,28 +105,87 @@ class Store:
     def _search(self, where: str) -> list[Run]:
         return list(self.client.search_runs([self.experiment], where, ViewType.ACTIVE_ONLY, max_results=1000))
 
-    def log(self, run_id: str, found: Iterable[Metric]) -> None:
-        """Add points in batches; a point that is there already stays one."""
-        rows = list(found)
+    def log(self, run: Run, found: Iterable[Metric]) -> None:
+        """Add the points that are not there yet, in batches."""
+        rows = [point for point in found if point.step not in self._known(run, point.key)]
         for start in range(0, len(rows), BATCH):
-            self.client.log_batch(run_id, metrics=rows[start : start + BATCH])
+            batch = rows[start : start + BATCH]
+            self.client.log_batch(run.info.run_id, metrics=batch)
+            for point in batch:
+                self._known(run, point.key)[point.step] = point.value
 
-    def history(self, run: Run, prefix: str) -> list[Metric]:
-        """Every point of a run's metrics whose names begin with `prefix`."""
-        keys = [name for name in run.data.metrics if name.startswith(prefix)]
-        return [point for name in keys for point in self.client.get_metric_history(run.info.run_id, name)]
+    def contradicts(self, run: Run, found: Iterable[Metric]) -> bool:
+        """Whether a run has another value than one of these points at its step."""
+        return any(self._known(run, point.key).get(point.step, point.value) != point.value for point in found)
 
-    def tag(self, run: Run, name: str, value: str) -> None:
-        """Set a tag, here and there."""
-        self.client.set_tag(run.info.run_id, name, value)
-        run.data.tags[name] = value
+    def _known(self, run: Run, key: str) -> dict[int, float]:
+        """The values of a run's metric by step."""
+        known = self._points.setdefault(run.info.run_id, {})
+        if key not in known:
+            there = key in run.data.metrics
+            history = self.client.get_metric_history(run.info.run_id, key) if there else []
+            known[key] = {point.step: point.value for point in history}
+        return known[key]
 
-    def finish(self, run: Run) -> None:
-        """Mark a run as finished."""
+    def log_params(self, run: Run, params: Mapping[str, str]) -> None:
+        """Add parameters. One that has another value there keeps it, and is named in a tag: it changed on the way."""
+        there = run.data.params
+        rows = [Param(name, value) for name, value in params.items() if name not in there]
+        for start in range(0, len(rows), PARAMS):
+            self.client.log_batch(run.info.run_id, params=rows[start : start + PARAMS])
+        there.update({row.key: row.value for row in rows})
+        other = sorted(name for name, value in params.items() if there[name] != value)
+        if other:
+            self.tag(run, {OTHER: ", ".join(other)[:500]})
+
+    def tag(self, run: Run, tags: Mapping[str, str]) -> None:
+        """Set tags, here and there, where they differ."""
+        changed = {name: value for name, value in tags.items() if run.data.tags.get(name) != value}
+        if changed:
+            self.client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in changed.items()])
+            run.data.tags.update(changed)
+
+    def log_file(self, run: Run, file: Path) -> None:
+        """Keep a small file with a run."""
+        place = run.info.artifact_uri
+        if "://" in place or place.startswith("/"):
+            self.client.log_artifact(run.info.run_id, str(file))
+            return
+        folder = self.project / place  # a store at home in its project
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / file.name)
+
+    def log_dataset(self, run: Run, name: str, digest: str, source: str, context: str) -> None:
+        """Say which data a run has used; context: training or evaluation."""
+        data = Dataset(name=name, digest=digest, source_type="local", source=f'{{"uri": "{source}"}}')
+        tags = [InputTag("mlflow.data.context", context)]
+        self.client.log_inputs(run.info.run_id, [DatasetInput(data, tags)])
+
+    def finish(self, run: Run, ended: int) -> None:
+        """Mark a run as finished; ended: ms."""
         if run.info.status != "FINISHED":
-            self.client.set_terminated(run.info.run_id)
+            self.client.set_terminated(run.info.run_id, end_time=ended)
 
-    def delete(self, runs: Iterable[Run]) -> None:
-        """Delete runs (MLflow keeps deleted runs out of sight until `mlflow gc`)."""
-        for run in runs:
-            self.client.delete_run(run.info.run_id)
+    def supersede(self, run: Run, by: str) -> None:
+        """Mark a run as one that others took the place of; nothing of it is removed."""
+        self.tag(run, {STATE: SUPERSEDED, BY: by})
+        if run.info.status == "RUNNING":
+            self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def revive(self, run: Run) -> None:
+        """Mark a run as the one that the artifacts are of, again."""
+        if run.data.tags.get(STATE) != CURRENT:
+            self.tag(run, {STATE: CURRENT})
+            if run.info.status == "KILLED":
+                self.client.update_run(run.info.run_id, "RUNNING")
+            if BY in run.data.tags:
+                self.client.delete_tag(run.info.run_id, BY)
+                del run.data.tags[BY]
+
+
+def user() -> str:
+    """Who is at work here, as MLflow names people."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no entry for this user's number, as in a container
+        return str(os.getuid())

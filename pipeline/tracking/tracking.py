@@ -1,287 +1,219 @@
 """MLflow: a parent run for each arm and seed, a nested run for each round, copied from the artifacts; the base and
-each supervised start are runs of their own.
+each supervised start are runs of their own, and the first point of every arm's curves.
 
 Training never talks to MLflow: a process of its own reads what the stages wrote, so a slow or dead server
-costs nothing but curves. Every run is found by the tag `rank_e.round_key`; each stage that was copied is
-tagged with the sha256 of its manifest. Equal: nothing is written. Different: the arm's runs are deleted and
-written anew. An evaluation whose distances are of other numbers of images than the base's is left out until it is
-written anew. While a stage works, its step metrics come from .rank-e/events; points carry a timestamp made
-from the step, so the same point copied again from the finished log is the same row and not a second one.
+costs nothing but curves. Numbers and parameters come from the artifacts, never from the params.yaml of the moment.
+
+A run is known by what made it. Each stage that was copied is tagged with the sha256 of its manifest, which holds its
+params and the manifests of its inputs. The run of an arm goes on as long as nothing that lies there says otherwise;
+else the one that the artifacts are of is looked for among the earlier ones, or begun, and the others are tagged as
+superseded: nothing is deleted. While a stage works, its step metrics come from .rank-e/events.
 """
 
-import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import Metric, Run
 
-from pipeline.tracking.points import curve, flatten, live_points, points
-from pipeline.tracking.store import LIVE, SHA, Store, default_uri, hashes, refusals
+from pipeline.tracking.copying import copy_alone, copy_stage, points_of
+from pipeline.tracking.families import Evidence, Families, Family, Points
+from pipeline.tracking.lineage import Lineage, Made, Round
+from pipeline.tracking.lock import one_tracker
+from pipeline.tracking.origin import describe
+from pipeline.tracking.points import curve, event_rows
+from pipeline.tracking.store import KEY, PROJECT, SHA, Store, default_uri, hashes, refusals
 from rank_e.config import Params
-from rank_e.errors import RankEError
-from stages.report.images import sheet
-from stages.report.sizes import Size, sizes
-from stages.runtime.artifacts import MANIFEST, Artifact, manifest_sha256, read_artifact
 from stages.runtime.stage import artifact_path
-
-STAGES = ("ranking", "policy", "decoder", "evaluation")
-CURVES = ("policy", "decoder")
 
 
 @dataclass
 class Tally:
-    """What one pass did, by name of the run: created, replaced, extended by stages or live points, left alone."""
+    """What one pass did, by name of the run: created, superseded, extended by stages or live points, left alone."""
 
     created: list[str] = field(default_factory=list)
-    replaced: list[str] = field(default_factory=list)
+    superseded: list[str] = field(default_factory=list)
     extended: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        counts = ((name, len(getattr(self, name))) for name in ("created", "replaced", "extended", "skipped"))
-        return ", ".join(f"{count} {name}" for name, count in counts)
+        names = ("created", "superseded", "extended", "skipped")
+        counts = ", ".join(f"{len(getattr(self, name))} {name}" for name in names)
+        return "; ".join([*self.said, counts])
 
 
 class Tracker:
-    """Copies one project's artifacts into one MLflow store; the only writer of its runs."""
+    """Copies one project's artifacts into one MLflow store."""
 
     def __init__(self, project: Path, params: Params, uri: str | None = None) -> None:
-        """TrackingError if the store at `uri` cannot be opened."""
+        """Nothing is opened yet. params: which arms, seeds and rounds there are."""
         self.project, self.params = project, params
         self.uri = uri or default_uri(project)
-        self._live: dict[str, int] = {}  # lines of each event log that are copied
-        self._seen: dict[str, object] = {}  # what each arm's files were like when last copied
-        with refusals(self.uri):
-            self.store = Store(self.uri, project)
+        self.lineage = Lineage(project)
+        self._store: Store | None = None
+        self._seen: dict[str, object] = {}  # what each run's files were like when last copied
 
     def sync(self) -> Tally:
-        """Copy what is new; artifacts that are not there yet are left for the next pass."""
-        tally = Tally()
-        with refusals(self.uri):
-            self._sync_alone("base", "base", artifact_path("baseline"), {}, tally)
-            for seed in self.params.seeds if self.params.sft.train else ():
-                settings = self.params.sft.model_dump(mode="json") | {"seed": seed}
-                self._sync_alone(
-                    f"sft/s{seed}", f"sft s{seed}", artifact_path("sft_evaluation", seed=seed), settings, tally
-                )
-            for arm in self.params.arms:
-                for seed in self.params.seeds:
-                    self._sync_arm(arm, seed, tally)
+        """Copy what is new; artifacts that are not there yet are left for the next pass. TrackingError says why not."""
+        with refusals(self.uri), one_tracker(self.project):
+            tally = Tally()
+            if self._store is None:
+                self._store = Store(self.uri, self.project)
+                tally.said += self._store.said
+            self.lineage.begin()
+            families = Families(self._store, self.project)
+            for key in self._looked_at():
+                seen = self._look(key)
+                if seen is None:
+                    continue
+                if self._seen.get(key) == seen:
+                    tally.skipped.append(key)
+                elif "/" not in key or key.startswith("sft/"):
+                    self._sync_alone(self._store, families, key, tally)
+                else:
+                    self._sync_arm(self._store, families, key, tally)
+                self._seen[key] = seen
         return tally
 
-    def _sync_alone(self, key: str, name: str, folder: Path, settings: dict[str, Any], tally: Tally) -> None:
-        """A run of its own for the evaluation of what comes before the rounds: the base, a supervised start."""
-        path = self.project / folder
-        if not (path / MANIFEST).is_file():
-            return
-        sha, settings = manifest_sha256(path), {"backbone": self.params.backbone.name, **settings}
-        run = self.store.find(key)
-        if not self._comparable(path):
-            if run is not None:
-                self.store.delete([run])
-                tally.replaced.append(f"{key} (of other numbers of images than the base's)")
-            return
-        if run is None:
-            tally.created.append(key)
-        elif hashes(run) == {"evaluation": sha} and not _differs(run, settings):
-            tally.skipped.append(key)
-            return
-        else:
-            self.store.delete([run])
-            tally.replaced.append(key)
-        run = self.store.create(key, name, None, settings)
-        self._copy(run, "evaluation", read_artifact(path, "evaluation", lineage=False), sha, 0)
-        self.store.finish(run)
+    def pending(self) -> list[str]:
+        """The runs of which something lies there that has not been copied."""
+        self.lineage.begin()
+        now = {key: self._look(key) for key in self._looked_at()}
+        return [key for key, seen in now.items() if seen is not None and self._seen.get(key) != seen]
 
-    def _sync_arm(self, arm: str, seed: int, tally: Tally) -> None:
-        """The parent run and the rounds of one arm and seed."""
-        key = f"{arm}/s{seed}"
-        rounds = {item.id: found for item in self.params.rounds if (found := self._written(arm, seed, item.id))}
-        events = {item.id: self._events(arm, seed, item.id) for item in self.params.rounds}
-        seen = (rounds, [(path, path.stat().st_size) for item in events.values() for path in item.values()])
-        if not rounds and not any(events.values()):
-            return
-        if self._seen.get(key) == seen:
-            tally.skipped.append(key)
-            return
-        settings = self.params.arm(arm).model_dump(mode="json")
-        parent = self.store.find(key)
-        children = self.store.children(parent) if parent else {}
-        if parent and (stale := self._stale(parent, children, rounds, settings, key)):
-            self.store.delete([*children.values(), parent])
-            tally.replaced.append(f"{key} ({stale})")
-            parent, children, self._live = (
-                None,
-                {},
-                {k: v for k, v in self._live.items() if not k.startswith(key)},
+    def _looked_at(self) -> list[str]:
+        """The keys of the runs that there may be: `base`, `sft/s0`, `frozen/s0`."""
+        starts = [f"sft/s{seed}" for seed in self.params.seeds if self.params.sft.train]
+        return ["base", *starts, *(f"{arm}/s{seed}" for arm in self.params.arms for seed in self.params.seeds)]
+
+    def _look(self, key: str) -> object:
+        """What lies there of a run, as far as it decides what is copied; None: nothing."""
+        if key == "base" or key.startswith("sft/"):
+            made = self._alone(key)
+            return made and (made.sha256, self.lineage.comparable(made))
+        arm, seed = _cell(key)
+        rounds, start = self.lineage.rounds(self.params, arm, seed), self.lineage.start(self.params, seed)
+        return (
+            rounds
+            and (
+                {(number, stage): made.sha256 for number, item in rounds.items() for stage, made in item.made.items()},
+                [item.left_out for item in rounds.values()],
+                [(path, path.stat().st_size) for item in rounds.values() for path in item.working.values()],
+                start and start.sha256,
             )
-        elif parent is None:
+        ) or None
+
+    def _alone(self, key: str) -> Made | None:
+        """The evaluation of the base, or of a supervised start that was trained."""
+        if key == "base":
+            return self.lineage.at(artifact_path("baseline"))
+        made = self.lineage.at(artifact_path("sft_evaluation", seed=_cell(key)[1]))
+        return made if made is not None and made.manifest["params"].get("sft", {}).get("train") else None
+
+    def _sync_alone(self, store: Store, families: Families, key: str, tally: Tally) -> None:
+        """A run of its own for the evaluation of what comes before the rounds: the base, a supervised start."""
+        made = self._alone(key)
+        assert made is not None
+        found = points_of(self.project, {}, "evaluation", made, 0)
+
+        def is_of(run: Run) -> bool:
+            copied = hashes(run).get("evaluation")
+            return copied == made.sha256 or (not copied and families.mine(run) and not store.contradicts(run, found))
+
+        shown = self.lineage.comparable(made)
+        run = next((run for run in store.with_key(key) if is_of(run)), None) if shown else None
+        if run is not None and hashes(run):
+            tally.skipped.append(key)
+        elif shown:
+            if run is None:
+                cell = {"arm": key.partition("/")[0], "round": "0"} | ({} if key == "base" else {"seed": key[5:]})
+                tags = {KEY: key, PROJECT: families.me, **cell}
+                run = store.create(key.replace("/", " "), tags, None, made.written)
+                tally.created.append(key)
+            copy_alone(store, self.lineage, run, made, found)
+        if families.make_current(key, run):
+            other = "another evaluation" if shown else "of other numbers of images than the base's"
+            tally.superseded.append(f"{key} ({other})")
+        if run is not None:
+            store.revive(run)
+            store.tag(run, describe(self.project, "", run.data.params))
+            store.finish(run, made.written)
+
+    def _sync_arm(self, store: Store, families: Families, key: str, tally: Tally) -> None:
+        """The parent run and the rounds of one arm and seed."""
+        arm, seed = _cell(key)
+        rounds, start = self.lineage.rounds(self.params, arm, seed), self.lineage.start(self.params, seed)
+        points = self._points(arm, seed, rounds)
+        family, reason = families.find(key, Evidence(rounds, start, points))
+        if family is None:
+            first = min(made.written for item in rounds.values() for made in item.made.values())
+            tags = {KEY: key, PROJECT: families.me, "arm": arm, "seed": str(seed)}
+            family = Family(store.create(f"{arm} s{seed}", tags, None, first))
             tally.created.append(key)
-        if parent is None:
-            flat = dict(flatten(settings)) | {"seed": seed, "arm": arm}
-            parent = self.store.create(key, f"{arm} s{seed}", None, flat)
-        for item in self.params.rounds:
-            written, live = rounds.get(item.id, {}), events[item.id]
-            if written or live:
-                self._sync_round(parent, children.get(f"{key}/r{item.id}"), (arm, seed, item.id), written, live, tally)
-        if all("evaluation" in rounds.get(item, {}) for item in self.params.evaluated):
-            self.store.finish(parent)
-        self._seen[key] = seen
+        if families.make_current(key, family.parent):
+            tally.superseded.append(f"{key} ({reason})")
+        for run in (*family.rounds.values(), family.parent):
+            store.revive(run)
+        store.log_params(family.parent, {"arm": arm, "seed": str(seed)})
+        if start is not None and not hashes(family.parent):
+            store.log(family.parent, points_of(self.project, {}, "evaluation", start, 0))
+            store.tag(family.parent, {f"{SHA}start": start.sha256})
+        for number, item in rounds.items():
+            self._sync_round(store, families, family, (arm, seed, number), item, points, tally)
+        described = describe(self.project, arm, family.parent.data.params)
+        for run in (*family.rounds.values(), family.parent):
+            store.tag(run, described)
+        done = [rounds[n].made["evaluation"] for n in self.params.evaluated if n in rounds and _evaluated(rounds[n])]
+        if len(done) == len(self.params.evaluated):
+            store.finish(family.parent, max(made.written for made in done))
+
+    def _points(self, arm: str, seed: int, rounds: dict[int, Round]) -> Points:
+        """The points of each round and stage, read when they are asked for."""
+
+        @cache
+        def points(number: int, stage: str) -> list[Metric]:
+            item = rounds[number]
+            if stage in item.made:
+                return points_of(self.project, self.lineage.events(arm, seed, number), stage, item.made[stage], number)
+            rows, times = event_rows(item.working[stage])
+            return curve(stage, rows, times, 0)
+
+        return points
 
     def _sync_round(
-        self, parent: Run, run: Run | None, cell: tuple[str, int, int],
-        written: dict[str, str], live: dict[str, Path], tally: Tally,
+        self, store: Store, families: Families, family: Family, cell: tuple[str, int, int], item: Round,
+        points: Points, tally: Tally,
     ) -> None:  # fmt: skip
-        arm, seed, round_id = cell
-        key = f"{arm}/s{seed}/r{round_id}"
-        known = hashes(run) if run else {}
-        missing = [stage for stage in STAGES if stage in written and stage not in known]
-        unfinished = {stage: path for stage, path in live.items() if stage not in written}
+        arm, seed, number = cell
+        key, run = f"{arm}/s{seed}/r{number}", family.rounds.get(number)
+        known: Sequence[str] = [] if run is None else list(hashes(run))
+        missing = {stage: made for stage, made in item.made.items() if stage not in known}
         if run is None:
-            run = self.store.create(
-                key, f"r{round_id}", parent.info.run_id, {"arm": arm, "seed": seed, "round": round_id}
-            )
+            began = min(made.written for made in item.made.values())
+            cell_tags = {"arm": arm, "seed": str(seed), "round": str(number)}
+            tags = {KEY: key, PROJECT: families.me, **cell_tags}
+            run = family.rounds[number] = store.create(f"r{number}", tags, family.parent.info.run_id, began)
+            store.log_params(run, cell_tags)
             tally.created.append(key)
-        elif not missing and not unfinished:
-            tally.skipped.append(key)
         else:
-            tally.extended.append(key)
-        for stage in missing:
-            artifact = read_artifact(self.project / artifact_path(stage, *cell), stage, lineage=False)
-            self._copy(run, stage, artifact, written[stage], round_id)
-            if stage == "evaluation":  # the parent shows the arm's way through the rounds
-                self.store.log(parent.info.run_id, points("", artifact.json("metrics"), round_id))
-        for stage, path in unfinished.items():
-            self._copy_live(run, key, stage, path)
-        if "evaluation" in written:
-            self.store.finish(run)
-
-    def _written(self, arm: str, seed: int, round_id: int) -> dict[str, str]:
-        """The manifest's sha256 of each stage of a round that is there."""
-        paths = {stage: self.project / artifact_path(stage, arm, seed, round_id) for stage in STAGES}
-        found = {stage: manifest_sha256(path) for stage, path in paths.items() if (path / MANIFEST).is_file()}
-        if "evaluation" in found and not self._comparable(paths["evaluation"]):
-            del found["evaluation"]
-        return found
-
-    def _comparable(self, path: Path) -> bool:
-        """Whether an evaluation's distances are of as many images as the base's, where that is there."""
-        base = self.project / artifact_path("baseline")
-        known = _sizes(base) if (base / MANIFEST).is_file() else {}
-        return all(known.get(key, size) == size for key, size in _sizes(path).items())
-
-    def _events(self, arm: str, seed: int, round_id: int) -> dict[str, Path]:
-        """The event logs of a round, by stage."""
-        folder = self.project / ".rank-e" / "events"
-        paths = {stage: folder / f"{arm}-s{seed}-r{round_id}-{stage}.jsonl" for stage in CURVES}
-        return {stage: path for stage, path in paths.items() if path.is_file()}
-
-    def _stale(
-        self,
-        parent: Run,
-        children: dict[str, Run],
-        rounds: dict[int, dict[str, str]],
-        settings: dict,
-        key: str,
-    ) -> str:
-        """Why the runs of an arm do not show what lies in its artifacts, or "" if they do."""
-        if _differs(parent, dict(flatten(settings))):
-            return "other parameters"
-        for name, run in children.items():
-            round_id = int(name.rpartition("/r")[2])
-            for stage, sha in hashes(run).items():
-                now = rounds.get(round_id, {}).get(stage)
-                path = self.project / artifact_path(stage, *_cell(name))
-                if now is None and stage == "evaluation" and (path / MANIFEST).is_file():
-                    return f"evaluation of round {round_id} is of other numbers of images than the base's"
-                if now is not None and now != sha:
-                    return f"another {stage} in round {round_id}"
-                if now is None and self._events(*_cell(name)).get(stage):
-                    return f"{stage} of round {round_id} runs again"
-            for stage in CURVES:
-                if self._live_differs(run, stage, _cell(name), rounds.get(round_id, {})):
-                    return f"live curve of {stage} in round {round_id} began anew"
-        return ""
-
-    def _live_differs(self, run: Run, stage: str, cell: tuple[str, int, int], written: dict[str, str]) -> bool:
-        """Whether points were copied live that the stage's events (or, once written, its log) lack."""
-        if f"{LIVE}{stage}" not in run.data.tags or stage in hashes(run):
-            return False
-        if stage in written:
-            artifact = read_artifact(self.project / artifact_path(stage, *cell), stage, lineage=False)
-            now = {_row(point) for point in curve(stage, artifact.table("log"))}
-        else:
-            path = self._events(*cell).get(stage)
-            now = {_row(point) for point in (live_points(stage, path, 0)[0] if path else [])}
-        return any(_row(point) not in now for point in self.store.history(run, f"{stage}/"))
-
-    def _copy(self, run: Run, stage: str, artifact: Artifact, sha: str, round_id: int) -> None:
-        """One stage's metrics, curve and images; its tag comes last, so a broken copy is done again."""
-        run_id = run.info.run_id
-        prefix = "" if stage == "evaluation" else f"{stage}/round/"
-        self.store.log(run_id, points(prefix, artifact.json("metrics"), round_id))
-        if stage in CURVES:
-            self.store.log(run_id, curve(stage, artifact.table("log")))
-        if stage == "evaluation":
-            images = artifact.arrays("images")
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "images.png"
-                sheet([images["images"], images["original"]], 16).save(file)
-                self.store.client.log_artifact(run_id, str(file))
-        self.store.tag(run, f"{SHA}{stage}", sha)
-
-    def _copy_live(self, run: Run, key: str, stage: str, path: Path) -> None:
-        """The points that a working stage has added since the last pass."""
-        tag, name = f"{LIVE}{stage}", f"{key}/{stage}"
-        found, lines = live_points(stage, path, self._live.get(name, 0))
-        if not found:
-            return
-        if tag not in run.data.tags:
-            self.store.tag(run, tag, "true")
-        self.store.log(run.info.run_id, found)
-        self._live[name] = lines
+            (tally.extended if missing or item.working else tally.skipped).append(key)
+        for stage, made in missing.items():
+            copy_stage(store, self.lineage, (run, family.parent), stage, made, points(number, stage))
+        for stage in item.working:
+            for shown in (run, family.parent):
+                store.log(shown, points(number, stage))
+        trained = number not in self.params.evaluated and {"policy", "decoder"} <= item.made.keys()
+        if trained or _evaluated(item):
+            store.finish(run, max(made.written for made in item.made.values()))
 
 
-def _cell(key: str) -> tuple[str, int, int]:
-    """(arm, seed, round) of a round's key."""
-    arm, seed, round_id = key.rsplit("/", 2)
-    return arm, int(seed[1:]), int(round_id[1:])
+def _evaluated(item: Round) -> bool:
+    return "evaluation" in item.made
 
 
-def _sizes(path: Path) -> dict[str, Size]:
-    """Of how many images each distance of an evaluation is."""
-    found = sizes(read_artifact(path, "evaluation", lineage=False).json("metrics"))
-    return {key: size for key, size in found if size is not None}
-
-
-def _differs(run: Run, settings: dict[str, Any]) -> bool:
-    """Whether a run was made with other parameters than these."""
-    return any(run.data.params.get(name) != str(value) for name, value in settings.items())
-
-
-def _row(point: Metric) -> tuple[str, int, float]:
-    return point.key, point.step, point.value
-
-
-def follow(
-    tracker_for: Callable[[], Tracker],
-    stop: Callable[[float], bool],
-    say: Callable[[str], None],
-    every: float,
-) -> None:
-    """Copy until `stop(seconds to wait)` says so, then once more; what fails is said and tried again."""
-    tracker: Tracker | None = None
-    last = False
-    while True:
-        try:
-            tracker = tracker or tracker_for()
-            tally = tracker.sync()
-            if tally.created or tally.replaced:
-                say(str(tally))
-        except (RankEError, OSError) as error:  # an artifact that is being replaced, or a server that is away
-            say(f"{str(error).splitlines()[0]} (trying again)")
-        if last:
-            return
-        last = stop(every)
+def _cell(key: str) -> tuple[str, int]:
+    """(arm, seed) of a key such as `frozen/s0`."""
+    arm, _, seed = key.rpartition("/s")
+    return arm, int(seed)

@@ -100,7 +100,7 @@ def read_artifact(path: str | Path, kind: str, *, lineage: bool = True) -> Artif
     the path and the fix.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     if manifest["kind"] != kind:
         raise ArtifactError(f"{path} is of kind {manifest['kind']!r}, wanted {kind!r}: {REPAIR}")
     if manifest["cell"] != cell_at(path):
@@ -119,7 +119,8 @@ def read_artifact(path: str | Path, kind: str, *, lineage: bool = True) -> Artif
     return Artifact(path, manifest)
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of an artifact as it was written; ArtifactError where it is missing, damaged or of older code."""
     try:
         text = (path / MANIFEST).read_text(encoding="utf-8")
         manifest = json.loads(text)

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,8 @@ from stages.runtime.phases import PHASES
 
 
 def record_usage(path: Path, began: float) -> None:
-    """Write seconds, whole and by phase, when it ended, peak resident MB, and the GPU's peak if one was used.
+    """Write seconds, whole and by phase, when it ended, of which revision the code was, peak resident MB, and the GPU's
+    peak if one was used.
 
     began: of time.monotonic(); ended: Unix seconds, so that clocks stay out of artifacts.
     """
@@ -21,8 +23,19 @@ def record_usage(path: Path, began: float) -> None:
     torch = sys.modules.get("torch")  # not there: no GPU was used
     if torch is not None and torch.cuda.is_initialized():
         usage["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    if commit := revision():
+        usage["revision"] = commit
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(usage))
+
+
+def revision() -> str:
+    """git's name of the commit that is checked out, "" where there is none or no git."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def resource_peak_mb() -> float:

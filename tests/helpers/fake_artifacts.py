@@ -17,7 +17,7 @@ from rank_e.evaluation.metric import REWARD, TOKEN_ENTROPY, TOKEN_KL, Group, Met
 from rank_e.evaluation.prompt_sets import GENEVAL, HPSV2
 from rank_e.evaluation.scores import ClipScore
 from stages.runtime.artifacts import ArtifactWriter
-from stages.runtime.stage import artifact_path
+from stages.runtime.stage import artifact_path, make_stage
 
 SHOWN, TOKENS = 4, 36
 REAL = 6
@@ -209,10 +209,12 @@ def samples(world: World = SHAPES) -> pd.DataFrame:
     return pd.DataFrame(rows | scores)
 
 
-def write_evaluation(path: Path, arm: str, seed: int, round_id: int, world: World = SHAPES) -> None:
-    """One evaluation artifact."""
+def write_evaluation(
+    path: Path, arm: str, seed: int, round_id: int, world: World = SHAPES, params: dict[str, Any] | None = None
+) -> None:
+    """One evaluation artifact; params: the sections that it was made with."""
     drawn = {"images": images(seed + round_id, world.side), "original": images(seed, world.side)}
-    with ArtifactWriter(path, "evaluation", seed=1234, deterministic=True) as out:
+    with ArtifactWriter(path, "evaluation", seed=1234, deterministic=True, params=params) as out:
         out.json("metrics", evaluation_metrics(arm, seed, round_id, world))
         out.json("descriptions", [metric.described(key, group) for key, (group, metric) in world.described.items()])
         out.table("samples", samples(world))
@@ -228,22 +230,22 @@ def log_table(round_id: int, steps: int, columns: tuple[str, ...]) -> pd.DataFra
 
 
 def write_training(project: Path, arm: str, seed: int, round_id: int, world: World = SHAPES) -> None:
-    """The artifacts ranking, policy and decoder of one cell."""
+    """The artifacts ranking, policy and decoder of one cell, of the project's params."""
     level, *drift = world.levels["reward"]
     reward = level + drift[arm == "coevolved"] * (round_id - 1) + 0.1 * seed
-    with ArtifactWriter(
-        project / artifact_path("ranking", arm, seed, round_id), "ranking", seed=seed, deterministic=True
-    ) as out:
+    params, trained = load(project / "params.yaml"), arm != "frozen"
+
+    def writer(kind: str) -> ArtifactWriter:
+        stage = make_stage(kind, params, arm, seed, round_id)
+        used = {"decoder": {"train": False}} if kind == "decoder" and not trained else stage.used
+        return ArtifactWriter(project / stage.path(kind), kind, seed=seed, deterministic=True, params=used)
+
+    with writer("ranking") as out:
         out.json("metrics", {"reward_mean": reward, "reward_std": 2.0, "temperature": 1.0})
-    with ArtifactWriter(
-        project / artifact_path("policy", arm, seed, round_id), "policy", seed=seed, deterministic=True
-    ) as out:
+    with writer("policy") as out:
         out.table("log", log_table(round_id, 8, ("loss", "kl", "reward")))
         out.json("metrics", {"loss": 0.1, "kl": 0.01})
-    trained = arm != "frozen"
-    with ArtifactWriter(
-        project / artifact_path("decoder", arm, seed, round_id), "decoder", seed=seed, deterministic=True
-    ) as out:
+    with writer("decoder") as out:
         empty = pd.DataFrame({"step": pd.Series(dtype="int64")})
         out.table("log", log_table(round_id, 6, ("gan", "reconstruction")) if trained else empty)
         out.json("metrics", {"gan": 0.2} if trained else {})
@@ -299,14 +301,16 @@ def write_project(
     """A whole finished run under `project`: params.yaml and every artifact that readers open."""
     params = write_params(project, [0, 1, 2] if seeds is None else seeds, rounds, world, sft)
     write_reference(project, world)
-    write_evaluation(project / artifact_path("baseline"), "base", 0, 0, world)
+    write_evaluation(project / artifact_path("baseline"), "base", 0, 0, world, make_stage("baseline", params).used)
     for seed in params.seeds if sft else ():
-        write_evaluation(project / artifact_path("sft_evaluation", seed=seed), "sft", seed, 0, world)
+        used = make_stage("sft_evaluation", params, seed=seed).used
+        write_evaluation(project / artifact_path("sft_evaluation", seed=seed), "sft", seed, 0, world, used)
     for arm in params.arms:
         for seed in params.seeds:
             for round_id in range(1, rounds + 1):
                 write_training(project, arm, seed, round_id, world)
                 path = project / artifact_path("evaluation", arm, seed, round_id)
-                write_evaluation(path, arm, seed, round_id, world)
+                used = make_stage("evaluation", params, arm, seed, round_id).used
+                write_evaluation(path, arm, seed, round_id, world, used)
                 write_factorial(project, arm, seed, round_id, world)
     return params

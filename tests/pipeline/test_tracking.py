@@ -1,21 +1,30 @@
 """Tracking: parents and nested rounds, live curves, and no point or run twice whatever happens in between."""
 
+import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from ruamel.yaml import YAML
 
-from pipeline.tracking.points import EPOCH, allowed
-from pipeline.tracking.store import EXPERIMENT, KEY, PARENT, Store, TrackingError
-from pipeline.tracking.tracking import Tracker, follow
-from rank_e.config import Params
-from stages.runtime.artifacts import read_artifact
+from pipeline.tracking.following import follow
+from pipeline.tracking.lock import TrackingError
+from pipeline.tracking.origin import describe
+from pipeline.tracking.points import allowed, plain_params
+from pipeline.tracking.store import BY, CURRENT, EXPERIMENT, KEY, PARENT, STATE, SUPERSEDED, Store
+from pipeline.tracking.tracking import Tracker
+from rank_e.config import Params, load
+from stages.runtime.artifacts import MANIFEST, ArtifactWriter, read_artifact
 from stages.runtime.stage import artifact_path
 from tests.helpers.fake_artifacts import PUBLISHED, evaluation_metrics, write_evaluation, write_project, write_training
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -33,28 +42,43 @@ def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path, write_project(tmp_path, seeds=[0], rounds=2)
 
 
-def runs(folder: Path) -> dict[str, Run]:
+def every_run(folder: Path) -> list[Run]:
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
-    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def runs(folder: Path) -> dict[str, Run]:
+    """The current runs by their keys."""
+    found = [run for run in every_run(folder) if run.data.tags[STATE] == CURRENT]
     keys = [run.data.tags[KEY] for run in found]
     assert len(keys) == len(set(keys)), "a run is there twice"
     return {run.data.tags[KEY]: run for run in found}
 
 
+def superseded(folder: Path) -> list[Run]:
+    found = [run for run in every_run(folder) if run.data.tags[STATE] == SUPERSEDED]
+    assert all(run.info.status in ("FINISHED", "KILLED") and BY in run.data.tags for run in found)
+    return found
+
+
 def history(folder: Path, run: Run, key: str) -> list[tuple[int, float]]:
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     points = client.get_metric_history(run.info.run_id, key)
-    assert all(point.timestamp == EPOCH + point.step for point in points)
     return sorted((point.step, point.value) for point in points)
 
 
-def write_events(folder: Path, stage: str, steps: range, value: Callable[[int], float]) -> None:
+def moments(folder: Path, run: Run, key: str) -> dict[int, int]:
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    return {point.step: point.timestamp for point in client.get_metric_history(run.info.run_id, key)}
+
+
+def write_events(folder: Path, stage: str, steps: range, value: Callable[[int], float], began: float = 1.0) -> None:
     path = folder / ".rank-e" / "events" / f"coevolved-s0-r2-{stage}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
-        json.dumps({"step": step, "total": 8, "metrics": {"step": step, "loss": value(step)}, "time": 1.0})
+        json.dumps({"step": step, "total": 8, "metrics": {"step": step, "loss": value(step)}, "time": began + step})
         for step in steps
     ]
     path.write_text("\n".join(lines) + "\n" + '{"step": 9, "to', encoding="utf-8")
@@ -71,22 +95,26 @@ def test_runs_nest_and_hold_metrics_curves_params_and_images(project: tuple[Path
     expected = evaluation_metrics("coevolved", 0, 2)
     original, category = expected["original"], expected["accuracy"]["categories"]["one object"]
     for name, value in {
-        "images": 8,
-        "fd": expected["fd"]["value"],
-        "fd_low": expected["fd"]["low"],
-        "fd_high": expected["fd"]["high"],
-        "token_kl": expected["token_kl"]["value"],
-        "accuracy/one object": category["value"],
-        "accuracy/one object_low": category["low"],
-        "original/fd": original["fd"]["value"],
-        "original/accuracy/one object": original["accuracy"]["categories"]["one object"]["value"],
+        "4 details/images": 8,
+        "1 headline/fd": expected["fd"]["value"],
+        "4 details/fd_low": expected["fd"]["low"],
+        "4 details/fd_high": expected["fd"]["high"],
+        "1 headline/token_kl": expected["token_kl"]["value"],
+        "5 categories/accuracy/one object": category["value"],
+        "5 categories/accuracy/one object_low": category["low"],
+        "3 original decoder/fd": original["fd"]["value"],
+        "5 categories/original/accuracy/one object": original["accuracy"]["categories"]["one object"]["value"],
     }.items():
         assert child.data.metrics[name] == pytest.approx(value), name
-    assert not any("value" in name or "categories" in name for name in child.data.metrics)
+    assert not any("value" in name for name in child.data.metrics)
     log = read_artifact(folder / artifact_path("policy", "coevolved", 0, 2), "policy").table("log")
-    curve = history(folder, child, "policy/loss")
+    curve = history(folder, child, "2 training/policy/loss")
     assert curve == list(zip(log["step"].tolist(), log["loss"].tolist(), strict=True))
-    assert [step for step, _ in history(folder, parent, "clip")] == [1, 2]
+    assert [step for step, _ in history(folder, parent, "1 headline/clip")] == [0, 1, 2]
+    base = evaluation_metrics("base", 0, 0)["clip"]["value"]
+    assert dict(history(folder, parent, "1 headline/clip"))[0] == pytest.approx(base)
+    assert [step for step, _ in history(folder, parent, "2 training/policy/loss")] == list(range(16))
+    assert sorted(parent.data.metrics)[0].startswith("1 headline/")
     assert parent.data.params["decoder.train"] == "True"
     assert found["frozen/s0"].data.params["decoder.train"] == "False"
     assert (folder / "mlruns" / child.info.run_id / "artifacts" / "images.png").is_file()
@@ -103,11 +131,13 @@ def test_a_second_pass_and_a_second_process_write_nothing(
     def refuse(*_: object) -> None:
         raise AssertionError("nothing is new, nothing should be written")
 
-    for name in ("log", "create", "tag", "delete"):
-        monkeypatch.setattr(Store, name, refuse)
+    writes = ("log_batch", "log_inputs", "log_artifact", "create_run", "delete_tag", "set_terminated", "update_run")
+    for name in writes:
+        monkeypatch.setattr(MlflowClient, name, refuse)
+    monkeypatch.setattr(Store, "log_file", refuse)
     for again in (tracker, Tracker(folder, params)):
         tally = again.sync()
-        assert not tally.created and not tally.replaced and not tally.extended
+        assert not tally.created and not tally.superseded and not tally.extended
     assert {key: run.info.run_id for key, run in runs(folder).items()} == before
 
 
@@ -127,12 +157,12 @@ def test_categories_of_any_name_become_names_that_mlflow_takes(
     found = runs(tmp_path)
     base = found["base"].data.metrics
     assert sorted(base.values()) == [float(place) for place in range(-1, len(odd))]  # none is lost, no two share a name
-    assert base["parti_clip/größe"] == 8.0 and base["parti_clip/a/b"] == 0.0
+    assert base["5 categories/parti_clip/größe"] == 8.0 and base["5 categories/parti_clip/a/b"] == 0.0
     child = found["coevolved/s0/r1"].data.metrics
     expected = evaluation_metrics("coevolved", 0, 1, PUBLISHED)
-    assert child["hps/concept-art"] == pytest.approx(expected["hps"]["categories"]["concept-art"]["value"])
-    changed = allowed("parti_clip/Properties (& Positioning)")
-    assert changed.startswith("parti_clip/Properties __ Positioning_ ")
+    assert child["5 categories/hps/concept-art"] == pytest.approx(expected["hps"]["categories"]["concept-art"]["value"])
+    changed = allowed("5 categories/parti_clip/Properties (& Positioning)")
+    assert changed.startswith("5 categories/parti_clip/Properties __ Positioning_ ")
     value = expected["parti_clip"]["categories"]["Properties (& Positioning)"]["value"]
     assert child[changed] == pytest.approx(value)
 
@@ -140,20 +170,27 @@ def test_categories_of_any_name_become_names_that_mlflow_takes(
 def test_a_supervised_start_has_a_run_of_its_own(project: tuple[Path, Params]) -> None:
     folder, params = project
     path = folder / artifact_path("sft_evaluation", seed=0)
-    write_evaluation(path, "sft", 0, 0)
+    write_evaluation(path, "sft", 0, 0, params={"sft": {"train": False}})
     Tracker(folder, params).sync()
     assert "sft/s0" not in runs(folder)
+    trained = params.model_copy(update={"sft": params.sft.model_copy(update={"train": True})})
+    Tracker(folder, trained).sync()
+    assert "sft/s0" not in runs(folder)  # it says that it was only handed on
+    write_evaluation(path, "sft", 0, 0, params={"sft": {"train": True}})
     params = params.model_copy(update={"sft": params.sft.model_copy(update={"train": True})})
     Tracker(folder, params).sync()
     assert Tracker(folder, params).sync().created == []
     run = runs(folder)["sft/s0"]
     expected = evaluation_metrics("sft", 0, 0)["fd"]["value"]
-    assert history(folder, run, "fd") == [(0, pytest.approx(expected))]
-    assert (run.info.run_name, run.data.params["steps"], run.info.status) == ("sft s0", "200", "FINISHED")
-    write_evaluation(path, "sft", 5, 0)
-    assert Tracker(folder, params).sync().replaced == ["sft/s0"]
+    assert history(folder, run, "1 headline/fd") == [(0, pytest.approx(expected))]
+    assert (run.info.run_name, run.data.params["sft.train"], run.info.status) == ("sft s0", "True", "FINISHED")
+    for arm in params.arms:  # round 0 of an arm is what it started from
+        assert dict(history(folder, runs(folder)[f"{arm}/s0"], "1 headline/fd"))[0] == pytest.approx(expected)
+    write_evaluation(path, "sft", 5, 0, params={"sft": {"train": True}})
+    arms = [f"{arm}/s0 (another start)" for arm in params.arms]
+    assert Tracker(folder, params).sync().superseded == ["sft/s0 (another evaluation)", *arms]
     expected = evaluation_metrics("sft", 5, 0)["fd"]["value"]
-    assert history(folder, runs(folder)["sft/s0"], "fd") == [(0, pytest.approx(expected))]
+    assert history(folder, runs(folder)["sft/s0"], "1 headline/fd") == [(0, pytest.approx(expected))]
 
 
 def test_an_evaluation_of_other_numbers_of_images_is_not_shown_beside_the_base(
@@ -161,21 +198,22 @@ def test_an_evaluation_of_other_numbers_of_images_is_not_shown_beside_the_base(
 ) -> None:
     folder, params = project
     Tracker(folder, params).sync()
-    assert history(folder, runs(folder)["frozen/s0"], "fd") and "fd_images" not in runs(folder)["base"].data.metrics
+    assert history(folder, runs(folder)["frozen/s0/r1"], "1 headline/fd")
     size = {"images": 4, "real": 64}
     with monkeypatch.context() as patch:
         patch.setattr("tests.helpers.fake_artifacts.size_of", lambda key, *_: size if key.startswith("fd") else {})
         write_evaluation(folder / artifact_path("baseline"), "base", 0, 0)
         tally = Tracker(folder, params).sync()
-        assert tally.replaced[0] == "base" and len(tally.replaced) == 3
-        assert "is of other numbers of images than the base's" in tally.replaced[1]
+        assert tally.superseded[0] == "base (another evaluation)" and len(tally.superseded) == 3
+        assert "is of other numbers of images than the base's" in tally.superseded[1]
         found = runs(folder)
-        assert "fd" in found["base"].data.metrics
-        assert not any("fd" in found[key].data.metrics for key in ("frozen/s0", "frozen/s0/r1", "coevolved/s0/r2"))
-        assert "policy/loss" in found["frozen/s0/r1"].data.metrics  # what the round trained stays
+        assert "1 headline/fd" in found["base"].data.metrics
+        assert not any("1 headline/fd" in found[key].data.metrics for key in ("frozen/s0/r1", "coevolved/s0/r2"))
+        assert [step for step, _ in history(folder, found["frozen/s0"], "1 headline/fd")] == [0]
+        assert "2 training/policy/loss" in found["frozen/s0/r1"].data.metrics  # what the round trained stays
         write_evaluation(folder / artifact_path("evaluation", "frozen", 0, 1), "frozen", 0, 1)
-        assert not Tracker(folder, params).sync().replaced
-    assert [step for step, _ in history(folder, runs(folder)["frozen/s0"], "fd")] == [1]
+        assert not Tracker(folder, params).sync().superseded
+    assert [step for step, _ in history(folder, runs(folder)["frozen/s0"], "1 headline/fd")] == [0, 1]
 
 
 def test_a_broken_copy_is_completed_without_doubles(
@@ -188,22 +226,196 @@ def test_a_broken_copy_is_completed_without_doubles(
             Tracker(folder, params).sync()
     Tracker(folder, params).sync()
     child = runs(folder)["frozen/s0/r1"]
-    assert [step for step, _ in history(folder, child, "policy/loss")] == list(range(8))
+    assert [step for step, _ in history(folder, child, "2 training/policy/loss")] == list(range(8))
 
 
-def test_a_changed_artifact_replaces_the_arm_and_only_it(project: tuple[Path, Params]) -> None:
+def test_a_changed_artifact_supersedes_the_arm_and_only_it(project: tuple[Path, Params]) -> None:
     folder, params = project
     Tracker(folder, params).sync()
     before = runs(folder)
     write_evaluation(folder / artifact_path("evaluation", "coevolved", 0, 2), "coevolved", 7, 2)
     tally = Tracker(folder, params).sync()
     after = runs(folder)
-    assert tally.replaced == ["coevolved/s0 (another evaluation in round 2)"]
+    assert tally.superseded == ["coevolved/s0 (another evaluation in round 2)"]
     assert after["frozen/s0"].info.run_id == before["frozen/s0"].info.run_id
     assert after["coevolved/s0"].info.run_id != before["coevolved/s0"].info.run_id
     fresh = evaluation_metrics("coevolved", 7, 2)["clip"]["value"]
-    assert dict(history(folder, after["coevolved/s0"], "clip"))[2] == pytest.approx(fresh)
-    assert len(history(folder, after["coevolved/s0"], "clip")) == 2
+    assert dict(history(folder, after["coevolved/s0"], "1 headline/clip"))[2] == pytest.approx(fresh)
+    assert len(history(folder, after["coevolved/s0"], "1 headline/clip")) == 3
+    old = {run.data.tags[KEY]: run for run in superseded(folder)}
+    assert set(old) == {"coevolved/s0", "coevolved/s0/r1", "coevolved/s0/r2"}  # kept, with what they showed
+    was = evaluation_metrics("coevolved", 0, 2)["clip"]["value"]
+    assert dict(history(folder, old["coevolved/s0"], "1 headline/clip"))[2] == pytest.approx(was)
+    assert old["coevolved/s0"].data.tags[BY] == after["coevolved/s0"].info.run_id
+
+
+def test_artifacts_that_come_back_make_their_run_current_again(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    path = folder / artifact_path("evaluation", "coevolved", 0, 2)
+    Tracker(folder, params).sync()
+    first = runs(folder)["coevolved/s0"].info.run_id
+    shutil.copytree(path, folder / "kept")
+    write_evaluation(path, "coevolved", 7, 2)
+    tracker = Tracker(folder, params)
+    tracker.sync()
+    second = runs(folder)["coevolved/s0"].info.run_id
+    shutil.rmtree(path)
+    shutil.copytree(folder / "kept", path)  # as DVC restores them from its cache
+    tally = tracker.sync()
+    assert runs(folder)["coevolved/s0"].info.run_id == first and not tally.created
+    assert {run.data.tags[BY] for run in superseded(folder)} == {first}
+    assert second in {run.info.run_id for run in superseded(folder)}
+
+
+def edit(folder: Path, section: str, **values: object) -> Params:
+    yaml = YAML(typ="safe", pure=True)
+    data = yaml.load((folder / "params.yaml").read_text())
+    data[section] |= values
+    with (folder / "params.yaml").open("w") as file:
+        yaml.dump(data, file)
+    return load(folder / "params.yaml")
+
+
+def test_parameters_are_the_artifacts_and_not_those_of_the_moment(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    Tracker(folder, params).sync()
+    before = {key: run.info.run_id for key, run in runs(folder).items()}
+    was = str(params.policy.learning_rate)
+    params = edit(folder, "policy", learning_rate=0.5)
+    tally = Tracker(folder, params).sync()
+    assert not tally.created and not tally.superseded and not tally.extended
+    assert {key: run.info.run_id for key, run in runs(folder).items()} == before
+    for key in ("coevolved/s0", "coevolved/s0/r1"):
+        found = runs(folder)[key].data.params
+        assert (found["policy.learning_rate"], found["decoder.steps"]) == (was, "24")
+    # Round 1 is trained anew: what lies there of round 2 is of the run before.
+    for number in (1, 2):
+        for stage in ("policy", "evaluation"):
+            path = artifact_path(stage, "coevolved", 0, number)
+            given = {"policy": artifact_path("policy", "coevolved", 0, 1)} if (stage, number) != ("policy", 1) else {}
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                rewrite(path, given)
+    Tracker(folder, params).sync()
+    write_training(folder, "coevolved", 0, 1)
+    tally = Tracker(folder, params).sync()
+    assert tally.superseded == ["coevolved/s0 (another policy in round 1)"]
+    found = runs(folder)
+    assert found["coevolved/s0"].data.params["policy.learning_rate"] == "0.5"
+    assert "1 headline/fd" not in found["coevolved/s0/r1"].data.metrics
+    assert not any("2 training/policy/loss" in found[key].data.metrics for key in found if key == "coevolved/s0/r2")
+    assert found["coevolved/s0"].data.tags["params_digest"] != found["frozen/s0"].data.tags["params_digest"]
+
+
+def rewrite(path: Path, inputs: dict[str, Path]) -> None:
+    """An artifact again, with inputs."""
+    old = read_artifact(path, path.name)
+    manifest = old.manifest
+    used = manifest["params"]
+    with ArtifactWriter(path, path.name, seed=0, deterministic=True, inputs=inputs, params=used) as out:
+        out.copy(old)
+
+
+def test_rounds_of_another_profile_do_not_mix_in(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    Tracker(folder, params).sync()
+    before = runs(folder)
+    # The next profile has trained its first policy; the artifacts of the second round are still the other's.
+    other = edit(folder, "policy", learning_rate=0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for stage in ("ranking", "policy", "evaluation"):
+            given = artifact_path("policy", "coevolved", 0, 1)
+            rewrite(artifact_path(stage, "coevolved", 0, 2), {"previous": given})
+    Tracker(folder, params).sync()
+    write_training(folder, "coevolved", 0, 1)
+    Tracker(folder, other).sync()
+    found = runs(folder)
+    assert "coevolved/s0/r2" not in found and "coevolved/s0/r1" in found
+    assert before["frozen/s0"].info.run_id == found["frozen/s0"].info.run_id
+    kept = [run for run in superseded(folder) if run.data.tags[KEY] == "coevolved/s0/r2"]
+    assert len(kept) == 2 and all("1 headline/fd" in run.data.metrics for run in kept)
+
+
+def test_another_projects_runs_in_one_store_are_left_alone(
+    project: tuple[Path, Params], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, params = project
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    Tracker(folder, params).sync()
+    before = {run.info.run_id: dict(run.data.tags) for run in every_run(folder)}
+    second = tmp_path_factory.mktemp("second")
+    others = write_project(second, seeds=[0], rounds=2)
+    edit(second, "policy", learning_rate=0.5)
+    for number in (1, 2):
+        write_training(second, "coevolved", 0, number)
+    for _ in range(2):
+        for tracker in (Tracker(second, others, uri), Tracker(folder, params, uri)):
+            tracker.sync()
+    found = {run.info.run_id: run for run in every_run(folder)}
+    assert {run_id: dict(found[run_id].data.tags) for run_id in before} == before
+    ours, theirs = (
+        [run for run in found.values() if run.data.tags[KEY] == "coevolved/s0" and (run.info.run_id in before) is own]
+        for own in (True, False)
+    )
+    assert [run.data.params["policy.learning_rate"] for run in theirs] == ["0.5"] and len(ours) == 1
+    # What both have computed alike is one run: a second machine that goes on with the same artifacts finds it.
+    assert len([run for run in found.values() if run.data.tags[KEY] == "frozen/s0"]) == 1
+
+
+def test_a_parameter_that_is_too_long_does_not_begin_a_new_run(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    words = [f"word{number:05d}" for number in range(700)]
+    reward = {"kind": "mine:words", "weight": 1.0, "normalise": "none", "words": words}
+    edit(folder, "ranking", rewards={"words": reward, **params.ranking.model_dump(mode="json")["rewards"]})
+    for number in (1, 2):
+        write_training(folder, "coevolved", 0, number)
+    Tracker(folder, params).sync()
+    for _ in range(2):
+        tally = Tracker(folder, params).sync()
+        assert not tally.created and not tally.superseded and not tally.extended
+    value = runs(folder)["coevolved/s0"].data.params["ranking.rewards.words.words"]
+    assert value.startswith("['word00000', 'word00001'") and len(value) == 500
+    digest = hashlib.sha256(str(words).encode()).hexdigest()[:16]
+    assert value.endswith(f"... ({len(str(words))} characters, sha256 {digest})")
+    assert plain_params({"a": {"b": "x" * 500}}) == {"a.b": "x" * 500}
+
+
+def test_points_carry_the_time_of_their_steps(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    cell = ("coevolved", 0, 2)
+    log = read_artifact(folder / artifact_path("policy", *cell), "policy").table("log")
+    lines = [
+        {"step": row["step"], "total": 8, "metrics": row, "time": 1000.0 + row["step"]}
+        for row in log.to_dict("records")
+    ]
+    path = folder / ".rank-e/events/coevolved-s0-r2-policy.jsonl"
+    path.parent.mkdir(parents=True)
+    lines[0]["metrics"] = lines[0]["metrics"] | {"loss": 5.0}  # of another computation
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    os.utime(folder / artifact_path("policy", *cell) / MANIFEST, (2000.0, 2000.0))
+    Tracker(folder, params).sync()
+    found = moments(folder, runs(folder)["coevolved/s0/r2"], "2 training/policy/loss")
+    assert found == {8: 2_000_000} | {step: 1_000_000 + 1000 * step for step in range(9, 16)}
+
+
+def test_runs_carry_what_groups_them(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    shutil.copytree(ROOT / "profiles", folder / "profiles")
+    usage = {"seconds": 12.5, "peak_rss_mb": 100.0, "ended": time.time(), "revision": "f" * 40}
+    (folder / ".rank-e/usage").mkdir(parents=True)
+    (folder / ".rank-e/usage/policy-coevolved-s0-r2.json").write_text(json.dumps(usage))
+    (folder / ".rank-e/usage/policy-coevolved-s0-r1.json").write_text(json.dumps(usage | {"ended": 1.0}))
+    Tracker(folder, params).sync()
+    found = runs(folder)
+    tags = found["coevolved/s0/r2"].data.tags
+    wanted = {"arm": "coevolved", "seed": "0", "round": "2", "mlflow.source.git.commit": "f" * 40}
+    assert wanted.items() <= tags.items() and tags["mlflow.user"] and tags["params_digest"]
+    assert found["coevolved/s0/r2"].data.metrics["4 details/policy seconds"] == 12.5
+    assert "4 details/policy seconds" not in found["coevolved/s0/r1"].data.metrics  # of another artifact
+    # The tests' own evaluation is no profile's; the arm's training is that of these.
+    assert found["coevolved/s0"].data.tags["profile"] == "none"
+    assert "shapes" in describe(folder, "frozen", {"decoder.train": "False", "seed": "0"})["profile"].split(", ")
 
 
 def test_live_points_grow_and_become_the_final_curve(project: tuple[Path, Params]) -> None:
@@ -218,15 +430,15 @@ def test_live_points_grow_and_become_the_final_curve(project: tuple[Path, Params
     tracker.sync()
     child = runs(folder)["coevolved/s0/r2"]
     assert child.info.status == "RUNNING"
-    assert history(folder, child, "policy/loss") == [(step, value[step]) for step in (8, 9, 10)]
+    assert history(folder, child, "2 training/policy/loss") == [(step, value[step]) for step in (8, 9, 10)]
     write_events(folder, "policy", range(8, 14), value.__getitem__)
     tracker.sync()
     Tracker(folder, params).sync()  # another process knows nothing of the lines that were copied
-    assert [step for step, _ in history(folder, child, "policy/loss")] == list(range(8, 14))
+    assert [step for step, _ in history(folder, child, "2 training/policy/loss")] == list(range(8, 14))
     write_training(folder, *cell)
     tally = tracker.sync()
-    assert not tally.replaced
-    assert history(folder, child, "policy/loss") == sorted(value.items())
+    assert not tally.superseded
+    assert history(folder, child, "2 training/policy/loss") == sorted(value.items())
 
 
 def test_a_stage_that_begins_anew_leaves_no_old_points(project: tuple[Path, Params]) -> None:
@@ -236,9 +448,9 @@ def test_a_stage_that_begins_anew_leaves_no_old_points(project: tuple[Path, Para
     write_events(folder, "policy", range(8, 14), lambda step: 1.0 * step)
     tracker.sync()
     write_events(folder, "policy", range(8, 10), lambda step: -1.0 * step)
-    assert tracker.sync().replaced
+    assert tracker.sync().superseded
     child = runs(folder)["coevolved/s0/r2"]
-    assert history(folder, child, "policy/loss") == [(8, -8.0), (9, -9.0)]
+    assert history(folder, child, "2 training/policy/loss") == [(8, -8.0), (9, -9.0)]
 
 
 def test_follow_goes_on_after_errors_and_copies_once_more_at_the_end(project: tuple[Path, Params]) -> None:

@@ -280,7 +280,7 @@ def test_a_stage_writes_down_what_it_used(project: Path) -> None:
     assert 2.0 <= usage["seconds"] < 3.0
     assert usage["peak_rss_mb"] > block.nbytes / 1e6
     assert abs(usage["ended"] - time.time()) < 60
-    assert usage.keys() == {"seconds", "peak_rss_mb", "phases", "ended"}  # no GPU was used
+    assert usage.keys() == {"seconds", "peak_rss_mb", "phases", "ended", "revision"}  # no GPU was used
 
 
 def test_a_slow_save_makes_the_next_one_wait_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
