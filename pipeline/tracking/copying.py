@@ -59,30 +59,26 @@ def copy_stage(
     store: Store, lineage: Lineage, runs: tuple[Run, Run], stage: str, made: Made, found: list[Metric]
 ) -> None:
     """A stage into its round and its arm (`runs`); the round's tag comes last, so a broken copy is done again."""
-    child = runs[0]
+    child, parent = runs
     params, usage = params_of(lineage, made), usage_of(lineage.project, made)
-    for run in runs:
-        store.log_params(run, params)
-        store.log(run, found)
-    costs = {key: float(usage[key]) for key in ("seconds", "peak_rss_mb", "peak_gpu_mb") if key in usage}
-    number = made.manifest["cell"]["round"]
-    store.log(child, [Metric(f"{DETAILS}/{stage} {key}", cost, made.written, number) for key, cost in costs.items()])
     if stage == "ranking":
         log_data(store, lineage, child, made, "prompts", "training")
     if stage == "evaluation":
         log_data(store, lineage, child, made, "reference", "evaluation")
     log_files(store, child, stage, artifact_of(lineage.project, made))
+    store.add(parent, found, params)
+    costs = {key: float(usage[key]) for key in ("seconds", "peak_rss_mb", "peak_gpu_mb") if key in usage}
+    number = made.manifest["cell"]["round"]
+    spent = [Metric(f"{DETAILS}/{stage} {key}", cost, made.written, number) for key, cost in costs.items()]
     revision = {"mlflow.source.git.commit": usage["revision"]} if "revision" in usage else {}
-    store.tag(child, revision | {f"{SHA}{stage}": made.sha256})
+    store.add(child, [*found, *spent], params, revision | {f"{SHA}{stage}": made.sha256})
 
 
 def copy_alone(store: Store, lineage: Lineage, run: Run, made: Made, found: list[Metric]) -> None:
     """The evaluation of what comes before the rounds into a run of its own."""
-    store.log_params(run, params_of(lineage, made))
-    store.log(run, found)
     log_data(store, lineage, run, made, "reference", "evaluation")
     log_files(store, run, "evaluation", artifact_of(lineage.project, made))
-    store.tag(run, {f"{SHA}evaluation": made.sha256})
+    store.add(run, found, params_of(lineage, made), {f"{SHA}evaluation": made.sha256})
 
 
 def log_data(store: Store, lineage: Lineage, run: Run, made: Made, name: str, context: str) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 # Read when MLflow is imported: a dead server must cost seconds, not minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -27,8 +28,8 @@ KEY, KIND, SHA, STATE = "rank_e.round_key", "rank_e.kind", "rank_e.sha256.", "ra
 PROJECT, BY, OTHER = "rank_e.project", "rank_e.superseded_by", "rank_e.other_params"
 CURRENT, SUPERSEDED = "current", "superseded"
 PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
-BATCH, PARAMS = 1000, 100
-"""Points, and parameters, that MLflow takes in one call."""
+BATCH, PARAMS = 800, 100
+"""Points, and parameters, of one call: MLflow takes 1000 of both and of tags together."""
 
 
 def default_uri(project: Path) -> str:
@@ -105,14 +106,35 @@ class Store:
     def _search(self, where: str) -> list[Run]:
         return list(self.client.search_runs([self.experiment], where, ViewType.ACTIVE_ONLY, max_results=1000))
 
-    def log(self, run: Run, found: Iterable[Metric]) -> None:
-        """Add the points that are not there yet, in batches."""
-        rows = [point for point in found if point.step not in self._known(run, point.key)]
-        for start in range(0, len(rows), BATCH):
-            batch = rows[start : start + BATCH]
-            self.client.log_batch(run.info.run_id, metrics=batch)
-            for point in batch:
-                self._known(run, point.key)[point.step] = point.value
+    def add(
+        self,
+        run: Run,
+        points: Iterable[Metric] = (),
+        params: Mapping[str, str] = MappingProxyType({}),
+        tags: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Add the points, parameters and tags that are not there yet, in batches, the tags last.
+
+        A parameter that has another value there keeps it, and is named in a tag: it changed on the way.
+        """
+        rows = [point for point in points if point.step not in self._known(run, point.key)]
+        fresh = [Param(name, value) for name, value in params.items() if name not in run.data.params]
+        other = sorted(name for name, value in params.items() if run.data.params.get(name, value) != value)
+        tags = {**tags, OTHER: ", ".join(other)[:500]} if other else tags
+        changed = {name: value for name, value in tags.items() if run.data.tags.get(name) != value}
+        last = [RunTag(name, value) for name, value in changed.items()]
+        count = max(-(-len(rows) // BATCH), -(-len(fresh) // PARAMS), bool(last))
+        for index in range(count):
+            self.client.log_batch(
+                run.info.run_id,
+                metrics=rows[BATCH * index : BATCH * (index + 1)],
+                params=fresh[PARAMS * index : PARAMS * (index + 1)],
+                tags=last if index == count - 1 else [],
+            )
+        for point in rows:
+            self._known(run, point.key)[point.step] = point.value
+        run.data.params.update({row.key: row.value for row in fresh})
+        run.data.tags.update(changed)
 
     def contradicts(self, run: Run, found: Iterable[Metric]) -> bool:
         """Whether a run has another value than one of these points at its step."""
@@ -126,24 +148,6 @@ class Store:
             history = self.client.get_metric_history(run.info.run_id, key) if there else []
             known[key] = {point.step: point.value for point in history}
         return known[key]
-
-    def log_params(self, run: Run, params: Mapping[str, str]) -> None:
-        """Add parameters. One that has another value there keeps it, and is named in a tag: it changed on the way."""
-        there = run.data.params
-        rows = [Param(name, value) for name, value in params.items() if name not in there]
-        for start in range(0, len(rows), PARAMS):
-            self.client.log_batch(run.info.run_id, params=rows[start : start + PARAMS])
-        there.update({row.key: row.value for row in rows})
-        other = sorted(name for name, value in params.items() if there[name] != value)
-        if other:
-            self.tag(run, {OTHER: ", ".join(other)[:500]})
-
-    def tag(self, run: Run, tags: Mapping[str, str]) -> None:
-        """Set tags, here and there, where they differ."""
-        changed = {name: value for name, value in tags.items() if run.data.tags.get(name) != value}
-        if changed:
-            self.client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in changed.items()])
-            run.data.tags.update(changed)
 
     def log_file(self, run: Run, file: Path) -> None:
         """Keep a small file with a run."""
@@ -168,14 +172,14 @@ class Store:
 
     def supersede(self, run: Run, by: str) -> None:
         """Mark a run as one that others took the place of; nothing of it is removed."""
-        self.tag(run, {STATE: SUPERSEDED, BY: by})
+        self.add(run, tags={STATE: SUPERSEDED, BY: by})
         if run.info.status == "RUNNING":
             self.client.set_terminated(run.info.run_id, "KILLED")
 
     def revive(self, run: Run) -> None:
         """Mark a run as the one that the artifacts are of, again."""
         if run.data.tags.get(STATE) != CURRENT:
-            self.tag(run, {STATE: CURRENT})
+            self.add(run, tags={STATE: CURRENT})
             if run.info.status == "KILLED":
                 self.client.update_run(run.info.run_id, "RUNNING")
             if BY in run.data.tags:

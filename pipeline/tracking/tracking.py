@@ -138,7 +138,7 @@ class Tracker:
             tally.superseded.append(f"{key} ({other})")
         if run is not None:
             store.revive(run)
-            store.tag(run, describe(self.project, "", run.data.params))
+            store.add(run, tags=describe(self.project, "", run.data.params))
             store.finish(run, made.written)
 
     def _sync_arm(self, store: Store, families: Families, key: str, tally: Tally) -> None:
@@ -151,20 +151,20 @@ class Tracker:
             first = min(made.written for item in rounds.values() for made in item.made.values())
             tags = {KEY: key, PROJECT: families.me, "arm": arm, "seed": str(seed)}
             family = Family(store.create(f"{arm} s{seed}", tags, None, first))
+            store.add(family.parent, params={"arm": arm, "seed": str(seed)})
             tally.created.append(key)
         if families.make_current(key, family.parent):
             tally.superseded.append(f"{key} ({reason})")
         for run in (*family.rounds.values(), family.parent):
             store.revive(run)
-        store.log_params(family.parent, {"arm": arm, "seed": str(seed)})
         if start is not None and not hashes(family.parent):
-            store.log(family.parent, points_of(self.project, {}, "evaluation", start, 0))
-            store.tag(family.parent, {f"{SHA}start": start.sha256})
+            metrics = points_of(self.project, {}, "evaluation", start, 0)
+            store.add(family.parent, metrics, tags={f"{SHA}start": start.sha256})
         for number, item in rounds.items():
             self._sync_round(store, families, family, (arm, seed, number), item, points, tally)
         described = describe(self.project, arm, family.parent.data.params)
         for run in (*family.rounds.values(), family.parent):
-            store.tag(run, described)
+            store.add(run, tags=described)
         done = [rounds[n].made["evaluation"] for n in self.params.evaluated if n in rounds and _evaluated(rounds[n])]
         if len(done) == len(self.params.evaluated):
             store.finish(family.parent, max(made.written for made in done))
@@ -195,7 +195,7 @@ class Tracker:
             cell_tags = {"arm": arm, "seed": str(seed), "round": str(number)}
             tags = {KEY: key, PROJECT: families.me, **cell_tags}
             run = family.rounds[number] = store.create(f"r{number}", tags, family.parent.info.run_id, began)
-            store.log_params(run, cell_tags)
+            store.add(run, params=cell_tags)
             tally.created.append(key)
         else:
             (tally.extended if missing or item.working else tally.skipped).append(key)
@@ -203,7 +203,7 @@ class Tracker:
             copy_stage(store, self.lineage, (run, family.parent), stage, made, points(number, stage))
         for stage in item.working:
             for shown in (run, family.parent):
-                store.log(shown, points(number, stage))
+                store.add(shown, points(number, stage))
         trained = number not in self.params.evaluated and {"policy", "decoder"} <= item.made.keys()
         if trained or _evaluated(item):
             store.finish(run, max(made.written for made in item.made.values()))

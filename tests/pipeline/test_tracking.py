@@ -1,6 +1,7 @@
 """Tracking: parents and nested rounds, live curves, and no point or run twice whatever happens in between."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -220,13 +221,29 @@ def test_a_broken_copy_is_completed_without_doubles(
     project: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, params = project
+    whole, calls = MlflowClient.log_batch, itertools.count(1)
+
+    def broken(client: MlflowClient, run_id: str, metrics: list, params: list, tags: list) -> None:
+        at = next(calls)
+        whole(client, run_id, metrics, params, [] if at % 9 == 0 else tags)
+        if at % 9 == 0:
+            raise KeyboardInterrupt
+
+    stops = 0
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "tag", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            Tracker(folder, params).sync()
-    Tracker(folder, params).sync()
-    child = runs(folder)["frozen/s0/r1"]
-    assert [step for step, _ in history(folder, child, "2 training/policy/loss")] == list(range(8))
+        patch.setattr(MlflowClient, "log_batch", broken)
+        while True:
+            try:
+                Tracker(folder, params).sync()
+                break
+            except KeyboardInterrupt:
+                stops += 1
+    assert stops > 3 and not superseded(folder)
+    found = runs(folder)
+    assert set(found) == {"base", *(f"{arm}/s0{end}" for arm in params.arms for end in ("", "/r1", "/r2"))}
+    for key, steps in (("frozen/s0/r1", range(8)), ("coevolved/s0/r2", range(8, 16)), ("coevolved/s0", range(16))):
+        assert [step for step, _ in history(folder, found[key], "2 training/policy/loss")] == list(steps)
+        assert found[key].info.status == "FINISHED" and found[key].data.params["arm"] == key.split("/")[0]
 
 
 def test_a_changed_artifact_supersedes_the_arm_and_only_it(project: tuple[Path, Params]) -> None:
@@ -475,4 +492,4 @@ def test_a_dead_server_costs_seconds_and_one_line(
 ) -> None:
     folder, params = project
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9.*set MLFLOW_TRACKING_URI"):
-        Tracker(folder, params, "http://127.0.0.1:9")
+        Tracker(folder, params, "http://127.0.0.1:9").sync()
