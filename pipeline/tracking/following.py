@@ -23,18 +23,20 @@ def follow(
     names what was not copied in the end.
     """
     tracker: Tracker | None = None
-    problem = ""
+    problem = said = ""
     left = TRIES + 1  # the last pass is the first try
     while left:
         try:
             tracker = tracker or tracker_for()
             tally = tracker.sync()
-            problem = ""
+            problem = said = ""
             if tally.created or tally.superseded or tally.said:
                 say(str(tally))
         except (RankEError, OSError) as error:  # an artifact that is being replaced, or a server that is away
             problem = str(error).splitlines()[0]
-            say(f"{problem} (trying again)")
+            if problem != said:  # once, not every pass
+                say(f"{problem} (trying again)")
+            said = problem
         if left <= TRIES:
             left -= 1
             if not problem:

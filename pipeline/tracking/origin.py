@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pipeline.tracking.lineage import Made
 from pipeline.tracking.points import plain_params
+from rank_e.config import ConfigError, Params
 from rank_e.config.profiles import load_profile
 
 CLOSE = 60_000
@@ -27,11 +29,20 @@ def describe(project: Path, arm: str, params: Mapping[str, str]) -> dict[str, st
 def _profiles(project: Path, arm: str) -> dict[str, dict[str, str]]:
     """The parameters of each profile that has this arm, as its artifacts would say them."""
     found = {}
-    for path in sorted((project / "profiles").glob("*.yaml")):
-        params = load_profile(path)
+    for name, params in _loaded(project).items():
         if not arm or arm in params.arms:
             merged = params.model_dump(mode="json") | (params.arm(arm).model_dump(mode="json") if arm else {})
-            found[path.stem] = plain_params(merged)
+            found[name] = plain_params(merged)
+    return found
+
+
+@cache
+def _loaded(project: Path) -> dict[str, Params]:
+    """The project's profiles; one that somebody is at work on is no run's yet."""
+    found = {}
+    for path in sorted((project / "profiles").glob("*.yaml")):
+        with suppress(ConfigError):
+            found[path.stem] = load_profile(path)
     return found
 
 

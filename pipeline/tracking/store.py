@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 # Read when MLflow is imported: a dead server must cost seconds, not minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -152,7 +153,7 @@ class Store:
     def log_file(self, run: Run, file: Path) -> None:
         """Keep a small file with a run."""
         place = run.info.artifact_uri
-        if "://" in place or place.startswith("/"):
+        if urlsplit(place).scheme or place.startswith("/"):
             self.client.log_artifact(run.info.run_id, str(file))
             return
         folder = self.project / place  # a store at home in its project

@@ -23,6 +23,7 @@ from pipeline.tracking.lineage import Lineage, Made, Round
 from pipeline.tracking.lock import one_tracker
 from pipeline.tracking.origin import describe
 from pipeline.tracking.points import curve, event_rows
+from pipeline.tracking.registry import register
 from pipeline.tracking.store import KEY, PROJECT, SHA, Store, default_uri, hashes, refusals
 from rank_e.config import Params
 from stages.runtime.stage import artifact_path
@@ -168,6 +169,8 @@ class Tracker:
         done = [rounds[n].made["evaluation"] for n in self.params.evaluated if n in rounds and _evaluated(rounds[n])]
         if len(done) == len(self.params.evaluated):
             store.finish(family.parent, max(made.written for made in done))
+            last, first = rounds[self.params.last_round].made, seed == self.params.seeds[0]
+            register(store, family.parent, arm, seed, last, first)
 
     def _points(self, arm: str, seed: int, rounds: dict[int, Round]) -> Points:
         """The points of each round and stage, read when they are asked for."""

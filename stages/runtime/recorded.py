@@ -10,24 +10,26 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from rank_e.config.loading import parse_text
+from rank_e.config.reading import read_text
 from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of
 
 PROJECT = Path(__file__).parents[2]
 """Where dvc.yaml and .dvcignore lie, whatever folder a stage runs in."""
+PARAMS = "params.yaml"
 MANIFEST = "manifest.json"  # stands for its artifact: it holds the sha256 of every file
 ARTIFACTS = "artifacts"
-CHEAP = 16 << 20
+CHEAP = 2 << 20
 """Bytes of a dependency, its smallest files first, that are hashed when a stage begins."""
 
 
@@ -62,9 +64,11 @@ def _entry(name: str) -> Mapping[str, Any]:
 
 @cache
 def _ignored() -> tuple[str, ...]:
-    """The names in .dvcignore: no part of any dependency."""
-    lines = (PROJECT / ".dvcignore").read_text(encoding="utf-8").split("\n")
-    return tuple(line.rstrip("/") for line in lines if line and not line.startswith("#"))
+    """Names that are no part of any dependency: those in .dvcignore, and what Python and writers leave for a while."""
+    path = PROJECT / ".dvcignore"
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    given = (line.rstrip("/") for line in lines if line and not line.startswith("#"))
+    return (*given, "__pycache__", "*.pyc", "*.tmp-*", ".git", ".dvc")
 
 
 def sections(name: str, params: Mapping[str, Any], arm: str) -> list[str]:
@@ -119,13 +123,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def _changed_params(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`key = value now, was value before` for every parameter that is another one."""
-    old, new = dict(flatten(before)), dict(flatten(now))
-    keys = [key for key in {**old, **new} if (key in old, old.get(key)) != (key in new, new.get(key))]
-    return [f"params.yaml: {key} = {_shown(new, key)}, was {_shown(old, key)}" for key in keys]
-
-
 def _shown(values: Mapping[str, Any], key: str) -> str:
     return json.dumps(values[key])[:80] if key in values else "not there"
 
@@ -133,20 +130,20 @@ def _shown(values: Mapping[str, Any], key: str) -> str:
 class Recorded:
     """What DVC will record of a stage, as it was when that began."""
 
-    def __init__(
-        self, title: str, params: Mapping[str, Any], keys: Iterable[str], paths: Iterable[Path], code: Path
-    ) -> None:
-        """params: the values of `keys`; code: the stage's code list; ChangedError where the code is no longer that."""
-        self.title, self.params, self.keys, self.code = title, params, list(keys), code
+    def __init__(self, title: str, text: str, keys: Iterable[str], paths: Iterable[Path], code: Path) -> None:
+        """text: of params.yaml, of which the stage reads `keys`; code: the stage's code list.
+
+        ChangedError where the code is no longer what is listed.
+        """
+        self.title, self.text, self.keys, self.code = title, text, list(keys), code
         self.seen = {path: _look(path) for path in paths}
         if edited := self._edited_code():
             fix = "`dvc repro` lists it anew and runs what it touches again"
             raise ChangedError(f"{title}: {_some(edited)} edited after the stage `code` had listed it: {fix}")
 
-    def check(self, load: Callable[[], BaseModel]) -> None:
-        """ChangedError, in one line, names what is not what it was; load: reads the params of now."""
-        found = _changed_params(self.params, values_of(self.keys, load().model_dump(mode="json")))
-        found += self._changed_files() + [f"{path} was edited" for path in self._edited_code()]
+    def check(self) -> None:
+        """ChangedError, in one line, names what is not what it was."""
+        found = self._changed_params() + self._changed_files() + [f"{path} was edited" for path in self._edited_code()]
         if found:
             raise ChangedError(
                 f"{self.title}: changed while it worked: {_some(found)}; its artifact is not written, as DVC would "
@@ -161,6 +158,18 @@ class Recorded:
                 rows = [[str(file), *seen.contents] for file, seen in sorted(files.items())]
                 digest.update(json.dumps([str(path), rows]).encode())
         return digest.hexdigest()
+
+    def _changed_params(self) -> list[str]:
+        """`key = value now, was value before` for every parameter that is another one."""
+        text = read_text(PARAMS)
+        if text == self.text:
+            return []
+        old, new = (
+            dict(flatten(values_of(self.keys, parse_text(params).model_dump(mode="json"))))
+            for params in (self.text, text)
+        )
+        keys = [key for key in {**old, **new} if (key in old, old.get(key)) != (key in new, new.get(key))]
+        return [f"{PARAMS}: {key} = {_shown(new, key)}, was {_shown(old, key)}" for key in keys]
 
     def _changed_files(self) -> list[str]:
         """The files that are not what they were; one that was hashed and has its contents still is."""

@@ -15,7 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rank_e.config import ArmParams, ConfigError, Params, load
+from rank_e.config import ArmParams, ConfigError, Params
+from rank_e.config.loading import parse_text
+from rank_e.config.reading import read_text
 from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of
 from rank_e.io.verified import WEIGHTS
@@ -27,7 +29,7 @@ from stages.runtime.memory import Memory
 from stages.runtime.phases import PHASES
 from stages.runtime.process import follow_parent
 from stages.runtime.progress import EventLog, track
-from stages.runtime.recorded import Recorded, dependencies, sections, values_of
+from stages.runtime.recorded import PARAMS, Recorded, dependencies, sections, values_of
 from stages.runtime.state import StageState
 from stages.runtime.termination import TERMINATION
 from stages.runtime.usage import record_usage
@@ -138,18 +140,21 @@ class Stage:
             values |= {section: merged[section] for section in of_arm}
         return values_of([key for key in keys if not key.startswith("arms.")], values)
 
-    def begun(self) -> "Stage":
-        """This stage, having noted what DVC will record of it; ChangedError where its code is not what was listed."""
+    def begun(self, text: str) -> "Stage":
+        """This stage, having noted what DVC will record of it; ChangedError where its code is not what was listed.
+
+        text: of the params.yaml that the params are from.
+        """
         values = self.params.model_dump(mode="json")
         keys = sections(self.name, values, self.arm)
         paths = dependencies(self.name, values, self.arm, self.seed, self.round)
         code = self.path("code") / f"{self.name}.json"
-        return replace(self, recorded=Recorded(self.title, values_of(keys, values), keys, paths, code))
+        return replace(self, recorded=Recorded(self.title, text, keys, paths, code))
 
     def check(self) -> None:
         """ChangedError where a parameter or file is not what it was when the stage began."""
         if self.recorded is not None:
-            self.recorded.check(load)
+            self.recorded.check()
 
     def path(self, kind: str, arm: str | None = None, seed: int | None = None, round: int | None = None) -> Path:
         """The folder of an artifact of this cell, or of another arm, seed or round."""
@@ -234,10 +239,11 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
     TERMINATION.listen(name)
     stage_arguments = parse_arguments(name, arguments)
     with one_line(name):
-        stage = make_stage(name, load(), **stage_arguments)
+        text = read_text(PARAMS)
+        stage = make_stage(name, parse_text(text), **stage_arguments)
         WEIGHTS.keep_in(WORK / "verified")
         with stage_locks(WORK / "locks", stage.key, LOCK_PATIENCE):
-            stage = stage.begun()
+            stage = stage.begun(text)
             if computes:
                 configure_torch(stage.params)
             stage.memory.run(stage.title, lambda: run(stage))

@@ -18,10 +18,11 @@ from pipeline.tracking.following import follow
 from pipeline.tracking.lock import TrackingError
 from pipeline.tracking.origin import describe
 from pipeline.tracking.points import allowed, plain_params
+from pipeline.tracking.registry import MODEL
 from pipeline.tracking.store import BY, CURRENT, EXPERIMENT, KEY, PARENT, STATE, SUPERSEDED, Store
 from pipeline.tracking.tracking import Tracker
 from rank_e.config import Params, load
-from stages.runtime.artifacts import MANIFEST, ArtifactWriter, read_artifact
+from stages.runtime.artifacts import MANIFEST, ArtifactWriter, manifest_sha256, read_artifact
 from stages.runtime.stage import artifact_path
 from tests.helpers.fake_artifacts import PUBLISHED, evaluation_metrics, write_evaluation, write_project, write_training
 
@@ -133,6 +134,7 @@ def test_a_second_pass_and_a_second_process_write_nothing(
         raise AssertionError("nothing is new, nothing should be written")
 
     writes = ("log_batch", "log_inputs", "log_artifact", "create_run", "delete_tag", "set_terminated", "update_run")
+    writes += ("create_registered_model", "create_model_version", "set_registered_model_alias")
     for name in writes:
         monkeypatch.setattr(MlflowClient, name, refuse)
     monkeypatch.setattr(Store, "log_file", refuse)
@@ -433,6 +435,25 @@ def test_runs_carry_what_groups_them(project: tuple[Path, Params]) -> None:
     # The tests' own evaluation is no profile's; the arm's training is that of these.
     assert found["coevolved/s0"].data.tags["profile"] == "none"
     assert "shapes" in describe(folder, "frozen", {"decoder.train": "False", "seed": "0"})["profile"].split(", ")
+
+
+def test_final_weights_are_registered_by_reference(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    for _ in range(2):
+        Tracker(folder, params).sync()
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    model = client.get_registered_model(MODEL)
+    assert model.aliases.keys() == {"frozen", "frozen-s0", "coevolved", "coevolved-s0"}
+    assert len(client.search_model_versions(f"name = '{MODEL}'")) == 2
+    version = client.get_model_version_by_alias(MODEL, "coevolved")
+    assert version.source == "dvc://artifacts/coevolved/s0/r2"
+    assert version.run_id == runs(folder)["coevolved/s0"].info.run_id
+    shas = {kind: manifest_sha256(folder / artifact_path(kind, "coevolved", 0, 2)) for kind in ("policy", "decoder")}
+    assert version.tags == shas | {"arm": "coevolved", "seed": "0"}
+    write_evaluation(folder / artifact_path("evaluation", "coevolved", 0, 2), "coevolved", 7, 2)
+    Tracker(folder, params).sync()
+    again = client.get_model_version_by_alias(MODEL, "coevolved")
+    assert again.run_id == runs(folder)["coevolved/s0"].info.run_id != version.run_id
 
 
 def test_live_points_grow_and_become_the_final_curve(project: tuple[Path, Params]) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
@@ -189,7 +190,7 @@ def test_a_store_that_is_locked_is_tried_again(project: tuple[Path, Params], mon
         follow(lambda: Tracker(folder, params), lambda _: True, said.append, 0.0)
     words = str(caught.value)
     assert words.startswith("not copied to MLflow: base, frozen/s0, coevolved/s0 (") and "is locked by" in words
-    assert words.endswith("; `rank-e track` copies it") and len(said) == 1 + following.TRIES
+    assert words.endswith("; `rank-e track` copies it") and len(said) == 1  # of several tries
     waits = iter([False, True])
 
     def stop(_: float) -> bool:
@@ -243,3 +244,9 @@ def test_a_store_elsewhere_keeps_whole_paths(
     location = store.client.get_experiment(store.experiment).artifact_location
     assert location == (folder / "mlruns").as_uri()  # relative to where, nobody could say
     assert os.listdir(other) == ["mlflow.db"]
+    # Files go where the store says: to a server by its client.
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(MlflowClient, "log_artifact", lambda _, run_id, file: asked.append((run_id, file)))
+    for place in ("mlflow-artifacts:/1/a/artifacts", "s3://bucket/a", "file:///a", "/a"):
+        store.log_file(SimpleNamespace(info=SimpleNamespace(run_id="a", artifact_uri=place)), folder / "params.yaml")
+    assert asked == 4 * [("a", str(folder / "params.yaml"))]

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from rank_e.config import load
 from rank_e.config.profiles import resolve
+from rank_e.config.reading import read_text
 from rank_e.io.files import sha256_of
 from stages.runtime import recorded, stage
 from stages.runtime.artifacts import ArtifactWriter, read_artifact
@@ -177,7 +178,7 @@ def test_a_pipe_in_a_data_folder_is_not_read(project: Path) -> None:
 
 def test_a_state_of_other_data_is_not_taken_up(project: Path) -> None:
     def path() -> Path:
-        return make_stage("decoder", load(), **CELL).begun().state().path
+        return make_stage("decoder", load(), **CELL).begun(read_text("params.yaml")).state().path
 
     first = path()
     assert path() == first
@@ -200,9 +201,9 @@ def test_an_artifact_says_the_params_of_its_arm(project: Path) -> None:
 
 
 def test_many_changes_are_one_line(project: Path) -> None:
-    seen = Recorded("a stage", {}, [], [Path("data")], Path("none.json"))
+    seen = Recorded("a stage", read_text("params.yaml"), [], [Path("data")], Path("none.json"))
     for number in range(8):
         Path(f"data/{number}.tar").write_text("new")
     with pytest.raises(ChangedError, match=r"data/0\.tar is new, .* and 3 more; its artifact is not") as caught:
-        seen.check(load)
+        seen.check()
     assert len(str(caught.value).splitlines()) == 1
