@@ -32,7 +32,7 @@ def register(store: Store, run: Run, arm: str, seed: int, made: dict[str, Made],
     version = next((item.version for item in known if tags.items() <= item.tags.items()), None)
     if version is None:
         source = f"dvc://{made['policy'].path.parent.as_posix()}"
-        version = client.create_model_version(MODEL, source, run_id, tags=tags).version
+        version = client.create_model_version(MODEL, source, run_id, tags=tags, await_creation_for=0).version
     own = first and not RESERVED.fullmatch(arm)
     for alias in [f"{arm}-s{seed}", *([arm] if own else [])]:
         if str(model.aliases.get(alias)) != str(version):
