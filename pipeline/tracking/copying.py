@@ -2,11 +2,9 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from mlflow.entities import Metric, Run
 
 from pipeline.tracking.lineage import CURVES, Lineage, Made
@@ -29,8 +27,7 @@ def params_of(lineage: Lineage, made: Made) -> dict[str, str]:
     """The parameters that an artifact was made with, and those of the prompts, rollouts and policy that it is of."""
     found: dict[str, str] = {}
     for name in ("prompts", "rollouts", "policy"):
-        entry = made.manifest["inputs"].get(name)
-        given = lineage.at(Path(entry["path"])) if entry else None
+        given = _input(lineage, made, name)
         found |= {} if given is None else plain_params(given.manifest["params"])
     own = dict(made.manifest["params"])
     if made.manifest["kind"] in ("evaluation", "factorial"):  # the rewards as metrics, not as this arm is trained by
@@ -65,7 +62,7 @@ def copy_stage(
         log_data(store, lineage, child, made, "prompts", "training")
     if stage == "evaluation":
         log_data(store, lineage, child, made, "reference", "evaluation")
-    log_files(store, child, stage, artifact_of(lineage.project, made))
+    log_files(store, lineage, child, stage, made)
     store.add(parent, found, params)
     costs = {key: float(usage[key]) for key in ("seconds", "peak_rss_mb", "peak_gpu_mb") if key in usage}
     number = made.manifest["cell"]["round"]
@@ -77,7 +74,7 @@ def copy_stage(
 def copy_alone(store: Store, lineage: Lineage, run: Run, made: Made, found: list[Metric]) -> None:
     """The evaluation of what comes before the rounds into a run of its own."""
     log_data(store, lineage, run, made, "reference", "evaluation")
-    log_files(store, run, "evaluation", artifact_of(lineage.project, made))
+    log_files(store, lineage, run, "evaluation", made)
     store.add(run, found, params_of(lineage, made), {f"{SHA}evaluation": made.sha256})
 
 
@@ -88,28 +85,34 @@ def log_data(store: Store, lineage: Lineage, run: Run, made: Made, name: str, co
         store.log_dataset(run, name, entry["sha256"][:32], entry["path"], context)
 
 
-def log_files(store: Store, run: Run, stage: str, artifact: Artifact) -> None:
+def log_files(store: Store, lineage: Lineage, run: Run, stage: str, made: Made) -> None:
     """Images and small tables."""
     with tempfile.TemporaryDirectory() as folder:
-        for file in _files(Path(folder), stage, artifact):
+        for file in _files(Path(folder), lineage, stage, made):
             if file.stat().st_size <= LARGEST:
                 store.log_file(run, file)
 
 
-def _files(folder: Path, stage: str, artifact: Artifact) -> list[Path]:
-    written = []
+def _files(folder: Path, lineage: Lineage, stage: str, made: Made) -> Iterator[Path]:
+    artifact = artifact_of(lineage.project, made)
     if stage == "evaluation":
         images = artifact.arrays("images")
-        written.append(folder / "images.png")
-        sheet([images["images"], images["original"]], 16).save(written[-1])
-        written.append(folder / "scores.csv")
-        artifact.table("samples").to_csv(written[-1], index=False)
-    if stage == "ranking" and "ranking.safetensors" in artifact.manifest["files"]:
+        sheet([images["images"], images["original"]], 16).save(folder / "images.png")
+        artifact.table("samples").to_csv(folder / "scores.csv", index=False)
+        yield from (folder / "images.png", folder / "scores.csv")
+    if stage == "ranking" and (prompts := _input(lineage, made, "prompts")):
         rewards = artifact.arrays("ranking")["rewards"]
-        table: dict[str, Any] = {"mean": rewards.mean(1), "best": rewards.max(1), "worst": rewards.min(1)}
-        written.append(folder / "rewards.csv")
-        pd.DataFrame(table).rename_axis("prompt").to_csv(written[-1])
+        table = artifact_of(lineage.project, prompts).table("prompts")[["prompt"]]
+        table = table.assign(mean=rewards.mean(1), best=rewards.max(1), worst=rewards.min(1))
+        table.to_csv(folder / "rewards.csv", index=False)
+        yield folder / "rewards.csv"
     if stage == "factorial":
-        written.append(folder / "factorial.json")
-        written[-1].write_text(json.dumps(artifact.json("metrics"), indent=2, sort_keys=True), encoding="utf-8")
-    return written
+        text = json.dumps(artifact.json("metrics"), indent=2, sort_keys=True)
+        (folder / "factorial.json").write_text(text, encoding="utf-8")
+        yield folder / "factorial.json"
+
+
+def _input(lineage: Lineage, made: Made, name: str) -> Made | None:
+    """An artifact that one was made from, where it lies there."""
+    entry = made.manifest["inputs"].get(name)
+    return None if entry is None else lineage.at(Path(entry["path"]))

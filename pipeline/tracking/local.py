@@ -56,19 +56,19 @@ def _make(path: Path) -> None:
 
 def _problem(path: Path) -> str:
     """Why a file is no store, "" for a whole one, be it of another version of MLflow."""
+    connection = sqlite3.connect(path, timeout=SECONDS)
     try:
-        with sqlite3.connect(path, timeout=SECONDS) as connection:
-            count = connection.execute("SELECT count(*) FROM experiments").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        text = str(error)
-        if "locked" in text or "busy" in text:
-            raise TrackingError(
-                f"MLflow's {path} is locked by another process: end it; copying is tried again"
-            ) from None
-        return "was not finished" if "no such table" in text else f"is damaged ({text})"
+        count = connection.execute("SELECT count(*) FROM experiments").fetchone()[0]
+    except sqlite3.OperationalError as error:  # of this machine, now
+        if "no such table" in str(error):
+            return "was not finished"
+        if "locked" not in str(error):
+            raise
+        raise TrackingError(f"MLflow's {path} is locked by another process: end it; copying is tried again") from None
+    except sqlite3.DatabaseError as error:  # of the file
+        return f"is damaged ({error})"
     finally:
-        if "connection" in locals():
-            connection.close()
+        connection.close()
     return "" if count else "was not finished"  # its own experiment is the last thing that MLflow makes
 
 

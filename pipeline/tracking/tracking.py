@@ -23,7 +23,7 @@ from pipeline.tracking.lineage import Lineage, Made, Round
 from pipeline.tracking.lock import one_tracker
 from pipeline.tracking.origin import describe
 from pipeline.tracking.points import curve, event_rows
-from pipeline.tracking.registry import register
+from pipeline.tracking.registry import WEIGHTS, register
 from pipeline.tracking.store import KEY, PROJECT, SHA, Store, default_uri, hashes, refusals
 from rank_e.config import Params
 from stages.runtime.stage import artifact_path
@@ -170,7 +170,8 @@ class Tracker:
         if len(done) == len(self.params.evaluated):
             store.finish(family.parent, max(made.written for made in done))
             last, first = rounds[self.params.last_round].made, seed == self.params.seeds[0]
-            register(store, family.parent, arm, seed, last, first)
+            if last.keys() >= set(WEIGHTS):  # weights that were removed since then have no place
+                register(store, family.parent, arm, seed, last, first)
 
     def _points(self, arm: str, seed: int, rounds: dict[int, Round]) -> Points:
         """The points of each round and stage, read when they are asked for."""

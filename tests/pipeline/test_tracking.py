@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from ruamel.yaml import YAML
@@ -19,7 +21,7 @@ from pipeline.tracking.lock import TrackingError
 from pipeline.tracking.origin import describe
 from pipeline.tracking.points import allowed, plain_params
 from pipeline.tracking.registry import MODEL
-from pipeline.tracking.store import BY, CURRENT, EXPERIMENT, KEY, PARENT, STATE, SUPERSEDED, Store
+from pipeline.tracking.store import BY, CURRENT, EXPERIMENT, KEY, OTHER, PARENT, STATE, SUPERSEDED, Store
 from pipeline.tracking.tracking import Tracker
 from rank_e.config import Params, load
 from stages.runtime.artifacts import MANIFEST, ArtifactWriter, manifest_sha256, read_artifact
@@ -326,6 +328,20 @@ def test_parameters_are_the_artifacts_and_not_those_of_the_moment(project: tuple
     assert found["coevolved/s0"].data.tags["params_digest"] != found["frozen/s0"].data.tags["params_digest"]
 
 
+def test_a_parameter_that_changed_on_the_way_is_named(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    was = str(params.policy.learning_rate)
+    edit(folder, "policy", learning_rate=0.5)
+    write_training(folder, "coevolved", 0, 2)
+    for _ in range(2):
+        Tracker(folder, params).sync()
+    found = runs(folder)
+    rates = {key: found[f"coevolved/s0{key}"].data.params["policy.learning_rate"] for key in ("", "/r1", "/r2")}
+    assert rates == {"": was, "/r1": was, "/r2": "0.5"}
+    assert found["coevolved/s0"].data.tags[OTHER] == "policy.learning_rate"
+    assert OTHER not in found["coevolved/s0/r2"].data.tags and OTHER not in found["frozen/s0"].data.tags
+
+
 def rewrite(path: Path, inputs: dict[str, Path]) -> None:
     """An artifact again, with inputs."""
     old = read_artifact(path, path.name)
@@ -435,6 +451,28 @@ def test_runs_carry_what_groups_them(project: tuple[Path, Params]) -> None:
     # The tests' own evaluation is no profile's; the arm's training is that of these.
     assert found["coevolved/s0"].data.tags["profile"] == "none"
     assert "shapes" in describe(folder, "frozen", {"decoder.train": "False", "seed": "0"})["profile"].split(", ")
+
+
+def test_a_round_says_its_data_and_what_each_prompt_earned(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    prompts, path = artifact_path("prompts", seed=0, round=1), artifact_path("ranking", "frozen", 0, 1)
+    used = {"prompts": {"per_round": 2}, "data": {"training": {"folder": "somewhere"}}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        with ArtifactWriter(prompts, "prompts", seed=0, deterministic=True, params=used) as out:
+            out.table("prompts", pd.DataFrame({"prompt": ['a "red" circle', "a square, and another"]}))
+        inputs = {"prompts": prompts}
+        with ArtifactWriter(path, "ranking", seed=0, deterministic=True, inputs=inputs) as out:
+            out.tensors("ranking", {"rewards": torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 2.0]])})
+            out.json("metrics", {"reward_mean": 3.0})
+    Tracker(folder, params).sync()
+    run = runs(folder)["frozen/s0/r1"]
+    table = pd.read_csv(folder / run.info.artifact_uri / "rewards.csv")
+    assert table.values.tolist() == [['a "red" circle', 2.0, 3.0, 1.0], ["a square, and another", 4.0, 5.0, 2.0]]
+    (data,) = (item.dataset for item in run.inputs.dataset_inputs)
+    assert (data.name, data.digest) == ("prompts", manifest_sha256(folder / prompts)[:32])
+    assert str(prompts) in data.source
+    assert run.data.params["prompts.per_round"] == "2" and run.data.params["data.training.folder"] == "somewhere"
 
 
 def test_final_weights_are_registered_by_reference(project: tuple[Path, Params]) -> None:

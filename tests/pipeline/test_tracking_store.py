@@ -102,6 +102,15 @@ def test_what_is_no_store_is_moved_aside(
     assert Tracker(folder, params).sync().said == []
 
 
+def test_a_file_that_cannot_be_opened_stays_where_it_is(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    (folder / "mlflow.db").unlink()
+    (folder / "mlflow.db").mkdir()
+    with pytest.raises(TrackingError, match=r"mlflow\.db: unable to open database file; correct it, or set MLFLOW"):
+        Tracker(folder, params).sync()
+    assert (folder / "mlflow.db").is_dir() and not list(folder.glob("mlflow.db.unusable*"))
+
+
 def test_a_store_of_another_version_stays_and_the_upgrade_is_named(project: tuple[Path, Params]) -> None:
     folder, params = project
     with sqlite3.connect(folder / "mlflow.db") as connection:
