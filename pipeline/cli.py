@@ -3,22 +3,17 @@
 import argparse
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.tracking.beside import tracker_beside
 from rank_e.backbones import BACKBONES
 from rank_e.backbones.info import backbone_info
 from rank_e.errors import RankEError
 from stages.runtime.failures import one_line
 from stages.runtime.locks import patience, seconds
-
-TRACKING_LOG = Path(".rank-e") / "tracking.log"
-"""What the copier beside a run has to say besides its lines: where it failed, its last line says why."""
-PATIENCE = 90.0
-"""Seconds that the end of a run waits for the last copy to MLflow."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,24 +103,18 @@ def do_run(arguments: argparse.Namespace) -> None:
 
             check_server()
         do_repair(arguments)
-        tracker = None if arguments.no_track else start_tracker()
-        try:
+        with tracker_beside(not arguments.no_track) as untracked:
             from pipeline.flow import run
 
             run(Path.cwd(), arguments.jobs, arguments.retries)
-        except BaseException:
-            if tracker is not None and (untracked := stop_tracker(tracker)):
-                print(f"tracking: {untracked}", file=sys.stderr)
-            raise
-        untracked = "" if tracker is None else stop_tracker(tracker)
         print_ending()
     print("Where to look next:")
     print("  report/index.html   the page: every seed, the images, the way through the rounds")
     print("  rank-e compare      every difference with its interval and every seed")
-    if tracker is not None:
+    if not arguments.no_track:
         print("  mlflow ui --backend-store-uri sqlite:///mlflow.db   the curves of every step")
     if untracked:
-        raise RankEError(f"every stage is done, but {untracked}")
+        raise RankEError(f"every stage is done, but {untracked[0]}")
 
 
 def print_ending() -> None:
@@ -139,32 +128,6 @@ def print_ending() -> None:
     claim = read_claim(Path(), params)
     print(ending(load_results(params, Path(), partial=True), claim))
     print(closing(claim))
-
-
-def start_tracker() -> subprocess.Popen[bytes]:
-    """`rank-e track --follow` in a process and session of its own, so that Ctrl-C here leaves it its last copy."""
-    command = [sys.executable, "-m", "pipeline.cli", "track", "--follow"]
-    TRACKING_LOG.parent.mkdir(parents=True, exist_ok=True)
-    # Born with SIGTERM held back: one that comes before the child can listen is delivered when it does.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        with TRACKING_LOG.open("wb") as errors:  # MLflow is talkative there
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors, start_new_session=True)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def stop_tracker(process: subprocess.Popen[bytes]) -> str:
-    """Ask for the last copy and wait for it, but not for ever; "" or, in one line, what was not copied."""
-    process.terminate()
-    try:
-        code = process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return "the last copy to MLflow took too long; `rank-e track` copies the rest"
-    said = TRACKING_LOG.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "" if code == 0 else (said or [f"the tracker ended with {code}"])[-1].removeprefix("rank-e: ")
 
 
 def do_serve(arguments: argparse.Namespace) -> None:

@@ -7,9 +7,9 @@ from pipeline.tracking.lock import TrackingError
 from pipeline.tracking.tracking import Tracker
 from rank_e.errors import RankEError
 
-TRIES = 3
+TRIES = 2
 """Of the last pass."""
-PAUSE = 2.0
+PAUSE = 1.0
 """Seconds between them."""
 
 

@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import cli
+from pipeline.tracking import beside
 from rank_e.config.profiles import resolve
 from tests.helpers.fake_artifacts import write_project
 
@@ -162,7 +163,7 @@ def test_a_link_is_no_folder_to_write_to(project: Path, command: list[str]) -> N
 def test_a_follower_stopped_at_once_still_makes_its_last_copy(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    process = cli.start_tracker()
-    cli.stop_tracker(process)
+    process = beside.start_tracker()
+    beside.stop_tracker(process)
     assert process.returncode == 0
     assert (project / "mlflow.db").exists() and list((project / "mlruns").glob("*/artifacts/images.png"))

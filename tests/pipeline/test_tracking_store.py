@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import cli
-from pipeline.tracking import following, local, lock
+from pipeline.tracking import beside, following, local, lock
 from pipeline.tracking.following import follow
 from pipeline.tracking.local import make_whole
 from pipeline.tracking.lock import TrackingError
@@ -235,8 +235,8 @@ def test_a_run_whose_tracking_failed_says_so_at_its_end(
     assert ran == [folder] and "Where to look next" in capsys.readouterr().out
     # Another error of the run is not hidden by this one.
     monkeypatch.setattr("pipeline.flow.run", lambda *_: (_ for _ in ()).throw(RankEError("these failed: policy")))
-    monkeypatch.setattr(cli, "start_tracker", lambda: subprocess.Popen(["true"]))
-    monkeypatch.setattr(cli, "stop_tracker", lambda _: "not copied to MLflow: base")
+    monkeypatch.setattr(beside, "start_tracker", lambda: subprocess.Popen(["true"]))
+    monkeypatch.setattr(beside, "stop_tracker", lambda _: "not copied to MLflow: base")
     with pytest.raises(RankEError, match="these failed: policy"):
         cli.do_run(given)
     assert "tracking: not copied to MLflow: base" in capsys.readouterr().err
