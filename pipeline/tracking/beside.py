@@ -1,4 +1,4 @@
-"""The tracker beside a run: a process of its own, so that MLflow costs training nothing. MLflow is not imported here."""
+"""The tracker beside a run: a process of its own, so that MLflow costs training nothing; it is not imported here."""
 
 import signal
 import subprocess

@@ -122,7 +122,7 @@ def replace_keeping_times() -> None:
     ],
 )
 def test_what_changes_while_a_stage_works_is_named_and_nothing_appears(
-    project: Path, change: Change, named: str, capsys: pytest.CaptureFixture[str]
+    project: Path, change: Change, named: str
 ) -> None:
     with pytest.raises(SystemExit) as end:
         run_decoder(change)
