@@ -11,11 +11,12 @@ from stages.runtime.stage import WORK, Stage
 def backbone_of(stage: Stage) -> Backbone:
     """The backbone of `backbone.name` on the stage's device, in `runtime.dtype`.
 
-    RankEError first if the disk has no room for what the stage will write.
+    RankEError if the disk has no room for what the stage will write: it is known as soon as the base is.
     """
     chosen = stage.params.backbone
+    backbone = load_backbone(chosen.name, chosen.base, stage.device, dtype_of(stage))
     check_room(stage.params, stage.name, stage.arm, stage.key, WORK / "state")
-    return load_backbone(chosen.name, chosen.base, stage.device, dtype_of(stage))
+    return backbone
 
 
 def dtype_of(stage: Stage) -> torch.dtype:

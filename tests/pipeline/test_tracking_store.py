@@ -218,6 +218,8 @@ def test_a_run_whose_tracking_failed_says_so_at_its_end(
     project: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = project
+    (folder / ".dvc").mkdir()  # a run's lock looks at DVC's
+    (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the port `discard`: nobody listens
