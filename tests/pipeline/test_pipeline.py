@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from rank_e.config.profiles import resolve
 from rank_e.shapes.backbone import ShapesBackbone
 from stages.runtime.artifacts import read_artifact
+from stages.runtime.warm import warm_stages
 from tests.helpers.project import ROOT, dvc, environment
 
 CPU = torch.device("cpu")
@@ -26,7 +27,7 @@ COPIED = ("rank_e", "stages", "pipeline", "assets", "profiles", "dvc.yaml", ".dv
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which the tiny profile has run."""
+    """A workspace in which the tiny profile has run, in one warm process; what follows runs without one."""
     folder = tmp_path_factory.mktemp("run")
     for name in COPIED:
         source = ROOT / name
@@ -35,7 +36,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "params.yaml").write_text(resolve(ROOT / "profiles/tiny.yaml"))
     dvc(folder, "init", "--no-scm", "--quiet")
     dvc(folder, "config", "core.analytics", "false")
-    dvc(folder, "repro")
+    with warm_stages(folder):
+        dvc(folder, "repro")
     return folder
 
 
