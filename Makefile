@@ -22,7 +22,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install
 	$(BIN)/rank-e run
 
-# The same pipeline at its smallest, in about a minute.
+# The same pipeline at its smallest, in a minute or two.
 tiny: install
 	$(BIN)/rank-e profile tiny
 	$(BIN)/rank-e run
