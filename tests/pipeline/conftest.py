@@ -1,4 +1,4 @@
-"""The toy pipeline as a project of DVC."""
+"""The toy pipeline as a project of DVC, and a project of fake artifacts with an empty MLflow store."""
 
 import shutil
 import subprocess
@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
-from tests.helpers.fake_artifacts import write_params
+from rank_e.config import Params
+from tests.helpers.fake_artifacts import write_params, write_project
 from tests.helpers.toy_pipeline import PIPELINE, WORK
 
 ROOT = Path(__file__).parents[2]
@@ -28,3 +30,18 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def toy(tmp_path: Path, template: Path) -> Path:
     return Path(shutil.copytree(template, tmp_path / "toy", symlinks=True))
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An initialised sqlite file: making its tables takes seconds, copying it none."""
+    folder = tmp_path_factory.mktemp("store")
+    MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Params]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return tmp_path, write_project(tmp_path, seeds=[0], rounds=2)
