@@ -1,4 +1,4 @@
-# `make demo` and `make test` set everything up by themselves: they need python3.11 (or newer) and make.
+# `make demo` and `make test` set everything up by themselves: they need Python 3.11.5 or newer, and make.
 PYTHON ?= python3.11
 JOBS ?= 2
 ON := $(if $(GPU),-gpu)
@@ -12,6 +12,7 @@ install: $(STAMP)
 
 # torch first: the rest must meet it there and not choose another one.
 $(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(f'{sys.executable} is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11, 3.11.5 or newer' if sys.version_info < (3, 11, 5) else 0)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch==2.13.0
