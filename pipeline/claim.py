@@ -65,16 +65,22 @@ def made_by(params: Params) -> dict[str, Any]:
 
 
 def seconds(results: Results, project: Path) -> dict[str, float | None]:
-    """Seconds that an arm's stages of all rounds took, the mean over seeds; None where a stage's was not kept."""
+    """Seconds that an arm's stages of all rounds take alone, the mean over seeds; None where a stage's was not kept."""
     found: dict[str, float | None] = {}
     for arm in results.arms:
         kinds = ("rollouts", "ranking", "policy", "decoder")
         cells = [f"{kind}-{arm}-s{s}-r{r}" for kind in kinds for s in results.seeds for r in results.rounds]
         files = [project / WORK / "usage" / f"{cell}.json" for cell in cells]
         whole = all(file.is_file() for file in files)
-        total = sum(json.loads(file.read_text())["seconds"] for file in files) if whole else None
+        total = sum(_alone(json.loads(file.read_text())) for file in files) if whole else None
         found[arm] = None if total is None else round(total / len(results.seeds), 1)
     return found
+
+
+def _alone(usage: Mapping[str, Any]) -> float:
+    """What a stage costs where no other arm shares it."""
+    seconds: float = usage.get("shared", usage)["seconds"]
+    return seconds
 
 
 def figures(results: Results, claim: Mapping[str, Any]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from rank_e.training.ranked_images import RankedImages
 from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.backbone import backbone_of, dtype_of
 from stages.runtime.rewards import rewards_of
+from stages.runtime.sharing import once
 from stages.runtime.stage import Stage, main
 from stages.runtime.training import train, write
 
@@ -38,13 +39,18 @@ def run(stage: Stage) -> None:
 
 
 def train_decoder(stage: Stage, previous: Artifact) -> None:
-    """Train and write; a killed stage goes on from its last saved step."""
+    """Rank-GAN on the round's rollouts, or a copy of what it made of the same for another arm."""
     inputs = {
         "prompts": read_artifact(stage.path("prompts"), "prompts"),
         "rollouts": read_artifact(stage.path("rollouts"), "rollouts"),
         "ranking": read_artifact(stage.path("ranking"), "ranking"),
         "previous": previous,
     }
+    once(stage, inputs, lambda: train_and_write(stage, inputs))
+
+
+def train_and_write(stage: Stage, inputs: dict[str, Artifact]) -> None:
+    """Train and write; a killed stage goes on from its last saved step."""
     backbone = backbone_of(stage)
     dataset = open_dataset(stage.params.data.training, backbone.image_size, "data.training")
     update = build(stage, backbone, dataset, inputs)

@@ -23,6 +23,7 @@ from rank_e.evaluation.tokens import entropy_bits, token_histogram, token_kl
 from rank_e.io.pixels import to_bytes
 from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.backbone import backbone_of
+from stages.runtime.sharing import once
 from stages.runtime.stage import Stage, main
 
 Weights = Mapping[str, Tensor]
@@ -107,7 +108,7 @@ def run(stage: Stage) -> None:
     """metrics, their descriptions, samples, tokens and images of the arm's EMA policy and EMA decoder."""
     inputs = {kind: read_artifact(stage.path(kind), kind) for kind in ("reference", "policy", "decoder")}
     policy, decoder = inputs["policy"].tensors("ema"), inputs["decoder"].tensors("ema")
-    evaluate(stage, policy, decoder, inputs, stage.path("evaluation"))
+    once(stage, inputs, lambda: evaluate(stage, policy, decoder, inputs, stage.path("evaluation")))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from rank_e.training.policy_update import PolicyUpdate, Rollouts
 from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.guards import check_guards
+from stages.runtime.sharing import once
 from stages.runtime.stage import Stage, main
 from stages.runtime.training import train, write
 
@@ -62,6 +63,11 @@ def run(stage: Stage) -> None:
         "reference": read_artifact(stage.path("policy", round=0), "policy"),
     }
     check_tokens(stage, inputs["rollouts"])
+    once(stage, inputs, lambda: train_policy(stage, inputs))
+
+
+def train_policy(stage: Stage, inputs: dict[str, Artifact]) -> None:
+    """Train and write; a killed stage goes on from its last saved step."""
     update = build(stage, inputs)
     gaps = update.prepare()
     state = stage.state(*(artifact.path for artifact in inputs.values()))

@@ -8,29 +8,37 @@ from rank_e.objectives.rank_gan import keep_top, rank_weights, temperature_at
 from rank_e.precision import Precision
 from rank_e.rewards.base import RewardError
 from rank_e.rewards.mixture import RawScores
-from stages.runtime.artifacts import read_artifact
+from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.backbone import backbone_of, dtype_of
 from stages.runtime.rewards import rewards_of
+from stages.runtime.sharing import once
 from stages.runtime.stage import Stage, main
 
 
-@torch.no_grad()
 def run(stage: Stage) -> None:
     """ranking.safetensors: rewards, advantages, rank_weights [P, G] (weight 0 = not among the kept).
 
     rewards.json: the running statistics of rewards that are normalised, for the next round. metrics.json: reward_mean
     and reward_std (inside a group) of the mixture, reward_NAME (mean raw score) of each reward, temperature.
     """
-    prompts = read_artifact(stage.path("prompts"), "prompts")
-    rollouts = read_artifact(stage.path("rollouts"), "rollouts")
-    decoder = read_artifact(stage.path("decoder", round=stage.round - 1), "decoder")
-    previous = read_artifact(stage.path("ranking", round=stage.round - 1), "ranking")
-    tokenizer = backbone_of(stage).tokenizer(decoder.tensors("ema"))
+    inputs = {
+        "prompts": read_artifact(stage.path("prompts"), "prompts"),
+        "rollouts": read_artifact(stage.path("rollouts"), "rollouts"),
+        "decoder": read_artifact(stage.path("decoder", round=stage.round - 1), "decoder"),
+        "previous": read_artifact(stage.path("ranking", round=stage.round - 1), "ranking"),
+    }
+    once(stage, inputs, lambda: rank(stage, inputs))
+
+
+@torch.no_grad()
+def rank(stage: Stage, inputs: dict[str, Artifact]) -> None:
+    """Decode, score, rank and write."""
+    tokenizer = backbone_of(stage).tokenizer(inputs["decoder"].tensors("ema"))
     settings = stage.arm_params.ranking
     precision = Precision(stage.device, dtype_of(stage))
-    mixture = rewards_of(stage, previous.json("rewards"))
-    tokens = rollouts.tensors("rollouts")["tokens"].long()
-    texts = [text for text in prompts.table("prompts")["prompt"] for _ in range(tokens.shape[1])]
+    mixture = rewards_of(stage, inputs["previous"].json("rewards"))
+    tokens = inputs["rollouts"].tensors("rollouts")["tokens"].long()
+    texts = [text for text in inputs["prompts"].table("prompts")["prompt"] for _ in range(tokens.shape[1])]
     flat = tokens.flatten(0, 1)
     batches: list[RawScores] = []
     at_once = stage.memory.at_once(settings.batch_size)
@@ -50,8 +58,8 @@ def run(stage: Stage) -> None:
     temperature = temperature_at(stage.round - 1, schedule.start, schedule.end, schedule.rounds)
     kept = keep_top(rewards, min(settings.keep, rewards.shape[1]))
     weights = torch.zeros_like(rewards).scatter(1, kept, rank_weights(rewards.gather(1, kept), temperature))
-    inputs = {"prompts": prompts.path, "rollouts": rollouts.path, "decoder": decoder.path, "previous": previous.path}
-    with stage.writer("ranking", inputs=inputs) as out:
+    paths = {name: artifact.path for name, artifact in inputs.items()}
+    with stage.writer("ranking", inputs=paths) as out:
         out.tensors(
             "ranking",
             {

@@ -4,17 +4,25 @@ from rank_e.sampling.distribution import SamplingConfig
 from rank_e.sampling.fitting import fitting_batch
 from rank_e.sampling.sampler import Sampler
 from rank_e.seeds import seed_for
-from stages.runtime.artifacts import read_artifact
+from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.backbone import backbone_of
+from stages.runtime.sharing import once
 from stages.runtime.stage import Stage, main
 
 
 def run(stage: Stage) -> None:
     """rollouts.safetensors: tokens int32 [P, G, L] and log_probs [P, G, L] under the sampled distribution."""
-    prompts = read_artifact(stage.path("prompts"), "prompts")
-    previous = read_artifact(stage.path("policy", round=stage.round - 1), "policy")
-    policy = backbone_of(stage).policy(previous.tensors("online"))
-    text = prompts.tensors("text")
+    inputs = {
+        "prompts": read_artifact(stage.path("prompts"), "prompts"),
+        "policy": read_artifact(stage.path("policy", round=stage.round - 1), "policy"),
+    }
+    once(stage, inputs, lambda: sample(stage, inputs))
+
+
+def sample(stage: Stage, inputs: dict[str, Artifact]) -> None:
+    """Sample and write."""
+    policy = backbone_of(stage).policy(inputs["policy"].tensors("online"))
+    text = inputs["prompts"].tensors("text")
     settings = stage.arm_params.rollouts
     count, group = len(text["mask"]), settings.group_size
     # A rollout's seed names its prompt and its place in the group, so all arms get the same random numbers.
@@ -31,8 +39,8 @@ def run(stage: Stage) -> None:
         repeats=group,
         progress=lambda steps: stage.progress(steps, "sampling"),
     )
-    inputs = {"prompts": prompts.path, "policy": previous.path}
-    with stage.writer("rollouts", inputs=inputs) as out:
+    paths = {name: artifact.path for name, artifact in inputs.items()}
+    with stage.writer("rollouts", inputs=paths) as out:
         out.tensors(
             "rollouts",
             {

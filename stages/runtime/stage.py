@@ -91,7 +91,8 @@ class Stage:
     """One cell of the grid: the stage's name, its params, and the arm, seed and round that it was called for.
 
     A stage without an argument has arm "", the evaluation's seed, or round 0. recorded: what DVC will record of it, as
-    it was when the stage began; None where nobody records.
+    it was when the stage began; None where nobody records. shared: where another arm's artifact was copied,
+    `with` that arm, which had taken `seconds`.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Stage:
     round: int = 0
     memory: Memory = field(default_factory=Memory)
     recorded: Recorded | None = None
+    shared: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def arm_params(self) -> ArmParams:
@@ -165,6 +167,11 @@ class Stage:
             self.round if round is None else round,
         )
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether the stage's bytes are those that its params always give on this device."""
+        return self.params.runtime.deterministic and not self.memory.halvings
+
     def writer(
         self,
         kind: str,
@@ -182,7 +189,7 @@ class Stage:
             self.path(kind) if path is None else path,
             kind,
             seed=self.seed if seed is None else seed,
-            deterministic=self.params.runtime.deterministic and not self.memory.halvings,
+            deterministic=self.deterministic,
             inputs=inputs,
             params=self.used if params is None else params,
             check=self.check,
@@ -247,7 +254,7 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
             if computes:
                 configure_torch(stage.params)
             stage.memory.run(stage.title, lambda: run(stage))
-            record_usage(WORK / "usage" / f"{stage.key}.json", began)
+            record_usage(WORK / "usage" / f"{stage.key}.json", began, stage.shared)
 
 
 def parse_arguments(name: str, arguments: list[str] | None = None) -> dict[str, Any]:

@@ -5,17 +5,18 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stages.runtime.phases import PHASES
 
 
-def record_usage(path: Path, began: float) -> None:
+def record_usage(path: Path, began: float, shared: Mapping[str, Any]) -> None:
     """Write seconds, whole and by phase, when it ended, of which revision the code was, peak resident MB, and the GPU's
     peak if one was used.
 
-    began: of time.monotonic(); ended: Unix seconds, so that clocks stay out of artifacts.
+    began: of time.monotonic(); ended: Unix seconds, so that clocks stay out of artifacts. shared: `Stage.shared`.
     """
     seconds = time.monotonic() - began
     usage: dict[str, Any] = {"seconds": round(seconds, 3), "peak_rss_mb": round(resource_peak_mb(), 1)}
@@ -25,6 +26,8 @@ def record_usage(path: Path, began: float) -> None:
         usage["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
     if commit := revision():
         usage["revision"] = commit
+    if shared:
+        usage["shared"] = dict(shared)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(usage))
 

@@ -1,5 +1,6 @@
 """The real pipeline at its smallest: every stage through `dvc repro`, another round, a kill, a changed parameter."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,9 +14,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from rank_e.config import load
 from rank_e.config.profiles import resolve
 from rank_e.shapes.backbone import ShapesBackbone
+from stages import rollouts
 from stages.runtime.artifacts import read_artifact
+from stages.runtime.stage import make_stage
 from stages.runtime.warm import warm_stages
 from tests.helpers.project import ROOT, dvc, environment
 
@@ -113,13 +117,31 @@ def test_every_arm_starts_from_the_supervised_start(workspace: Path, tmp_path: P
     assert found.json("metrics").keys() == given.json("metrics").keys()
 
 
-def test_arms_are_paired(workspace: Path) -> None:
-    """Round 1 begins from the same base with the same prompts and random numbers: the same rollouts, byte for byte."""
-    rollouts = [
-        (workspace / "artifacts" / arm / "s0" / "r1" / "rollouts" / "rollouts.safetensors").read_bytes()
-        for arm in ("frozen", "coevolved")
-    ]
-    assert rollouts[0] == rollouts[1]
+def test_arms_are_paired(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both arms begin from the same base with the same prompts and random numbers: what they draw is the same."""
+    folder = tmp_path / "rank-e"
+    shutil.copytree(workspace, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    drawn = [folder / "artifacts" / arm / "s0" / "r1" / "rollouts" for arm in ("frozen", "coevolved")]
+    shutil.rmtree(drawn[1])
+    rollouts.run(make_stage("rollouts", load(), arm="coevolved", seed=0, round=1))  # called from Python: not a copy
+    assert (drawn[0] / "rollouts.safetensors").read_bytes() == (drawn[1] / "rollouts.safetensors").read_bytes()
+
+
+def test_what_both_arms_do_alike_is_computed_once(workspace: Path) -> None:
+    """The arms part when round 1's decoder is trained, which round 2's images are the first to show."""
+    shared = {}
+    for stage in ("rollouts", "ranking", "policy", "decoder"):
+        for number in (1, 2):
+            usage = [
+                json.loads((workspace / ".rank-e" / "usage" / f"{stage}-{arm}-s0-r{number}.json").read_text())
+                for arm in ("frozen", "coevolved")
+            ]
+            shared[stage, number] = any("shared" in item for item in usage)
+    assert {cell for cell, found in shared.items() if found} == {
+        *((stage, 1) for stage in ("rollouts", "ranking", "policy")),
+        ("rollouts", 2),
+    }
 
 
 def test_ranking_orders_each_group_as_its_rewards_do(workspace: Path) -> None:
