@@ -167,6 +167,8 @@ class DecoderParams(Section):
 
     `train: false` hands the decoder on as it is, and so do the rounds before first_round.
 
+    Of the discriminator_steps of a decoder step, all but the last one are on batches of their own.
+
     microbatch_size images of a kind (rollouts, reals) are held with their gradients at a time; it moves memory alone.
 
     How strongly the alignment terms pull is said in the words of adversarial_rule: by lambda_gan and lambda_reward
@@ -199,6 +201,7 @@ class DecoderParams(Section):
     discriminator: DiscriminatorParams
     discriminator_start: CountOrZero
     discriminator_warmup_steps: CountOrZero
+    discriminator_steps: Count
     instance_noise: Fraction
     lecam: Weight
     ema_decay: BelowOne

@@ -118,7 +118,7 @@ class DecoderUpdate:
         perceptual, consistency and grad_norm (before clipping). RankEError for a gradient that is not finite.
         """
         if index < 0:
-            return self._warm_up(index)
+            return self._discriminate(index, "warmup", index - self.first_step)
         nets, size, generator = self.nets, self.params.microbatch_size, self._generator(index)
         batch = self.batches.batch(generator)
         with torch.no_grad():
@@ -134,6 +134,8 @@ class DecoderUpdate:
         metrics: dict[str, float] = {}
         noise: dict[str, Tensor] = {}
         if started:
+            for turn in range(self.params.discriminator_steps - 1):
+                self._discriminate(index, index, turn)
             fakes = torch.cat([images for kind in self.shown for images in drawn[kind].outputs])
             metrics |= self.discriminator.step(index, batch.reals, fakes, generator)
             judged = FAKES if adaptive else ("rollouts",)
@@ -159,9 +161,9 @@ class DecoderUpdate:
     def _generator(self, *names: int | str) -> torch.Generator:
         return seeds.generator(self.seed, "decoder", self.round_id, *names)
 
-    def _warm_up(self, index: int) -> dict[str, float]:
-        """The discriminator alone: real images against decodings, the decoder unmoved."""
-        generator = self._generator("warmup", index - self.first_step)
+    def _discriminate(self, index: int, *names: int | str) -> dict[str, float]:
+        """The discriminator alone, on a batch of its own: real images against decodings, the decoder unmoved."""
+        generator = self._generator(*names)
         batch = self.batches.batch(generator)
         tokens = {"rollouts": batch.tokens, "reconstructions": batch.real_tokens}
         parts = [part for kind in self.shown for part in tokens[kind].split(self.params.microbatch_size)]

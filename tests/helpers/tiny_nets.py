@@ -71,6 +71,7 @@ def decoder_params(**changes: object) -> DecoderParams:
         "discriminator_inputs": "rollouts",
         "discriminator": {"kind": "patchgan", "channels": 8, "layers": 1},
         "discriminator_start": 0,
+        "discriminator_steps": 1,
         "discriminator_warmup_steps": 2,
         "instance_noise": 0.1,
         "lecam": 0.1,

@@ -77,8 +77,29 @@ def test_warm_up_moves_the_discriminator_alone():
     assert make(steps_before=5).first_step == 0
 
 
+def test_a_decoder_step_follows_as_many_discriminator_steps_as_it_is_to():
+    """All but the last one see batches of their own; the last one, and the decoder, see what they would see anyway."""
+    seen = {}
+    for count in (1, 3):
+        update, seen[count] = make(discriminator_steps=count), []
+        step, start = update.discriminator.step, snapshot(update.nets.online)
+
+        def judged(index, reals, fakes, random, step=step, start=start, seen=seen[count], update=update):
+            assert not moved(start, update.nets.online), "the decoder must wait"
+            seen.append((reals.clone(), fakes.detach().clone()))
+            return step(index, reals, fakes, random)
+
+        update.discriminator.step = judged
+        update.step(0)
+    assert [len(seen[count]) for count in (1, 3)] == [1, 3]
+    for images, fakes in seen[3][:-1]:
+        assert not torch.equal(images, seen[3][-1][0]) and not torch.equal(fakes, seen[3][-1][1])
+    assert not torch.equal(seen[3][0][1], seen[3][1][1])
+    assert all(torch.equal(a, b) for a, b in zip(seen[3][-1], seen[1][-1], strict=True))
+
+
 def test_before_its_start_the_discriminator_rests():
-    update = make(discriminator_start=1)
+    update = make(discriminator_start=1, discriminator_steps=2)
     before = snapshot(update.nets.discriminator)
     assert "discriminator" not in update.step(0)
     assert moved(before, update.nets.discriminator) == set()
