@@ -1,6 +1,7 @@
 """The error that stops a run with one line instead of a traceback."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 
 class RankEError(Exception):
@@ -14,3 +15,9 @@ def listed(names: Sequence[str]) -> str:
     """The first of many names as an error shows them, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` of the known name that is most like `name`; nothing where none is like it."""
+    found = get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]}?" if found else ""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from rank_e.config import ArmParams, Params
-from rank_e.config.schema import RULE_KEYS
+from rank_e.config.decoder import RULE_KEYS
 
 SAMPLING = ("guidance", "temperature", "top_k", "top_p")
 

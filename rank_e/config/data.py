@@ -9,7 +9,12 @@ from rank_e.config.types import BelowOne, Pixels, Section, Text
 
 
 class PromptFileParams(Section):
-    """Prompts of their own: a file in the dataset's folder; a column is null where the file leaves no choice."""
+    """Prompts of their own.
+
+    file: in the dataset's folder.
+    column: of the prompts; null where the file leaves no choice.
+    category: column of the categories; null: none.
+    """
 
     file: Text
     column: Text | None
@@ -17,9 +22,12 @@ class PromptFileParams(Section):
 
 
 class FilesParams(Section):
-    """Images with captions in a folder; `prompts: null` takes the captions as prompts.
+    """Images with captions in a folder.
 
-    At most `max_bad_share` of the samples may be bad; one of more than `max_image_pixels` (width x height) is.
+    folder: of the files.
+    prompts: a file of prompts; null takes the captions.
+    max_bad_share: share of the samples that may be bad, at most.
+    max_image_pixels: width x height; a larger image is a bad sample.
     """
 
     folder: Text
@@ -29,7 +37,11 @@ class FilesParams(Section):
 
 
 class WebdatasetParams(FilesParams):
-    """Tars (`tars`, a pattern in the folder) of jpg, png or webp with txt or json; `column`: the caption's key."""
+    """Tars of jpg, png or webp with txt or json.
+
+    tars: a pattern in the folder.
+    column: the caption's key; null where the tars leave no choice.
+    """
 
     kind: Literal["webdataset"]
     tars: Text
@@ -37,7 +49,12 @@ class WebdatasetParams(FilesParams):
 
 
 class FolderParams(FilesParams):
-    """Image files in the folder, and a table of their captions (`captions`, a file in the folder)."""
+    """Image files in the folder, and a table of their captions.
+
+    captions: the table, a file in the folder.
+    column: of the captions; null where the file leaves no choice.
+    image_column: of the images' names; null where the file leaves no choice.
+    """
 
     kind: Literal["folder"]
     captions: Text
@@ -46,7 +63,11 @@ class FolderParams(FilesParams):
 
 
 class CocoParams(FilesParams):
-    """COCO 2014's own layout; a sample is an image with its first caption, or with every caption one."""
+    """COCO 2014's own layout.
+
+    split: such as `val2014`.
+    every_caption: every caption of an image makes a sample; false: the first alone.
+    """
 
     kind: Literal["coco"]
     split: Text
@@ -54,9 +75,9 @@ class CocoParams(FilesParams):
 
 
 class OwnDatasetParams(Kind):
-    """A dataset that `kind: package.module:factory` opens: factory(folder, image_size, **the other keys).
+    """A dataset of your own: factory(folder, image_size, **the other keys).
 
-    DVC watches the folder: what the dataset reads lies in it.
+    folder: DVC watches it: what the dataset reads lies in it.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -76,7 +97,11 @@ DatasetParams = Annotated[
 
 
 class DataParams(Section):
-    """Where prompts and real images come from: `training` for the rounds, `held_out` for the evaluation."""
+    """Where prompts and real images come from.
+
+    training: for the rounds, of a kind below.
+    held_out: for the evaluation, of a kind below.
+    """
 
     training: DatasetParams
     held_out: DatasetParams

@@ -11,7 +11,15 @@ from rank_e.config.types import ArmName, Count, CountOrZero, MetricName, Positiv
 
 
 class PromptsBenchmark(Section):
-    """Any prompt list with scores of its own, a mean for each of its categories; `prompts: 0` takes all of them."""
+    """Any prompt list with scores of its own, a mean for each of its categories.
+
+    file: the prompts, in `weights.evaluation`.
+    column: of the prompts; null where the file leaves no choice.
+    category: column of the categories; null: none.
+    prompts: how many are taken; 0: all.
+    samples_per_prompt: images a prompt.
+    scores: as `evaluation.scores`.
+    """
 
     kind: Literal["prompts"]
     file: Text
@@ -23,7 +31,13 @@ class PromptsBenchmark(Section):
 
 
 class HPSv2Benchmark(Section):
-    """HPSv2's four styles (a folder of its prompt files); `per_style: 0` takes all 800 of each; `model`: ViT-H-14."""
+    """HPSv2's benchmark of four styles.
+
+    prompts: the folder of its prompt files, in `weights.evaluation`.
+    per_style: prompts of each style; 0: all 800.
+    file: HPSv2's weights, in `weights.evaluation`.
+    model: open_clip's name of the network: `ViT-H-14`.
+    """
 
     kind: Literal["hpsv2"]
     prompts: Text
@@ -33,8 +47,13 @@ class HPSv2Benchmark(Section):
 
 
 class GenEvalBenchmark(Section):
-    """GenEval's prompts (its evaluation_metadata.jsonl), a Mask2Former folder, and a CLIP file for colours with its
-    open_clip `model`: ViT-L-14-quickgelu.
+    """GenEval: objects, counts, colours and places, found by a detector.
+
+    prompts: its `evaluation_metadata.jsonl`, in `weights.evaluation`.
+    samples_per_prompt: images a prompt.
+    detector: folder of a Mask2Former of COCO instances, in `weights.evaluation`.
+    clip: CLIP's weights for the colours, in `weights.evaluation`.
+    model: open_clip's name of that CLIP: `ViT-L-14-quickgelu`.
     """
 
     kind: Literal["geneval"]
@@ -46,9 +65,11 @@ class GenEvalBenchmark(Section):
 
 
 class MatchedParams(Section):
-    """`distances` once more, of the images alone whose `score` is 1, every caption weighing as much as in the prompts.
+    """Distances once more, of the images alone whose score is 1, every caption weighing as much as in the prompts.
 
-    A caption with fewer than `least` such images is left out, on the real side too.
+    score: one of `evaluation.scores` whose values are 0 or 1.
+    distances: those of `evaluation.distances` that are also measured so, as `NAME_matched`.
+    least: a caption with fewer such images is left out, on the real side too.
     """
 
     score: MetricName
@@ -64,9 +85,23 @@ Benchmark = Annotated[PromptsBenchmark | HPSv2Benchmark | GenEvalBenchmark, Fiel
 class EvaluationParams(Section):
     """What is measured, on held-out prompts: Frechet distances to real images, scores, benchmarks, tokens.
 
-    reference_images make the real statistics; real_images others are evaluated as the rows "real" and
-    "reconstruction"; bootstrap resamples make the intervals (0: none). `diversity` names the distance in whose features
-    images of one prompt are compared with each other.
+    prompts: how many held-out prompts.
+    samples_per_prompt: images a prompt.
+    guidance: classifier-free guidance; 1: off.
+    temperature: of the softmax.
+    top_k: the most likely tokens that can be drawn; 0: off.
+    top_p: the probability that they hold at least; 1: off.
+    batch_size: images at once.
+    seed: of the evaluation's random numbers, which all arms share.
+    reference_images: real images that make the statistics of the distances.
+    real_images: others, which are evaluated as the rows "real" and "reconstruction".
+    bootstrap: resamples that make the intervals; 0: none.
+    images: how many are kept to be looked at.
+    distances: by name of your choice, each of a kind below.
+    matched: distances of the images alone that are right; null: none.
+    scores: by name of your choice, each of a kind below; the rewards are added to them.
+    diversity: the distance in whose features images of one prompt are compared; null: none.
+    benchmarks: by name of your choice, each of a kind below.
     """
 
     prompts: Count
@@ -89,8 +124,9 @@ class EvaluationParams(Section):
 
 
 class FactorialParams(Section):
-    """Which arms are compared on the same tokens, and with which: the first is the control of the others.
+    """Which arms are compared on the same tokens, and with which.
 
+    arms: the first is the control of the others.
     round: the one that `dvc metrics show` shows, the last.
     """
 

@@ -65,7 +65,11 @@ class _Own(BaseModel):
 
 
 class RewardKind(Kind):
-    """One reward of the mixture: its weight, and whether it is divided by its running standard deviation."""
+    """One reward of the mixture.
+
+    weight: in the mixture.
+    normalise: `running`: divided by its running standard deviation first.
+    """
 
     common = frozenset({"weight", "normalise"})
 

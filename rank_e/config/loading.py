@@ -10,17 +10,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from rank_e.config.data import DataParams
+from rank_e.config.decoder import RULE_KEYS, DecoderParams
 from rank_e.config.evaluation import EvaluationParams, FactorialParams, taken_names, unknown_names
 from rank_e.config.messages import line, show
 from rank_e.config.reading import ConfigError, plain, read_text, read_values
 from rank_e.config.renames import renamed
 from rank_e.config.schema import (
-    RULE_KEYS,
     SECTIONS,
     Arm,
     ArmParams,
     BackboneParams,
-    DecoderParams,
     GuardsParams,
     PolicyParams,
     PromptsParams,
@@ -32,6 +31,7 @@ from rank_e.config.schema import (
     WeightsParams,
 )
 from rank_e.config.types import ArmName, Count, Section, Seed
+from rank_e.errors import nearest
 
 RESERVED_ARMS = ("base", "code", "sft", "reference", "prompts", "original", "affine", "real")
 """Names that mean something else in the artifact folders or in the factorial's table."""
@@ -40,7 +40,14 @@ MOST = 100
 
 
 class Params(Section):
-    """The whole of `params.yaml`."""
+    """The whole of `params.yaml`.
+
+    schema: version of the names.
+    seeds: each is a run of all arms of its own.
+    rounds: a list, in order.
+    evaluated: ids of the rounds after which an arm is evaluated, in order: the last one at least.
+    arms: by name of your choice; they share prompts and random numbers.
+    """
 
     schema_version: Annotated[Literal[2], Field(alias="schema")]
     backbone: BackboneParams
@@ -64,7 +71,9 @@ class Params(Section):
     def arm(self, name: str) -> ArmParams:
         """The merged parameters of arm `name`; ConfigError if there is no such arm."""
         if name not in self.arms:
-            raise ConfigError(f"arm {name!r} is not in params.yaml: it has {', '.join(self.arms)}")
+            raise ConfigError(
+                f"arm {name!r} is not in params.yaml: it has {', '.join(self.arms)}{nearest(name, self.arms)}"
+            )
         overrides = self.arms[name]
         return ArmParams.model_validate(
             {key: merge(getattr(self, key).model_dump(), getattr(overrides, key)) for key in SECTIONS}

@@ -11,6 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic_core import ErrorDetails
 
 from rank_e.config.kinds import OWN
+from rank_e.errors import nearest
 
 
 def line(model: type[BaseModel], problem: ErrorDetails, prefix: tuple[str, ...]) -> str:
@@ -19,12 +20,18 @@ def line(model: type[BaseModel], problem: ErrorDetails, prefix: tuple[str, ...])
     node, shown = _node(model, location)
     key = join((*prefix, *shown))
     if problem["type"] == "extra_forbidden":
-        known = ", ".join(_node(model, location[:-1])[0].get("properties", {}))
-        return f"{key} = {show(problem['input'])}: unknown key, allowed here: {known}"
+        known = list(_node(model, location[:-1])[0].get("properties", {}))
+        meant = nearest(str(location[-1]), known)
+        return f"{key} = {show(problem['input'])}: unknown key, allowed here: {', '.join(known)}{meant}"
     allowed = _allowed(node, names="[key]" in problem["loc"])
     if problem["type"] == "missing":
         return f"{key} is missing: must be {allowed}"
     return f"{key} = {show(problem['input'])}: must be {allowed}"
+
+
+def allowed(model: type[BaseModel], location: list[int | str]) -> str:
+    """In words, as an error says it, what the value at `location` in the section `model` may be."""
+    return _allowed(_node(model, location)[0])
 
 
 def _node(model: type[BaseModel], location: list[int | str]) -> tuple[dict[str, Any], list[int | str]]:

@@ -21,6 +21,7 @@ from ruamel.yaml.comments import CommentedMap
 from rank_e.config.loading import Params, merge, parse_text
 from rank_e.config.messages import show
 from rank_e.config.reading import ConfigError, plain, read_text, read_values
+from rank_e.errors import nearest
 
 NAMED = ("arms", "ranking.rewards", "evaluation.distances", "evaluation.scores", "evaluation.benchmarks")
 """Mappings of things by name: `NAME: null` in a profile takes out one that the other profile has."""
@@ -63,7 +64,8 @@ def _extended(path: Path, below: tuple[str, ...]) -> Profile:
     if path.stem in below:
         raise ConfigError(f"{path}: extends itself: {' extends '.join([*below, path.stem])}; remove one `extends`")
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none here"
+        names = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        known = (", ".join(names) or "none here") + nearest(path.stem, names)
         place = f"{path.with_stem(below[-1])}: extends {path.stem}, but " if below else ""
         raise ConfigError(f"{place}{path} does not exist: profiles are {known}")
     own = _read(path)

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rank_e.config.kinds import DiscriminatorParams, PerceptualParams, RewardParams
+from rank_e.config.decoder import DecoderParams
+from rank_e.config.kinds import RewardParams
 from rank_e.config.types import (
     BelowOne,
     Betas,
@@ -22,25 +23,36 @@ from rank_e.config.types import (
 
 
 class BackboneParams(Section):
-    """Which generator is post-trained, and the folder of its base weights."""
+    """Which generator is post-trained.
+
+    name: under which `rank_e/backbones` registers it.
+    base: folder of its base weights, as `rank-e convert` writes it.
+    """
 
     name: Name
     base: Text
 
 
 class WeightsParams(Section):
-    """Folders of local network files: what rewards and decoder update read, and what the metrics read."""
+    """Folders of local network files.
+
+    training: what rewards and decoder update read.
+    evaluation: what the metrics read.
+    """
 
     training: Text
     evaluation: Text
 
 
 class RuntimeParams(Section):
-    """Where the stages compute, and how: device, CPU threads of one stage, dtype of networks.
+    """Where the stages compute, and how.
 
+    device: `cpu`, `cuda` or `cuda:N`.
+    threads: CPU threads of one stage.
+    dtype: what networks compute in; trained weights, averages and optimisers are float32.
     deterministic: the same bytes twice on one device; false takes the fastest algorithms.
     fast: on CUDA sampling replays captured steps, compiled in bfloat16; false runs the same steps one by one. A CPU has
-    one way.
+        one way.
     """
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
@@ -51,7 +63,11 @@ class RuntimeParams(Section):
 
 
 class Round(Section):
-    """One round of the alternation and the one that it starts from."""
+    """One round of the alternation and the one that it starts from.
+
+    id: 1, 2, 3, ... in the order of the list.
+    prev: the round whose weights it starts from, id - 1; 0 is the base, after the supervised start if there is one.
+    """
 
     id: Count
     prev: CountOrZero
@@ -60,7 +76,20 @@ class Round(Section):
 class SftParams(Section):
     """The supervised start of every arm: next-token cross-entropy on real images.
 
-    `train: false` starts from the base.
+    train: false starts from the base.
+    images: pairs of `data.training` that it takes.
+    steps: updates.
+    batch_size: pairs an update.
+    microbatch_size: pairs whose gradients are held at a time; it moves memory alone.
+    learning_rate: AdamW's, after the warm-up.
+    warmup_steps: updates over which the learning rate rises linearly.
+    betas: AdamW's.
+    weight_decay: AdamW's.
+    gradient_clip: norm to which an update's gradient is clipped.
+    caption_dropout: share of captions that are dropped, so that the policy can be guided.
+    ema_decay: of the moving average of the weights, which every arm starts from.
+    ema_every: updates from one step of the average to the next.
+    checkpointing: layers are computed again in the backward pass: less memory, more time.
     """
 
     train: bool
@@ -82,9 +111,12 @@ class SftParams(Section):
 class GuardsParams(Section):
     """What a round may not pass: it then ends before its weights are the next one's input. null: no limit.
 
-    kl (nats), gradient_norm (before clipping) and clip_fraction are means over a round's policy updates; token_drift is
-    the KL (nats) of the codes that a round's rollouts use to those that round 1's did. They decide no bytes: a stage
-    that is done stays done.
+    They decide no bytes: a stage that is done stays done.
+
+    kl: nats, mean over a round's policy updates.
+    token_drift: nats, KL of the codes that a round's rollouts use to those that round 1's did.
+    gradient_norm: of the policy before clipping, mean over a round's updates.
+    clip_fraction: share of tokens whose ratio is clipped, mean over a round's updates.
     """
 
     kl: Positive | None
@@ -94,15 +126,23 @@ class GuardsParams(Section):
 
 
 class PromptsParams(Section):
-    """How many prompts a round takes, without replacement while there are enough."""
+    """The prompts of a round, which all arms share.
+
+    per_round: how many it takes, without replacement while there are enough.
+    """
 
     per_round: Count
 
 
 class RolloutsParams(Section):
-    """The sampled distribution: G a prompt, guidance, temperature, top-k (0: off), top-p (1: off).
+    """The sampled distribution.
 
-    batch_size samples run at once; auto: as many as the device's free memory holds.
+    group_size: rollouts a prompt, G.
+    guidance: classifier-free guidance; 1: off.
+    temperature: of the softmax.
+    top_k: the most likely tokens that can be drawn; 0: off.
+    top_p: the probability that they hold at least; 1: off.
+    batch_size: samples at once; auto: as many as the device's free memory holds.
     """
 
     group_size: Annotated[int, Field(ge=2, le=1024)]
@@ -114,7 +154,12 @@ class RolloutsParams(Section):
 
 
 class Annealing(Section):
-    """tau of the rank weights: half a cosine from start to end over the first `rounds` rounds, then end."""
+    """tau of the rank weights: half a cosine, then constant.
+
+    start: tau in round 1.
+    end: tau after `rounds` rounds.
+    rounds: rounds from one to the other.
+    """
 
     start: Positive
     end: Positive
@@ -122,9 +167,14 @@ class Annealing(Section):
 
 
 class RankingParams(Section):
-    """The rewards, and what their order becomes: advantages, and weights of a group's best `keep` (softmax at tau).
+    """The rewards, and what their order becomes: advantages, and weights of a group's best (softmax at tau).
 
-    A group whose rewards spread less than minimum_std ranks nothing; advantages lie within +- advantage_clamp.
+    rewards: by name of your choice, each of a kind below; their weighted sum is what is ranked.
+    minimum_std: a group whose rewards spread less ranks nothing.
+    advantage_clamp: advantages lie within +- this.
+    keep: the best of a group, which train the decoder.
+    temperature: tau by round.
+    batch_size: images that are decoded and scored at once.
     """
 
     rewards: Annotated[dict[MetricName, RewardParams], Field(min_length=1)]
@@ -138,7 +188,20 @@ class RankingParams(Section):
 class PolicyParams(Section):
     """The policy update (GRPO; RankE, arXiv 2605.21195, stage 1).
 
-    minibatch_size rollouts make an update; their gradients are added up over microbatch_size of them at a time.
+    epochs: passes over a round's rollouts.
+    minibatch_size: rollouts an update.
+    microbatch_size: rollouts whose gradients are held at a time; it moves memory alone.
+    learning_rate: AdamW's.
+    betas: AdamW's.
+    weight_decay: AdamW's.
+    gradient_clip: norm to which an update's gradient is clipped.
+    clip_epsilon: how far the ratio of probabilities counts on either side of 1.
+    kl_coefficient: weight of the anchor, half the squared difference of log-probabilities; 0: none.
+    reference: the anchor's policy: the initial one (base), or the moving average (ema).
+    scoring: log-probabilities under the sampled distribution (guided), or without guidance (unguided).
+    ema_decay: of the moving average of the weights, which is evaluated.
+    ema_every: updates from one step of the average to the next.
+    checkpointing: layers are computed again in the backward pass: less memory, more time.
     """
 
     epochs: Count
@@ -162,63 +225,11 @@ class PolicyParams(Section):
         return self.reference == "base" and self.kl_coefficient > 0
 
 
-class DecoderParams(Section):
-    """The decoder update (RankE, arXiv 2605.21195, stage 2).
-
-    `train: false` hands the decoder on as it is, and so do the rounds before first_round.
-
-    Of the discriminator_steps of a decoder step, all but the last one are on batches of their own.
-
-    microbatch_size images of a kind (rollouts, reals) are held with their gradients at a time; it moves memory alone.
-
-    How strongly the alignment terms pull is said in the words of adversarial_rule: by lambda_gan and lambda_reward
-    under "adaptive", by adversarial_ratio alone and reward_ratio under "gradient_norm". The other rule's may be null.
-    """
-
-    train: bool
-    first_round: Count
-    steps: Count
-    rollouts_per_step: Count
-    reals_per_step: Count
-    microbatch_size: Count
-    learning_rate: Rate
-    discriminator_learning_rate: Rate
-    betas: Betas
-    weight_decay: Fraction
-    gradient_clip: Positive
-    lambda_gan: Weight | None
-    lambda_reward: Weight | None
-    lambda_reconstruction: Weight
-    lambda_consistency: Weight
-    l1_weight: Weight
-    perceptual: PerceptualParams
-    perceptual_weight: Weight
-    adversarial_rule: Literal["gradient_norm", "adaptive"]
-    adversarial_ratio: Weight
-    reward_ratio: Weight | None
-    rank_weighting: Literal["rank", "uniform", "shuffled"]
-    discriminator_inputs: Literal["rollouts", "reconstructions", "both"]
-    discriminator: DiscriminatorParams
-    discriminator_start: CountOrZero
-    discriminator_warmup_steps: CountOrZero
-    discriminator_steps: Count
-    instance_noise: Fraction
-    lecam: Weight
-    ema_decay: BelowOne
-
-    @property
-    def rewarded(self) -> bool:
-        """Whether L_reward has a weight: the reward's gradient is then needed."""
-        weight = self.lambda_reward if self.adversarial_rule == "adaptive" else self.reward_ratio
-        return bool(weight)
-
-
-RULE_KEYS = {"adaptive": ("lambda_gan", "lambda_reward"), "gradient_norm": ("reward_ratio",)}
-"""The keys of `decoder` that only one `adversarial_rule` reads."""
-
-
 class Arm(Section):
-    """One arm's overrides, section by section; an empty mapping takes the shared section as it is."""
+    """One arm's overrides; what it does not override it shares.
+
+    rollouts, ranking, policy, decoder: keys of the section; an empty mapping takes it as it is.
+    """
 
     rollouts: dict[str, Any]
     ranking: dict[str, Any]

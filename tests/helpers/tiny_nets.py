@@ -4,7 +4,7 @@ import torch
 
 from rank_e.backbones.llamagen.policy import Policy, PolicyConfig
 from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
-from rank_e.config.schema import DecoderParams, PolicyParams
+from rank_e.config import DecoderParams, PolicyParams
 from rank_e.seeds import generator
 
 POLICY = PolicyConfig(
