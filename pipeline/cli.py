@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.help import SHELLS, Parser, Version, completion
 from pipeline.tracking.beside import tracker_beside
 from rank_e.backbones import BACKBONES
 from rank_e.backbones.info import backbone_info
@@ -18,11 +19,12 @@ from stages.runtime.locks import patience, seconds
 
 def parser() -> argparse.ArgumentParser:
     """The command line; each command names the function that does it."""
-    main_parser = argparse.ArgumentParser(prog="rank-e", description=__doc__, allow_abbrev=False)
+    main_parser = Parser(prog="rank-e", description="RankE: post-training of discrete text-to-image models.")
+    main_parser.add_argument("--version", action=Version, nargs=0, help="print the version and end")
     commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, do: Callable[[argparse.Namespace], None], summary: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        command = commands.add_parser(name, help=summary, description=summary)
         command.set_defaults(do=do)
         return command
 
@@ -52,9 +54,7 @@ def parser() -> argparse.ArgumentParser:
     for name in sorted(BACKBONES):
         converter = backbone_info(name).converter
         if converter is not None:
-            command = backbones.add_parser(
-                name, help=converter.summary, description=converter.summary, allow_abbrev=False
-            )
+            command = backbones.add_parser(name, help=converter.summary, description=converter.summary)
             converter.add_arguments(command)
             command.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a new folder")
             command.set_defaults(converter=converter)
@@ -70,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--wait", type=seconds, default=patience(), metavar="SECONDS", help=words)
     validate = add("validate", do_validate, "check params, graph, files and room, and say what the run will take")
     validate.add_argument("--jobs", type=positive, default=1, metavar="N", help="as for `run`: stages at a time (1)")
+    complete = add("completion", do_completion, "print the script by which a shell completes these commands")
+    complete.add_argument("shell", choices=SHELLS)
     return main_parser
 
 
@@ -260,6 +262,11 @@ def do_repair(arguments: argparse.Namespace) -> None:
     cache = cache_folder(Path())
     with owning(Path.cwd(), "rank-e repair", arguments.wait):
         print("\n".join(repair(Path(), cache)), flush=True)
+
+
+def do_completion(arguments: argparse.Namespace) -> None:
+    """Print the script for a shell to read."""
+    print(completion(parser(), arguments.shell))
 
 
 def main(arguments: list[str] | None = None) -> None:

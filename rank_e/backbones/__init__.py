@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rank_e.errors import RankEError
+from rank_e.errors import RankEError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,10 @@ BACKBONES = {
 def paths_of(name: str) -> Paths:
     """Where the backbone called `name` is found; RankEError names an unknown one."""
     if name not in BACKBONES:
-        raise RankEError(f"backbone.name: unknown backbone {name!r}; give one of {', '.join(sorted(BACKBONES))}")
+        known = sorted(BACKBONES)
+        raise RankEError(
+            f"backbone.name: unknown backbone {name!r}; give one of {', '.join(known)}{nearest(name, known)}"
+        )
     return BACKBONES[name]
 
 

@@ -118,7 +118,7 @@ def test_what_a_toy_base_lacks_is_listed_at_once(project: Path) -> None:
 
 
 def test_an_unknown_backbone_is_one_line_wherever_it_is_asked_for(project: Path) -> None:
-    message = "backbone.name: unknown backbone 'jonas'; give one of janus, llamagen, shapes, toy"
+    message = "backbone.name: unknown backbone 'jonas'; give one of janus, llamagen, shapes, toy; did you mean janus?"
     for ask in (backbone_info, lambda name: load_backbone(name, "base", CPU, torch.float32)):
         with pytest.raises(RankEError) as error:
             ask("jonas")
