@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo tiny claim claim-ablations test test-slow test-gpu lint base clean
+.PHONY: install demo tiny claim claim-ablations test test-slow test-gpu lint docs base clean
 
 install: $(STAMP)
 
@@ -34,6 +34,7 @@ claim: install
 	$(BIN)/rank-e profile claim$(ON)
 	$(BIN)/rank-e run --jobs $(JOBS)
 	$(BIN)/rank-e claim
+	$(BIN)/python -m docs.generated
 
 # What each part of the method is worth: the first three arms on two cores, all of them with GPU=1.
 claim-ablations: install
@@ -57,10 +58,15 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 
+# The pages that are made from the source, then docs/ as a site in site/, every link and anchor checked.
+docs: install
+	$(BIN)/python -m docs.generated
+	$(BIN)/python -m mkdocs build
+
 # The embedded world's base from nothing (an hour and a half on one core), compared with the one in assets/shapes.
 base: install
 	$(BIN)/dvc repro base/dvc.yaml
 	$(BIN)/python -m base.train compare
 
 clean:
-	rm -rf artifacts report .rank-e mlflow.db mlruns .mypy_cache .pytest_cache .ruff_cache
+	rm -rf artifacts report site .rank-e mlflow.db mlruns .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Every example of the documentation runs as it stands: one's own things, the notebook's lines, how to add more."""
+"""Every example of the documentation runs as it stands: one's own things, how to add more."""
 
 import re
 from importlib import import_module
@@ -120,17 +120,6 @@ def test_an_arm(params: Params) -> None:
     assert arm.decoder.rank_weighting == "uniform" and other.decoder.rank_weighting == "rank"
     same = {name: getattr(arm, name) == getattr(other, name) for name in ArmParams.model_fields}
     assert same == {"rollouts": True, "ranking": True, "policy": True, "decoder": False}
-
-
-def test_the_notebook_lines_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
-    statements = [line for line in block.splitlines() if line and not line.startswith(("import", "from", "#"))]
-    assert len(statements) == 5
-    monkeypatch.chdir(ROOT)
-    names: dict[str, Any] = {}
-    exec(block, names)  # noqa: S102 - the README's own lines
-    assert names["images"].shape == (2, 3, 48, 48) and 0 < float(names["images"].mean()) < 1
-    assert names["tokens"].shape == (2, 36)
 
 
 def test_contributing_counts_the_lines_that_it_names() -> None:
