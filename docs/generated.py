@@ -117,6 +117,8 @@ def _claim() -> list[str]:
 
 
 def _interval(entry: dict[str, Any], scale: float, decimals: int) -> str:
+    if entry["low"] is None:  # one seed has no interval
+        return f"{scale * entry['mean']:+.{decimals}f}"
     mean, low, high = (f"{scale * entry[key]:+.{decimals}f}" for key in ("mean", "low", "high"))
     return f"**{mean}** [{low}, {high}]" if entry["low"] > 0 or entry["high"] < 0 else f"{mean} [{low}, {high}]"
 

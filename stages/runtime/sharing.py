@@ -30,7 +30,7 @@ def once(stage: Stage, inputs: Mapping[str, Artifact], make: Callable[[], None])
     if stage.recorded is None:
         make()
         return
-    place = WORK / "shared" / _digest(stage, inputs)
+    place = WORK / "shared" / _digest(stage, inputs, stage.recorded.data_digest())
     with Hold(place.with_suffix(".lock"), inf, Holder(os.getpid(), f"stage {stage.key}", ""), BUSY):
         twin = _twin(stage, place)
         if twin is not None:
@@ -42,10 +42,9 @@ def once(stage: Stage, inputs: Mapping[str, Artifact], make: Callable[[], None])
         place.write_text(json.dumps(made | {"seconds": round(time.monotonic() - began, 3)}), encoding="utf-8")
 
 
-def _digest(stage: Stage, inputs: Mapping[str, Artifact]) -> str:
+def _digest(stage: Stage, inputs: Mapping[str, Artifact], data: str) -> str:
     """Of everything that decides the bytes but the arm's name: an arm's own params are among those that it used."""
-    files = {name: [artifact.manifest["files"]] for name, artifact in inputs.items()}
-    data = stage.recorded.data_digest() if stage.recorded is not None else ""
+    files = {name: artifact.manifest["files"] for name, artifact in inputs.items()}
     parts = [stage.name, stage.seed, stage.round, stage.used, stage.code, files, data]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
