@@ -8,7 +8,8 @@ artifact: with such algorithms the same params give the same bytes. A writer fil
 renames it, so a reader sees a whole artifact or none.
 
 What is read is what was written: a reader hashes each file that it opens, once in a process, and refuses an
-artifact of another cell, or one that was made from other inputs than those that lie there now.
+artifact of another cell, or one that was made from other inputs than those that lie there now. Files that `rank-e gc`
+has removed are named in `removed.json`: the artifact is whole without them, but they cannot be opened.
 """
 
 import json
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rank_e.errors import RankEError
 from rank_e.io.files import plain, replacing, settled_sha256, sha256_of
 from rank_e.io.verified import Verified
-from stages.runtime.manifests import cell_at, not_plain, project_of, sealed, text_of
+from stages.runtime.manifests import REMOVED, cell_at, not_plain, project_of, removed_from, sealed, text_of
 from stages.runtime.phases import PHASES
 
 if TYPE_CHECKING:  # readers of tables and scalars start without torch and pandas
@@ -47,12 +48,17 @@ class SchemaError(ArtifactError):
     """An artifact is of older code."""
 
 
+class RemovedError(ArtifactError):
+    """A file of an artifact was removed by `rank-e gc`."""
+
+
 class Artifact:
     """A whole artifact on disk, opened by `read_artifact`."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
+        self.removed = removed_from(path)
 
     def tensors(self, name: str) -> "dict[str, torch.Tensor]":
         """The tensors of NAME.safetensors, on the CPU."""
@@ -79,7 +85,7 @@ class Artifact:
     def verify(self) -> None:
         """Hash every file, whether it was opened or not; ArtifactError names the first that is not what was written."""
         for name, entry in self.manifest["files"].items():
-            if sha256_of(self.path / name) != entry["sha256"]:
+            if name not in self.removed and sha256_of(self.path / name) != entry["sha256"]:
                 raise ArtifactError(f"{self.path / name} is not what was written: {REPAIR}")
 
     def _file(self, name: str) -> Path:
@@ -87,6 +93,9 @@ class Artifact:
         if name not in self.manifest["files"]:
             held = ", ".join(self.manifest["files"])
             raise ArtifactError(f"{self.path} holds no {name}, only {held}: {_fix(self.path)}")
+        if name in self.removed:
+            fix = "docs/dvc.md says how to have it made again"
+            raise RemovedError(f"{self.path / name} was removed by `rank-e gc`: {fix}")
         if not READ.holds(self.path / name, self.manifest["files"][name]["sha256"]):
             raise ArtifactError(f"{self.path / name} is not what was written: {REPAIR}")
         return self.path / name
@@ -106,7 +115,13 @@ def read_artifact(path: str | Path, kind: str, *, lineage: bool = True) -> Artif
     if manifest["cell"] != cell_at(path):
         found = ", ".join(f"{name} {value}" for name, value in manifest["cell"].items()) or "the whole run"
         raise ArtifactError(f"{path} is of {found}: {REPAIR}")
+    try:
+        artifact = Artifact(path, manifest)
+    except ValueError:
+        raise ArtifactError(f"{path / REMOVED} is not JSON: {REPAIR}") from None
     for name, entry in manifest["files"].items():
+        if name in artifact.removed:
+            continue
         file = path / name
         size = file.stat().st_size if file.is_file() else None
         if size != entry["bytes"]:
@@ -116,7 +131,7 @@ def read_artifact(path: str | Path, kind: str, *, lineage: bool = True) -> Artif
         given = project_of(path) / entry["path"] / MANIFEST
         if given.is_file() and sha256_of(given) != entry["sha256"]:
             raise ArtifactError(f"{path} was made from another {name} than {entry['path']}: {_fix(path)}")
-    return Artifact(path, manifest)
+    return artifact
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

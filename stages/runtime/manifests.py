@@ -1,4 +1,4 @@
-"""What a manifest says besides its files: the cell that an artifact's place names, and the hash of its own text."""
+"""What is said of an artifact besides its files: its cell, by its place; its manifest's hash; what was removed from it."""
 
 import hashlib
 import json
@@ -14,6 +14,11 @@ PLACES = (
 )
 """Where artifacts of a cell lie below the folder artifacts; the others are of the whole run."""
 
+REMOVED = "removed.json"
+"""What `rank-e gc` has removed from the artifact that it lies in: `files`, {name: md5 of DVC}, and `trees`, the hashes
+that DVC knew the artifact by before.
+"""
+
 
 def cell_at(path: str | Path) -> dict[str, Any]:
     """{arm, seed, round} as far as an artifact's path names them; nothing for one of the whole run, or elsewhere."""
@@ -27,6 +32,14 @@ def project_of(path: Path) -> Path:
     """The folder that an artifact's inputs are named from."""
     parts = path.parts
     return Path(*parts[: -1 - parts[::-1].index("artifacts")]) if "artifacts" in parts else Path()
+
+
+def removed_from(path: Path) -> set[str]:
+    """The files that were removed from an artifact and are not there; ValueError if its list is no JSON."""
+    marker = path / REMOVED
+    if not marker.is_file():
+        return set()
+    return {name for name in json.loads(marker.read_text(encoding="utf-8"))["files"] if not (path / name).exists()}
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
