@@ -6,15 +6,18 @@ Last go the objects that nothing in dvc.lock refers to any more, with the run-ca
 call that is killed is finished by the next one: the list says what must not be in a cache.
 """
 
+import argparse
 import contextlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 
 from pipeline.graph import load_graph
+from pipeline.lock import owning
 from pipeline.remote import Remote, remote_of
 from pipeline.retention import (
     Content,
@@ -24,10 +27,12 @@ from pipeline.retention import (
     described,
     files_to_drop,
     kept_rounds,
+    read_dropped,
+    read_keep,
     referenced,
     rounds_done,
 )
-from rank_e.config import Params
+from rank_e.config import Params, load
 from rank_e.io.files import replacing
 from stages.runtime.manifests import REMOVED
 from stages.runtime.room import gigabytes
@@ -41,6 +46,14 @@ class Lost:
     trees: frozenset[str]
 
 
+def collect_rounds(project: Path, arguments: argparse.Namespace) -> None:
+    """`rank-e gc` as it was called: lines as things are found and done."""
+    params, keep, dropped = load(), read_keep(arguments.keep), read_dropped(arguments.drop)
+    with owning(project, "rank-e gc", arguments.wait):
+        for line in collect(project, params, keep, dropped, arguments.remote, really=arguments.yes):
+            print(line, flush=True)
+
+
 def collect(
     project: Path, params: Params, keep: Keep, dropped: Sequence[str], remote: str | None, *, really: bool
 ) -> Iterator[str]:
@@ -51,7 +64,7 @@ def collect(
     nodes = load_graph(project)
     with Repo(str(project), _wait_for_lock=True) as repo:
         store = remote_of(repo, remote)
-        stale = set(repo.status(targets=["dvc.yaml"]))
+        stale = stale_stages(repo)
         content = contents(repo)
         kept = kept_rounds(params, keep, nodes, stale)
         files = files_to_drop(params, nodes, stale, kept, dropped, content)
@@ -76,6 +89,20 @@ def collect(
         finally:
             _forget_here(repo, lost)
         yield f"freed {sizes}"
+
+
+def stale_stages(repo: Repo) -> set[str]:
+    """The stages of dvc.yaml that are not as DVC would leave them; those that somebody works on are among them."""
+    found = set()
+    with lock_repo(repo):
+        for stage in repo.index.stages:
+            try:
+                busy = Path(stage.path) != Path(repo.root_dir, "dvc.yaml") or stage.status()
+            except LockError:
+                busy = True
+            if busy:
+                found.add(stage.addressing)
+    return found
 
 
 def contents(repo: Repo) -> Content:
@@ -137,7 +164,7 @@ def _sizes(repo: Repo, store: Remote | None, lost: Lost, files: Sequence[File]) 
 
 
 def _remove(repo: Repo, files: Sequence[File], stale: Collection[str]) -> None:
-    """Out of the workspace, each artifact's list first; then DVC records artifacts, and the report's input, as they are."""
+    """Out of the workspace, each artifact's list first; DVC records artifacts, and the report's input, as they are."""
     outs = {out.def_path: out for stage in repo.index.stages for out in stage.outs}
     for folder in dict.fromkeys(file.folder for file in files):
         marker = Path(repo.root_dir, folder, REMOVED)

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 import psutil
 
+from pipeline.between import BETWEEN
 from pipeline.graph import Node
 from rank_e.errors import RankEError
 
@@ -77,7 +78,8 @@ def environment() -> dict[str, str]:
 
 def command(addresses: Sequence[str]) -> list[str]:
     """`dvc repro` for exactly these stages; waiting for DVC's lock lets several calls work side by side."""
-    return [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *addresses]
+    options = [option for each in BETWEEN for option in each.options]
+    return [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, *addresses]
 
 
 class Repro:
@@ -106,6 +108,8 @@ class Repro:
         if not self.left:
             self.close()
         record(self.project, timing)
+        for each in BETWEEN:
+            each.after(node)
         return timing
 
     def _run(self, node: Node, on_line: Callable[[str], None]) -> Timing:
@@ -141,6 +145,8 @@ class Repro:
     def _start(self) -> subprocess.Popen[str]:
         if _stopping.is_set():
             raise StageError(f"{self.left[0].label}: the run was stopped")
+        for each in BETWEEN:
+            each.before(self.left)
         self._lines, self._held = queue.Queue(), None
         process = subprocess.Popen(
             command([item.address for item in self.left]),

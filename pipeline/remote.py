@@ -5,6 +5,7 @@ another one has made, without a commit of dvc.lock. Any remote that DVC knows wi
 """
 
 import contextlib
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dvc.repo import Repo
 from dvc_data.hashfile.db import get_index
 
 from rank_e.errors import RankEError
+from stages.runtime.failures import one_line
 
 
 class RemoteError(RankEError):
@@ -95,6 +97,14 @@ class Remote:
                 part.replace(target)
             return len(new)
 
+    def make_default(self) -> None:
+        """DVC's own default in this clone, which `dvc repro --pull` takes; RemoteError where it cannot be read."""
+        with self.errors():
+            self._entries()
+        if self.repo.config["core"].get("remote") != self.name:
+            with self.repo.config.edit("local") as config:
+                config["core"]["remote"] = self.name
+
     def _entries(self) -> list[str]:
         return sorted(self._fs.find(self._runs)) if self._fs.exists(self._runs) else []
 
@@ -106,3 +116,16 @@ def remote_of(repo: Repo, name: str | None) -> Remote | None:
     """The remote of this name, or DVC's default one; None where there is neither."""
     name = name or repo.config["core"].get("remote")
     return None if name is None else Remote(repo, name)
+
+
+def main(words: Sequence[str]) -> None:
+    """`python -m pipeline.remote fetch NAME`, or `push NAME STAGE...`, in a project's folder."""
+    with one_line("rank-e"):
+        what, name, *addresses = words
+        with Repo(_wait_for_lock=True) as repo:
+            remote = Remote(repo, name)
+            remote.push(addresses) if what == "push" else remote.fetch()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -2,9 +2,9 @@
 
 A round's weights and optimiser states are read by the next round, by its evaluation, and by whoever goes on from it or
 exports it. After that they only take room. What is kept whole: round 0, the last round of each arm and seed, those that
-`--keep` names, and any that is not done; of a round that is evaluated the EMA weights too, so that a change of
-evaluation needs no training. Manifests, logs, metrics, rankings and evaluations stay: tables, pages and lineage read
-those.
+`--keep` names, and any of which something is not done, its evaluation say; of a round that is evaluated the EMA weights
+too, so that a change of evaluation needs no training. Manifests, logs, metrics, rankings and evaluations stay: tables,
+pages and lineage read those.
 """
 
 import json
@@ -23,6 +23,10 @@ from stages.runtime.stage import WORK
 
 Chain = tuple[str, int]
 """An arm and a seed."""
+TRAINING = ("rollouts", "ranking", "policy", "decoder")
+"""The stages that carry an arm from round to round."""
+USUAL = "last,best,every=10"
+"""What is kept if nothing else is said."""
 DROPPED = ("optimizer", "online", "ema")
 """What goes if nothing else is said, in this order."""
 FILES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -90,10 +94,10 @@ Content = Mapping[str, Mapping[str, tuple[str, int]]]
 
 
 def rounds_done(nodes: Sequence[Node], stale: Collection[str]) -> dict[Chain, int]:
-    """The round of each arm and seed up to which policies and decoders are what DVC would make now; 0: none is."""
+    """The round of each arm and seed up to which all that trains is what DVC would make now; 0: not even the first."""
     rounds: dict[Chain, dict[int, bool]] = defaultdict(dict)
     for node in nodes:
-        if node.chain is not None and node.round is not None and node.name in ("policy", "decoder"):
+        if node.chain is not None and node.round is not None and node.name in TRAINING:
             before = rounds[node.chain].get(node.round, True)
             rounds[node.chain][node.round] = before and node.address not in stale
     return {
@@ -107,6 +111,7 @@ def kept_rounds(params: Params, keep: Keep, nodes: Sequence[Node], stale: Collec
     found = {}
     for chain, last in rounds_done(nodes, stale).items():
         chosen = {0, *keep.rounds(params), *range(last, params.last_round + 1)}
+        chosen |= {n.round for n in nodes if n.chain == chain and n.round is not None and n.address in stale}
         if keep.best is not None:
             evaluations = [n for n in nodes if n.name == "evaluation" and n.chain == chain and n.address not in stale]
             chosen |= best_round(evaluations, keep.best)
@@ -202,13 +207,13 @@ def described(kept: Mapping[Chain, Collection[int]], last: Mapping[Chain, int], 
     """What stays and what goes, in lines."""
     lines = []
     for chain, rounds in kept.items():
-        numbers = ", ".join(str(number) for number in sorted(rounds) if number <= last[chain])
-        lines.append(f"kept whole of {chain[0]} s{chain[1]}: rounds {numbers}")
+        whole = spans(sorted(number for number in rounds if number <= last[chain]))
+        lines.append(f"kept whole of {chain[0]} s{chain[1]}: rounds {whole}")
     for kind in dict.fromkeys(file.kind for file in files):
         chosen = [file for file in files if file.kind == kind]
-        numbers = sorted({file.node.round or 0 for file in chosen})
+        numbers = spans(sorted({file.node.round or 0 for file in chosen}))
         size = sum({file.md5: file.bytes for file in chosen}.values())
-        lines.append(f"{kind}: {gigabytes(size)} in {len(chosen)} files of rounds {spans(numbers)}")
+        lines.append(f"{kind}: {gigabytes(size)} in {len(chosen)} files of rounds {numbers}")
     return lines
 
 

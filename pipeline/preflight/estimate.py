@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.retention import USUAL, Keep, read_keep
 from rank_e.backbones.info import Sizes, backbone_info
 from rank_e.backbones.sizes import published, read_base
 from rank_e.config import ArmParams, Params
@@ -37,22 +38,30 @@ REWARD_IMAGE = 1.5e9  # bytes that a reward network keeps an image with a gradie
 STEP_IMAGES = 8  # float32 tensors of an image's size that a decoder step holds for each of its images
 
 
-def disk(sizes: Sizes, params: Params) -> dict[str, int]:
+def disk(sizes: Sizes, params: Params, keep: Keep | None = None) -> dict[str, int]:
     """Bytes by kind of artifact, of all arms, seeds and rounds, and of the state of one running stage.
 
+    keep: what `rank-e run --keep` leaves of the rounds' weights. While it runs that is the round before the running one
+    too; the best is reckoned as a round of its own, and rounds that are evaluated have their EMA weights in any case.
     DVC's cache shares them with the workspace by hard links (where a file system has none, validate counts them twice);
     what older parameters left is not counted.
     """
     seeds, rounds = len(params.seeds), len(params.rounds)
     arms = [params.arm(name) for name in params.arms]
+    whole, averages = rounds, 0
+    if keep is not None:
+        kept = set(keep.rounds(params))
+        judged = len(set(params.evaluated) - kept)
+        whole = min(rounds, len(kept) + 1 + (keep.best is not None and judged > 0))
+        averages = min(judged, rounds - whole)
     sft = artifact_bytes("sft", sizes, params, "") * seeds
     return {
         "supervised start": sft,
         "round 0": len(arms) * seeds * 8 * (sizes.policy + sizes.decoder),
         "prompts": seeds * rounds * prompts_artifact(sizes, params),
         "rollouts": seeds * rounds * sum(rollouts_artifact(sizes, params, arm) for arm in arms),
-        "policy": seeds * rounds * len(arms) * policy_artifact(sizes),
-        "decoder": seeds * rounds * sum(decoder_artifact(sizes, arm) for arm in arms),
+        "policy": seeds * len(arms) * (whole * policy_artifact(sizes) + averages * 4 * sizes.policy),
+        "decoder": seeds * sum(whole * decoder_artifact(sizes, arm) + averages * 4 * sizes.decoder for arm in arms),
         "evaluation": (seeds * (len(arms) * len(params.evaluated) + 1) + 1) * evaluation_artifact(sizes, params),
         "state of a running stage": 2 * policy_artifact(sizes),
     }
@@ -167,11 +176,13 @@ def operations(sizes: Sizes, params: Params) -> dict[str, float]:
     return found
 
 
-def summary(sizes: Sizes, params: Params) -> list[str]:
-    """Disk, memory and time in lines."""
-    need, room = memory(sizes, params), disk(sizes, params)
+def summary(sizes: Sizes, params: Params, keep: Keep | None = None) -> list[str]:
+    """Disk, memory and time in lines; keep: of `rank-e run --keep`, without it what the usual one would leave."""
+    need, room = memory(sizes, params), disk(sizes, params, keep)
     kinds = ", ".join(f"{kind} {gigabytes(value)}" for kind, value in room.items() if value)
     lines = [f"disk: {gigabytes(sum(room.values()))} ({kinds})"]
+    if keep is None and (less := sum(disk(sizes, params, read_keep(USUAL)).values())) < sum(room.values()):
+        lines.append(f"disk with --keep {USUAL}: {gigabytes(less)}")
     if need.device:
         arms = [params.arm(name) for name in params.arms]
         policy = max(policy_memory(sizes, params, arm) for arm in arms)

@@ -14,6 +14,7 @@ from pipeline.preflight.choices import choices
 from pipeline.preflight.estimate import Memory, disk, gigabytes, memory, summary
 from pipeline.preflight.named import missing_files
 from pipeline.preflight.places import odd_places
+from pipeline.retention import Keep
 from rank_e.backbones.info import Sizes
 from rank_e.backbones.sizes import published, read_base
 from rank_e.config import Params, load
@@ -45,8 +46,11 @@ def this_machine(params: Params) -> Machine:
     return Machine(shutil.disk_usage(Path.cwd()).free, psutil.virtual_memory().total, device)
 
 
-def check(jobs: int) -> list[str]:
-    """Look at everything; what the run will be, in lines. RankEError holds every problem, a line each."""
+def check(jobs: int, keep: Keep | None = None) -> list[str]:
+    """Look at everything; what the run will be, in lines. RankEError holds every problem, a line each.
+
+    keep: the rounds whose states stay; None: all.
+    """
     params = load()
     problems: list[str] = []
     stages = 0
@@ -65,12 +69,12 @@ def check(jobs: int) -> list[str]:
             f"runtime.device = {params.runtime.device}: there is no such device here; use cpu or another machine"
         )
     if sizes is not None:
-        needed = sum(disk(sizes, params).values())
+        needed = sum(disk(sizes, params, keep).values())
         problems += room_problems(params, machine, (needed - held()) * copies(), memory(sizes, params), jobs)
     if problems or sizes is None:
         raise RankEError("\n".join(dict.fromkeys(problems)))
     counts = f"{len(params.arms)} arms, {len(params.seeds)} seeds, {len(params.rounds)} rounds"
-    return [f"params.yaml: {counts}, {stages} stages", *summary(sizes, params), *choices(params)]
+    return [f"params.yaml: {counts}, {stages} stages", *summary(sizes, params, keep), *choices(params)]
 
 
 def base_problems(params: Params) -> tuple[Sizes | None, list[str]]:
@@ -113,7 +117,7 @@ def room_problems(params: Params, machine: Machine, needed: int, need: Memory, j
     """Disk and memory that the run will want and the machine does not have; `jobs` stages run at a time."""
     found = []
     if needed > machine.disk:
-        fix = "free some, or shorten rounds, seeds or arms"
+        fix = "free some, give --keep (docs/dvc.md), or shorten rounds, seeds or arms"
         found.append(f"disk: the run needs {gigabytes(needed)} more, {gigabytes(machine.disk)} are free; {fix}")
     fewer = " or run with --jobs 1" if jobs > 1 else ""
     at_once = f" for {jobs} at a time" if jobs > 1 else ""

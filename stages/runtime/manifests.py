@@ -1,4 +1,4 @@
-"""What is said of an artifact besides its files: its cell, by its place; its manifest's hash; what was removed from it."""
+"""What is said of an artifact besides its files: its cell, by its place; its manifest's hash; what was removed."""
 
 import hashlib
 import json

@@ -90,6 +90,8 @@ def test_done_is_the_unbroken_line_of_rounds(params: Params) -> None:
     kept = kept_rounds(params, Keep(), NODES, stale)
     assert kept == {("frozen", 0): {0, 3, 4, 5}, ("coevolved", 0): {0, 1, 2, 3, 4, 5}}
     assert kept_rounds(params, Keep(every=2), NODES, set())["frozen", 0] == {0, 2, 4, 5}
+    judged = [*NODES, node("evaluation", "frozen", 2)]
+    assert kept_rounds(params, Keep(), judged, {"evaluation@frozen-2"})["frozen", 0] == {0, 2, 5}
 
 
 def test_weights_of_the_rounds_between_go_and_what_others_read_stays(params: Params) -> None:
