@@ -95,6 +95,7 @@ def do_run(arguments: argparse.Namespace) -> None:
     """Lock the project, validate, repair, start the copier, run the flow, stop both, then show the result."""
     from pipeline.dvc import ending_children
     from pipeline.guardian import leave, working
+    from pipeline.handover import between
     from rank_e.config import load
 
     load()  # here or nowhere is a project
