@@ -65,7 +65,7 @@ docs: install
 
 # The embedded world's base from nothing (an hour and a half on one core), compared with the one in assets/shapes.
 base: install
-	$(BIN)/dvc repro base/dvc.yaml
+	$(BIN)/dvc --cd base repro
 	$(BIN)/python -m base.train compare
 
 clean:

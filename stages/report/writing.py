@@ -7,6 +7,7 @@ from rank_e.config import Params
 from rank_e.io.files import replacing
 from stages.report.curves import pareto
 from stages.report.data import load_results
+from stages.report.headline import write_headline
 from stages.report.images import makers_of, sheet
 from stages.report.page import render
 from stages.report.summary import json_text
@@ -15,6 +16,8 @@ from stages.runtime.stage import artifact_path
 
 def write_report(params: Params, project: Path, check: Callable[[], None] = lambda: None) -> Path:
     """Write report/ whole or not at all: index.html, results.json, images.png; with any distance, pareto.svg.
+
+    For DVC metrics/ and plots/.
 
     check: raises, just before the report would appear, where it must not.
     """
@@ -28,5 +31,6 @@ def write_report(params: Params, project: Path, check: Callable[[], None] = lamb
             (folder / "pareto.svg").write_text(pareto(results, distance), encoding="utf-8")
         makers = makers_of(params, project, results.seeds[0])
         sheet([maker.images for maker in makers], 12).save(folder / "images.png")
+        write_headline(params, results, folder)
         check()
     return target / "index.html"

@@ -182,9 +182,15 @@ def shown(results: Results) -> str:
 
 def test_the_same_artifacts_give_the_same_bytes(project: tuple[Path, Params]) -> None:
     folder, params = project
-    first = {path.name: path.read_bytes() for path in write_report(params, folder).parent.iterdir()}
-    second = {path.name: path.read_bytes() for path in write_report(params, folder).parent.iterdir()}
-    assert first == second and set(first) == {"index.html", "results.json", "pareto.svg", "images.png"}
+
+    def written() -> dict[str, bytes]:
+        report = write_report(params, folder).parent
+        return {str(path.relative_to(report)): path.read_bytes() for path in report.rglob("*") if path.is_file()}
+
+    first = written()
+    assert first == written()
+    kinds = {name for name in first if "/" not in name}, {name.split("/")[0] for name in first if "/" in name}
+    assert kinds == ({"index.html", "results.json", "pareto.svg", "images.png"}, {"metrics", "plots"})
     numbers = json.loads(first["results.json"])
     entry = numbers["paired"]["coevolved - frozen"]["fd"]
     values = list(entry["seeds"].values())
