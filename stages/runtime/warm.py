@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import secrets
+import select
 import selectors
 import signal
 import socket
@@ -33,6 +34,8 @@ from stages.runtime.process import follow_parent, run_module
 SOCKET = "RANK_E_WARM"
 """The environment variable that names the socket, as @NAME."""
 LIBRARIES = ("torch", "torch._dynamo", "pandas", "pyarrow.parquet", "safetensors.torch", "pydantic", "rich.progress")
+POLL = 0.2
+"""Seconds between looks whether the run is over before its first stage."""
 PATIENCE = 30.0
 """Seconds that the process gets to end."""
 GRACE = 10.0
@@ -70,13 +73,21 @@ def warm_stages(project: Path, stopping: Callable[[], bool] = lambda: False) -> 
 
 
 class Warm:
-    """The warm process of a run; one that dies is replaced, and says so."""
+    """The warm process of a run, from its first stage on; one that dies is replaced, and says so."""
 
     def __init__(self, project: Path, listener: socket.socket, stopping: Callable[[], bool]) -> None:
         self._project, self._listener, self._stopping = project, listener, stopping
         self._closing, self._lock = False, threading.Lock()
-        self.process = self._start()
-        threading.Thread(target=self._watch, daemon=True).start()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._watching = threading.Thread(target=self._watch, daemon=True)
+        self._watching.start()
+
+    def _asked(self) -> bool:
+        """Wait for the first stage; False if the run ends without one."""
+        while not self._closing:
+            if select.select([self._listener], [], [], POLL)[0]:
+                return True
+        return False
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -88,34 +99,40 @@ class Warm:
         )
 
     def _watch(self) -> None:
-        quick = 0
+        quick, asked = 0, self._asked()
+        with self._lock:
+            if not asked or self._closing:
+                return
+            process = self.process = self._start()
         while True:
             began = time.monotonic()
-            code = self.process.wait()
+            code = process.wait()
             quick = quick + 1 if code not in KILLED and time.monotonic() - began < QUICK else 0
             with self._lock:
                 if self._closing or self._stopping():
                     return
-                assert self.process.stdin is not None
-                self.process.stdin.close()
+                assert process.stdin is not None
+                process.stdin.close()
                 if quick == TRIES:
                     print(f"the warm process ended with {code} again: see its output above", file=sys.stderr)
                     self._listener.close()  # whoever connects or waits learns it
                     return
                 print(f"the warm process ended with {code}: another takes its place", file=sys.stderr)
-                self.process = self._start()
+                process = self.process = self._start()
 
     def close(self) -> None:
         """End it by closing its standard input; by force after PATIENCE seconds."""
         with self._lock:
             self._closing = True
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            process = self.process
+        if process is not None:
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._watching.join()
 
 
 def ask(server: str, words: list[str]) -> int:
