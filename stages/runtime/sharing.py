@@ -58,7 +58,7 @@ def _twin(stage: Stage, place: Path) -> Artifact | None:
             return None
         twin = read_artifact(path, stage.name, lineage=False)
         twin.verify()
-        if twin.manifest["deterministic"] == stage.deterministic:
+        if not twin.removed and twin.manifest["deterministic"] == stage.deterministic:
             stage.shared.update({"with": path.parts[1], "seconds": known["seconds"]})
             return twin
     return None
