@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.help import SHELLS, Parser, Version, completion
+from pipeline.keep_arguments import add_keep
 from pipeline.tracking.beside import tracker_beside
 from rank_e.backbones import BACKBONES
 from rank_e.backbones.info import backbone_info
@@ -65,11 +66,13 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--weights", choices=("ema", "online"), default="ema", help="ema is what is evaluated (ema)")
     export.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="a folder that does not exist yet")
     repair = add("repair", do_repair, "hash artifacts and DVC's cache; the next run makes again what is removed")
-    for command in (run, serve, repair):
+    gc = add("gc", do_gc, "free round states that are not kept: workspace, DVC's cache and remote; shows them first")
+    for command in (run, serve, repair, gc):
         words = "for who works here (RANK_E_WAIT, or 0)"
         command.add_argument("--wait", type=seconds, default=patience(), metavar="SECONDS", help=words)
     validate = add("validate", do_validate, "check params, graph, files and room, and say what the run will take")
     validate.add_argument("--jobs", type=positive, default=1, metavar="N", help="as for `run`: stages at a time (1)")
+    add_keep(run, serve, validate, gc)
     complete = add("completion", do_completion, "print the script by which a shell completes these commands")
     complete.add_argument("shell", choices=SHELLS)
     return main_parser
@@ -106,7 +109,10 @@ def do_run(arguments: argparse.Namespace) -> None:
 
             check_server()
         do_repair(arguments)
-        with tracker_beside(not arguments.no_track) as untracked:
+        with (
+            tracker_beside(not arguments.no_track) as untracked,
+            between(Path.cwd(), arguments.keep, arguments.remote) as failures,
+        ):
             from pipeline.flow import run
 
             run(Path.cwd(), arguments.jobs, arguments.retries)
@@ -116,8 +122,8 @@ def do_run(arguments: argparse.Namespace) -> None:
     print("  rank-e compare      every difference with its interval and every seed")
     if not arguments.no_track:
         print("  mlflow ui --backend-store-uri sqlite:///mlflow.db   the curves of every step")
-    if untracked:
-        raise RankEError(f"every stage is done, but {untracked[0]}")
+    if wrong := [*untracked, *failures]:
+        raise RankEError(f"every stage is done, but {wrong[0]}")
 
 
 def print_ending() -> None:
@@ -251,8 +257,10 @@ def do_export(arguments: argparse.Namespace) -> None:
 def do_validate(arguments: argparse.Namespace) -> None:
     """Check parameters, graph, files, device and room; say what the run will take."""
     from pipeline.preflight.validate import check
+    from pipeline.retention import read_keep
 
-    print("\n".join(check(arguments.jobs)), flush=True)
+    keep = None if arguments.keep is None else read_keep(arguments.keep)
+    print("\n".join(check(arguments.jobs, keep)), flush=True)
 
 
 def do_repair(arguments: argparse.Namespace) -> None:
@@ -268,6 +276,13 @@ def do_repair(arguments: argparse.Namespace) -> None:
 def do_completion(arguments: argparse.Namespace) -> None:
     """Print the script for a shell to read."""
     print(completion(parser(), arguments.shell))
+
+
+def do_gc(arguments: argparse.Namespace) -> None:
+    """Say what would be freed, or free it."""
+    from pipeline.collecting import collect_rounds
+
+    collect_rounds(Path.cwd(), arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:

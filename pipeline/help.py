@@ -21,6 +21,7 @@ EXAMPLES = {
         'eval "$(rank-e completion bash)"   # in ~/.bashrc',
         'eval "$(rank-e completion zsh)"    # in ~/.zshrc',
     ),
+    "gc": ("rank-e gc --keep last,best,every=10", "rank-e gc --keep last --drop optimizer --yes"),
     "validate": ("rank-e validate --jobs 2",),
 }
 """By command, what its help shows; each line is one that the shell takes."""
