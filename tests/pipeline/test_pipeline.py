@@ -159,21 +159,29 @@ def test_nothing_is_left_to_do(workspace: Path) -> None:
 
 
 def test_killed_anywhere_and_run_again_it_ends_in_the_same_bytes(workspace: Path, tmp_path: Path) -> None:
-    """A third round, once through and once killed in the middle of it; rounds 1 and 2 are re-used in both."""
+    """A third round: through, killed in the middle, after `rank-e gc`; rounds 1 and 2 are re-used in all of them."""
     rounds = [{"id": 1, "prev": 0}, {"id": 2, "prev": 1}, {"id": 3, "prev": 2}]
     targets = ["policy@coevolved-0-round2", "decoder@coevolved-0-round2"]
     results = []
-    for name in ("whole", "killed"):
+    for name in ("whole", "killed", "freed"):
         folder = tmp_path / name
         shutil.copytree(workspace, folder, symlinks=True)
+        if name == "freed":
+            command = [sys.executable, "-m", "pipeline.cli", "gc", "--keep", "last", "--yes"]
+            freed = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=True)
+            assert "freed " in freed.stdout and "up to date" in dvc(folder, "status")
+            gone = {path.stem for path in (workspace / "artifacts/coevolved/s0/r1/policy").iterdir()} - {
+                path.stem for path in (folder / "artifacts/coevolved/s0/r1/policy").iterdir()
+            }
+            assert gone == {"optimizer", "online"}
         change(folder, rounds=rounds, evaluated=[1, 2, 3], factorial={"round": 3})
         if name == "killed":
             kill_after(folder, targets, folder / "artifacts" / "coevolved" / "s0" / "r3" / "rollouts")
         output = dvc(folder, "repro", *targets)
         assert "Running stage 'rollouts@coevolved-0-round1'" not in output
         results.append(fingerprints(folder / "artifacts" / "coevolved" / "s0" / "r3"))
-    assert results[0].keys() == results[1].keys() != set()
-    assert results[0] == results[1]
+    assert results[0].keys() == results[1].keys() == results[2].keys() != set()
+    assert results[0] == results[1] == results[2]
 
 
 def kill_after(folder: Path, targets: list[str], sign: Path) -> None:
