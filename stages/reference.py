@@ -43,7 +43,7 @@ def run(stage: Stage) -> None:
         return ImageBatch(found, captions, totals={"tokens": token_histogram(tokens, tokenizer.config.codebook_size)})
 
     features = held_out.suite.features
-    stream = ImageStream(state.folder / "real", key="", features=features, every=params.batch_size)
+    stream = ImageStream(state.folder / "real", key=state.folder.name, features=features, every=params.batch_size)
     evaluate_stream(
         stream, reference, params.reference_images, params.batch_size, lambda s: stage.progress(s, "real images")
     )

@@ -103,7 +103,6 @@ class Evaluator:
         return {name: [value for columns in rows for value in columns[name].tolist()] for name in names}
 
     def _stream(self, folder: Path) -> ImageStream:
-        suite = self.prompt_set.suite
-        return ImageStream(
-            folder, self.prompt_set.key, features=suite.features, scores=suite.scores, every=self.batch_size
-        )
+        # The key is the same for all arms; a state's folder is named by its stage and all that decides its bytes.
+        suite, key = self.prompt_set.suite, f"{self.prompt_set.key} {folder.parent.name}/{folder.name}"
+        return ImageStream(folder, key, features=suite.features, scores=suite.scores, every=self.batch_size)

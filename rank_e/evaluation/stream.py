@@ -1,8 +1,8 @@
 """Evaluating a stream of images: memory stays the same however many there are, and a killed run goes on.
 
 Images are evaluated batch by batch and forgotten. What remains is written every `every` images as one folder
-(`part-<first image>`), whole or not at all: scores in parquet, feature rows and totals in safetensors, and the
-sha256 of both: a damaged part is evaluated again. Rows are
+(`part-<first image>`), whole or not at all: scores in parquet, feature rows and totals in safetensors, the sha256 of
+both, and the stream's key: a part that is damaged, or another stream's, is evaluated again. Rows are
 kept on disk rather than moments because they are smaller (8 KB an image for D = 2048, where one covariance is
 34 MB) and because a run that was killed then ends with the very rows of one that was not.
 """
@@ -57,7 +57,7 @@ class ImageStream:
     ) -> None:
         if every < 1:
             raise EvaluationError(f"stream: every = {every}; write a part every 1 image or more")
-        self.folder, self.every = Path(folder), every
+        self.folder, self.key, self.every = Path(folder), key, every
         self.features, self.scores = dict(features or {}), dict(scores or {})
         if wrong := [name for name in (*self.features, *self.scores) if name in FIXED or "/" in name]:
             raise EvaluationError(f"stream: {wrong[0]!r} is not a name for a metric; choose another")
@@ -99,8 +99,8 @@ class ImageStream:
 
         parts, done = sorted(self.folder.glob("part-*")), 0
         for place, part in enumerate(parts):
-            if part.name != _name(done) or not _whole(part):
-                print(f"{part} is damaged or follows a gap: evaluate from image {done}", flush=True)
+            if part.name != _name(done) or not _whole(part, self.key):
+                print(f"{part} is damaged, another's or follows a gap: evaluate from image {done}", flush=True)
                 for later in parts[place:]:
                     shutil.rmtree(later)
                 return parts[:place], done
@@ -168,7 +168,7 @@ class ImageStream:
         with write_folder(part) as folder:
             parquet.write_table(table, folder / ROWS, compression="zstd")
             save_tensors(tensors, folder / TENSORS)
-            write_json(files_of(folder), folder / FILES)
+            write_json({"key": self.key, "files": files_of(folder)}, folder / FILES)
         self.parts.append(part)
         self._clear()
 
@@ -221,12 +221,12 @@ def _name(start: int) -> str:
     return f"part-{start:09d}"
 
 
-def _whole(part: Path) -> bool:
-    """Whether a part's files are those that were written."""
+def _whole(part: Path, key: str) -> bool:
+    """Whether a part's files are those that were written, in a stream of this key."""
     try:
         found = files_of(part)
         found.pop(FILES, None)
-        return bool(found == read_json(part / FILES))
+        return bool(read_json(part / FILES) == {"key": key, "files": found})
     except (SealError, FileNotFoundError):
         return False
 

@@ -20,7 +20,8 @@ SHARE = 20.0
 
 
 class StageState:
-    """One file, replaced whole: tensors, with a JSON value and the sha256 of both. Files of other keys are removed.
+    """One file, replaced whole: tensors, with a JSON value, whose state it is, and the sha256 of all. Files of other
+    keys are removed.
 
     It lies outside the stage's outs (DVC removes those before a run), and its key is a hash of everything
     that decides the stage's bytes, so that it is only taken up by the very same computation.
@@ -50,20 +51,23 @@ class StageState:
         """Replace the state by these tensors and this JSON value; a kill leaves the old or the new."""
         began = time.monotonic()
         with PHASES.phase("state"):
-            write_tensors(tensors, value, self.path)
+            write_tensors(tensors, {"state": self.folder.name, "value": value}, self.path)
         self._saved = time.monotonic()
         self._cost = self._saved - began
 
     def load(self) -> "tuple[dict[str, torch.Tensor], Any] | None":
-        """The saved tensors and value, or None if the stage begins from its inputs, as after a damaged state."""
+        """The saved tensors and value, or None where the stage begins from its inputs."""
         if not self.path.is_file():
             return None
         try:
-            return read_tensors(self.path)
+            tensors, held = read_tensors(self.path)
+            if held["state"] != self.folder.name:
+                raise SealError(f"{self.path} is that of {held['state']}")
         except SealError as error:
             print(f"{error}: begin from the inputs", flush=True)
             self.remove()
             return None
+        return tensors, held["value"]
 
     def remove(self) -> None:
         """Forget the state: the stage's artifact is complete."""

@@ -1,6 +1,7 @@
 """Streams, references and intervals: against all rows at once, row bootstraps and killed runs."""
 
 import json
+import shutil
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -369,6 +370,18 @@ def test_a_score_that_fails_is_named_at_once(tmp_path: Path, value: Callable[[],
     with pytest.raises(EvaluationError, match=message):
         stream.add(*batch_of(0, 2)[:2])
     assert stream.done == 0
+
+
+def test_a_part_of_another_stream_is_evaluated_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the same images and networks: whole, and not what was evaluated here."""
+    for name in ("a", "b"):
+        evaluate_stream(open_stream(tmp_path / name, name), batch_of, 22, 4)
+    own = open_stream(tmp_path / "a", "a").parts
+    shutil.rmtree(own[1])
+    shutil.copytree(tmp_path / "b" / own[1].name, own[1])
+    capsys.readouterr()
+    again = open_stream(tmp_path / "a", "a")
+    assert again.parts == own[:1] and len(capsys.readouterr().out.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "tensors.safetensors", "files.json", "../stream.json"])

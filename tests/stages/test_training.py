@@ -1,6 +1,7 @@
 """The one loop of all updates: what it logs and writes, and that a killed stage ends in the same bytes."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rank_e.training.update import Update, UpdateState
 from stages.runtime import state as runtime_state
 from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.stage import Stage, make_stage
+from stages.runtime.state import StageState
 from stages.runtime.training import by_file, by_name, train, write
 
 ROOT = Path(__file__).parents[2]
@@ -160,6 +162,22 @@ def test_a_damaged_state_is_discarded_in_one_line(place: int | None, capsys: pyt
     assert again.taken == [0, 1, 2, 3]
     said = [line for line in capsys.readouterr().out.splitlines() if "damaged" in line]
     assert said == [f"{file} is damaged: begin from the inputs"]
+
+
+def test_a_state_of_another_cell_is_discarded_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whole, of the same form, and not this computation's."""
+    other = StageState(Path(".rank-e/state"), "policy-frozen-s0-r1", "0123")
+    update = Counting()
+    update.step(0)
+    other.save(by_name(update.state()), {"log": [{"step": 0}], "next": 2})
+    own = cell().state().path
+    own.parent.mkdir(parents=True)
+    shutil.copyfile(other.path, own)
+    again = Counting()
+    assert run(again) == run(Counting())
+    assert again.taken == [0, 1, 2, 3]
+    said = [line for line in capsys.readouterr().out.splitlines() if "begin" in line]
+    assert said == [f"{own} is that of policy-frozen-s0-r1-0123: begin from the inputs"]
 
 
 def test_a_metric_that_is_not_finite_ends_the_stage_by_name() -> None:
