@@ -108,7 +108,7 @@ def do_run(arguments: argparse.Namespace) -> None:
             from pipeline.flow import check_server
 
             check_server()
-        do_repair(arguments)
+        do_repair(arguments, beginning=True)
         with (
             tracker_beside(not arguments.no_track) as untracked,
             between(Path.cwd(), arguments.keep, arguments.remote) as failures,
@@ -263,14 +263,17 @@ def do_validate(arguments: argparse.Namespace) -> None:
     print("\n".join(check(arguments.jobs, keep)), flush=True)
 
 
-def do_repair(arguments: argparse.Namespace) -> None:
-    """Remove what is not what was written, before DVC would restore it or a stage refuse it."""
+def do_repair(arguments: argparse.Namespace, beginning: bool = False) -> None:
+    """Remove what is not what was written, before DVC would restore it or a stage refuse it.
+
+    beginning: of a run, which reads only what it may restore.
+    """
     from pipeline.lock import owning
     from pipeline.repair import cache_folder, repair
 
     cache = cache_folder(Path())
     with owning(Path.cwd(), "rank-e repair", arguments.wait):
-        print("\n".join(repair(Path(), cache)), flush=True)
+        print("\n".join(repair(Path(), cache, beginning)), flush=True)
 
 
 def do_completion(arguments: argparse.Namespace) -> None:

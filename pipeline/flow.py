@@ -35,12 +35,13 @@ from prefect.states import Cancelled, Failed, State
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import ValidationError
 
-from pipeline.dvc import Repro, Timing, ending_children, stopping, timings_path
+from pipeline.dvc import Repro, StageError, Timing, ending_children, stopping, timings_path
 from pipeline.graph import Node, NodeGroup, load_graph, make_groups
 from pipeline.guardian import FAREWELLS, working
-from pipeline.repair import cache_folder, repair
+from pipeline.repair import cache_folder, distrust, repair
 from rank_e.config import load
 from rank_e.errors import RankEError
+from stages.runtime.artifacts import REPAIR
 from stages.runtime.locks import LockedError
 from stages.runtime.warm import warm_stages
 
@@ -79,7 +80,13 @@ def _again(task: Any, run: Any, state: Any) -> bool:
 def run_node(repro: Repro, node: Node, count: StageCount) -> None:
     """One stage of DVC; its output goes to this task's log."""
     logger = get_run_logger()
-    logger.info(count.line(repro.run(node, logger.info)))
+    try:
+        timing = repro.run(node, logger.info)
+    except StageError as error:
+        if REPAIR in str(error):
+            distrust(repro.project)
+        raise
+    logger.info(count.line(timing))
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -107,7 +114,7 @@ def rank_e_flow(project: str = ".", jobs: int = 2, retries: int = 1, wait: float
     try:
         with working(folder, "rank-e serve", wait) as alone:
             if alone:
-                for line in repair(folder, cache_folder(folder)):
+                for line in repair(folder, cache_folder(folder), beginning=True):
                     get_run_logger().info(line)
             _reproduce(folder, jobs, retries)
     except LockedError as error:

@@ -1,13 +1,18 @@
 """Rot in DVC's cache: repair finds it, and the next run makes again what was lost, in the same bytes."""
 
+import logging
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from pipeline.repair import artifact_folders, cache_folder, repair
+from pipeline import repair as module
+from pipeline.dvc import StageError
+from pipeline.flow import run_node
+from pipeline.repair import KNOWN, artifact_folders, cache_folder, distrust, repair
 from rank_e.errors import RankEError
+from stages.runtime.artifacts import REPAIR
 from tests.helpers.project import ROOT, dvc
 
 MAKE = """
@@ -117,3 +122,95 @@ def test_rot_of_what_is_in_the_cache_alone_is_never_restored(made: Path, cache: 
     assert lines[-1].endswith(f"{len(objects)} removed: `dvc repro` makes them again")
     dvc(made, "repro")
     assert contents(made) == before
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The objects that are read, as they are."""
+    found: list[Path] = []
+    holds = module._holds
+    monkeypatch.setattr(module, "_holds", lambda path: found.append(path) or holds(path))
+    return found
+
+
+def test_a_run_reads_what_it_may_restore_once(made: Path, cache: Path, read: list[Path]) -> None:
+    objects = sorted(path for path in (cache / "files/md5").glob("*/*"))
+    listings = [path for path in objects if path.suffix == ".dir"]
+    distrust(made)
+    assert (
+        repair(made, cache, beginning=True)[-1]
+        == f"2 artifacts and {len(objects)} objects of DVC's cache checked, all whole"
+    )
+    assert sorted(read) == objects
+    (made / KNOWN).write_text("{}")  # damaged: it says nothing
+    read.clear()
+    repair(made, cache, beginning=True)
+    assert sorted(read) == objects
+    read.clear()
+    assert repair(made, cache, beginning=True)[-1] == "0 objects of DVC's cache checked, all whole"
+    module.write_json({}, made / KNOWN)  # all have come since
+    repair(made, cache, beginning=True)
+    assert sorted(read) == listings != objects  # artifacts are links to the others: their readers look
+    before = contents(made)
+    shutil.rmtree(made / "artifacts/frozen/s0/r1/ranking")
+    read.clear()
+    repair(made, cache, beginning=True)
+    assert len(read) == 2  # its file and its manifest
+    read.clear()
+    os.utime(objects[0])
+    shutil.rmtree(made / "artifacts")
+    repair(made, cache, beginning=True)
+    assert objects[0] in read
+    read.clear()
+    assert repair(made, cache, beginning=True)[-1].startswith("0 objects") and not read
+    dvc(made, "repro")
+    assert contents(made) == before
+
+
+def test_what_rots_before_it_is_restored_is_dropped_or_refused(made: Path, cache: Path) -> None:
+    before = contents(made)
+    repair(made, cache)
+    file = made / "artifacts/frozen/s0/r1/ranking/metrics.json"
+    (rotten,) = (path for path in cache.rglob("files/md5/*/*") if path.samefile(file))
+    rot(file)
+    shutil.rmtree(file.parent)
+    assert repair(made, cache, beginning=True)[-1].endswith(
+        "0 objects of DVC's cache checked, all whole"
+    )  # known, and no time tells
+    distrust(made)
+    assert repair(made, cache, beginning=True)[0] == f"removed {rotten}: damaged in DVC's cache"
+    dvc(made, "repro")
+    assert contents(made) == before
+
+
+def test_a_stage_that_meets_damage_has_the_next_run_read_everything(
+    made: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing:
+        project = made
+        said = "out of memory"
+
+        def run(self, *_: object) -> None:
+            raise StageError(self.said)
+
+    monkeypatch.setattr("pipeline.flow.get_run_logger", lambda: logging.getLogger())
+    repair(made, cache)
+    repro = Failing()
+    for repro.said, kept in (("out of memory", True), (f"artifacts/x is not what was written: {REPAIR}", False)):
+        with pytest.raises(StageError):
+            run_node.fn(repro, None, None)
+        assert (made / KNOWN).exists() is kept
+
+
+def test_a_file_without_a_manifest_is_read_by_every_run(made: Path, cache: Path) -> None:
+    repair(made, cache)
+    code = made / "artifacts/code"
+    code.mkdir()
+    objects = [path for path in (cache / "files/md5").glob("*/*") if path.suffix != ".dir"]
+    (code / "policy.json").hardlink_to(objects[0])
+    rot(code / "policy.json")
+    lines = repair(made, cache, beginning=True)
+    assert "removed artifacts/code/policy.json: its object in DVC's cache is damaged" in lines
+    assert not (code / "policy.json").exists()
+    code.rmdir()
+    dvc(made, "repro")

@@ -225,7 +225,7 @@ def test_a_run_whose_tracking_failed_says_so_at_its_end(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the port `discard`: nobody listens
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     for name in ("do_validate", "do_repair"):
-        monkeypatch.setattr(cli, name, lambda _: None)
+        monkeypatch.setattr(cli, name, lambda *_, **__: None)
     ran: list[Path] = []
     monkeypatch.setattr("pipeline.flow.run", lambda project, jobs, retries: ran.append(project))
     given = cli.parser().parse_args(["run"])
