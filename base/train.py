@@ -16,7 +16,7 @@ from rich.table import Table
 
 from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.errors import RankEError
-from rank_e.io.manifest import BASE_FILE, save_json, write_manifest
+from rank_e.io.manifest import BASE_FILE, seal_manifest, write_manifest
 from rank_e.shapes import FORMAT, clip
 from rank_e.shapes.base import (
     CLIPS,
@@ -123,7 +123,7 @@ def adopt() -> None:
         if not old.is_file() or new.read_bytes() != old.read_bytes():
             shutil.copyfile(new, old)
             commits[name] = commit
-    save_json({**json.loads((ROOT / "packed" / BASE_FILE).read_text()), "commits": commits}, SHIPPED / BASE_FILE)
+    seal_manifest(SHIPPED, {**json.loads((ROOT / "packed" / BASE_FILE).read_text()), "commits": commits})
 
 
 def main() -> None:

@@ -2,11 +2,12 @@
 
 Keys of every format: `format`; `policy` and `tokenizer`, the networks' sizes; `files`, {name: {sha256, bytes}} of all
 that stands beside it; `origin`, such entries of the files that it was converted from, by name (none for a base that was
-trained here). Further keys are the format's own. No torch.
+trained here); `sha256` of all this. Further keys are the format's own. No torch.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,8 @@ from rank_e.io.files import sha256_of
 from rank_e.io.verified import WEIGHTS
 
 BASE_FILE = "base.json"
-KEYS = ("files", "origin", "policy", "tokenizer")  # beside the format
+SEAL = "sha256"
+KEYS = ("files", "origin", "policy", "tokenizer", SEAL)  # beside the format
 
 
 class Format(NamedTuple):
@@ -41,11 +43,24 @@ def files_of(folder: Path) -> dict[str, dict[str, Any]]:
 def write_manifest(folder: Path, form: Format, manifest: Mapping[str, Any]) -> None:
     """Write base.json: `manifest`, its format, and sha256 and bytes of everything else that stands in the folder."""
     files = {name: entry for name, entry in files_of(folder).items() if name != BASE_FILE}
-    save_json({**manifest, "format": form.name, "files": files}, folder / BASE_FILE)
+    seal_manifest(folder, {**manifest, "format": form.name, "files": files})
+
+
+def seal_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write base.json as it is, with the sha256 of what it says."""
+    save_json({**manifest, SEAL: _sha256(manifest)}, folder / BASE_FILE)
+
+
+def _sha256(manifest: Mapping[str, Any]) -> str:
+    said = {key: value for key, value in manifest.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def parse_manifest(folder: str | Path, expected: Format) -> dict[str, Any]:
-    """base.json of a folder; RankEError where it is missing, damaged, of another format or of an older version."""
+    """base.json of a folder, without its own hash.
+
+    RankEError where it is missing, not what was written, of another format or of an older version.
+    """
     path = Path(folder) / BASE_FILE
     if not path.is_file():
         raise RankEError(f"backbone.base: {path} does not exist; {expected.fix}")
@@ -59,6 +74,8 @@ def parse_manifest(folder: str | Path, expected: Format) -> dict[str, Any]:
     absent = [key for key in KEYS if key not in manifest]
     if absent:
         raise RankEError(f"backbone.base: {path} lacks {', '.join(absent)}: an older version wrote it; {expected.fix}")
+    if manifest.pop(SEAL) != _sha256(manifest):
+        raise RankEError(f"backbone.base: {path} is not what was written; {expected.fix}")
     return manifest
 
 

@@ -20,6 +20,7 @@ from rank_e.config import load
 from rank_e.config.profiles import resolve
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import read_tensors
+from rank_e.io.manifest import seal_manifest
 from rank_e.sampling.distribution import SamplingConfig
 from rank_e.sampling.sampler import sample
 from stages.runtime.artifacts import ArtifactWriter
@@ -102,7 +103,7 @@ def test_what_a_toy_base_lacks_is_listed_at_once(project: Path) -> None:
     cli.main(["convert", "toy", "toy.safetensors", "--to", "toy-1"])
     manifest = json.loads(Path("toy-1/base.json").read_text())
     manifest["policy"]["vocab"], manifest["tokenizer"]["image_size"] = 40, 10
-    Path("toy-1/base.json").write_text(json.dumps(manifest))
+    seal_manifest(Path("toy-1"), manifest)
     Path("toy-1/words.txt").unlink()
     found = problems()
     for part in (

@@ -46,6 +46,25 @@ def test_what_is_no_manifest_is_said(tmp_path: Path, content: str) -> None:
         read_manifest(tmp_path, SOME)
 
 
+def test_no_number_of_a_manifest_may_change(tmp_path: Path) -> None:
+    """A folder's hashes say nothing of the sizes that its networks are built with."""
+    write_manifest(tmp_path, SOME, SIZES | {"policy": {"n_head": 16, "norm_eps": 1e-05}})
+    whole = (tmp_path / "base.json").read_bytes()
+    wanted = read_manifest(tmp_path, SOME)
+    refused = 0
+    for place in range(len(whole)):
+        (tmp_path / "base.json").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            assert read_manifest(tmp_path, SOME) == wanted  # a space became another sign that means nothing
+        except RankEError as error:
+            assert str(error).startswith("backbone.base: ") and "base.json" in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > len(whole) / 2
+    (tmp_path / "base.json").write_bytes(whole.replace(b'"n_head": 16', b'"n_head": 32'))
+    with pytest.raises(RankEError, match=r"base\.json is not what was written; make it again$"):
+        read_manifest(tmp_path, SOME)
+
+
 def test_a_folder_of_an_older_version_is_to_be_made_again(tmp_path: Path) -> None:
     write_manifest(tmp_path, SOME, SIZES)
     manifest = json.loads((tmp_path / "base.json").read_text())

@@ -21,6 +21,7 @@ from rank_e.config.profiles import resolve
 from rank_e.errors import RankEError
 from rank_e.evaluation.hpsv2 import STYLES
 from rank_e.io.headers import read_header
+from rank_e.io.manifest import seal_manifest
 from tests.helpers import tiny_janus
 from tests.helpers.llamagen_files import Official
 from tests.helpers.t5_files import write_t5
@@ -169,7 +170,7 @@ def test_a_base_that_contradicts_itself_is_named(project: Path) -> None:
     manifest = json.loads((folder / "base.json").read_text())
     manifest["policy"]["vocab_size"] += 1
     manifest["tokenizer"]["image_size"] *= 2
-    (folder / "base.json").write_text(json.dumps(manifest))
+    seal_manifest(folder, manifest)
     (folder / "text.safetensors").unlink()
     found = "\n".join(problems())
     for part in (
