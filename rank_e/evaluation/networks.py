@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from rank_e.errors import listed
 from rank_e.evaluation.base import EvaluationError
-from rank_e.io.checkpoints import check_shapes, read_tensors, shapes_of
-from rank_e.io.files import sha256_of
+from rank_e.io.checkpoints import check_finite, check_shapes, read_tensors, shapes_of
 from rank_e.io.torchvision_ops import declare_torchvision_ops
+from rank_e.io.verified import WEIGHTS
 from rank_e.rewards.base import RewardError
 from rank_e.rewards.clip import ClipModel, Tokenize
 from rank_e.rewards.open_clip_models import load_clip
@@ -68,6 +68,7 @@ def load_inception(file: str | Path, device: torch.device) -> tuple[Features, st
             raise EvaluationError(str(error)) from None
         if "layers" not in {name for name, _ in archive.named_children()}:
             raise EvaluationError(f"{path} has no `layers`; give inception-2015-12-05.pt")
+        check_finite(archive.layers.state_dict(), path)
         layers = archive.layers.to(device)
     else:
         layers = _fid_inception()
@@ -75,13 +76,14 @@ def load_inception(file: str | Path, device: torch.device) -> tuple[Features, st
         counters = {name for name in layers.state_dict() if name.endswith("num_batches_tracked")}
         expected = {k: s for k, s in shapes_of(layers.state_dict()).items() if k not in counters}
         check_shapes({k: v for k, v in state.items() if k not in counters}, expected, path)
+        check_finite(state, path)
         fresh = {name: torch.zeros((), dtype=torch.long) for name in counters}  # training's; absent from old files
         layers = _frozen(layers, fresh | state, device)
 
     def features(x: Tensor) -> Tensor:
         return layers((x - 128) / 128).flatten(1)
 
-    return features, sha256_of(path)
+    return features, WEIGHTS.contents(path).sha256
 
 
 def load_dinov2(folder: str | Path, device: torch.device) -> tuple[Features, str]:
@@ -114,12 +116,13 @@ def load_dinov2(folder: str | Path, device: torch.device) -> tuple[Features, str
         raise EvaluationError(f"{path} does not fit {folder / 'config.json'} ({line}); get both again") from None
     if wrong := [f"{kind} {listed(list(map(str, names)))}" for kind, names in sorted(info.items()) if names]:
         raise EvaluationError(f"{path} does not fit {folder / 'config.json'}; get both again. {'; '.join(wrong)}")
+    check_finite(model.state_dict(), path)
     model = model.float().to(device).eval().requires_grad_(False)
 
     def features(x: Tensor) -> Tensor:
         return model(pixel_values=x).last_hidden_state[:, 0]
 
-    return features, sha256_of(path)
+    return features, WEIGHTS.contents(path).sha256
 
 
 def load_clip_evaluator(file: str | Path, name: str, device: torch.device) -> tuple[ClipModel, Tokenize, str]:
@@ -133,4 +136,4 @@ def load_clip_evaluator(file: str | Path, name: str, device: torch.device) -> tu
         model, tokenize = load_clip(name, path, device)
     except RewardError as error:  # the loader is the rewards' own
         raise EvaluationError(str(error)) from None
-    return model, tokenize, sha256_of(path)
+    return model, tokenize, WEIGHTS.contents(path).sha256

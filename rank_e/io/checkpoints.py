@@ -25,9 +25,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rank_e.errors import RankEError, listed
-from rank_e.io.archives import archive_fault, packed_member
-from rank_e.io.files import plain, replacing, sha256_of
+from rank_e.io.archives import is_archive
+from rank_e.io.files import plain, replacing
 from rank_e.io.stand_ins import stand_in
+from rank_e.io.verified import WEIGHTS
 
 STATE_KEYS = ("model", "module", "state_dict")  # of plain scripts, DeepSpeed, Lightning
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
@@ -67,7 +68,7 @@ def check_whole(path: Path) -> None:
     """CheckpointError for a pointer or a web page in an existing file's place, and an archive that fails its CRC."""
     if (found := stand_in(path)) is not None:
         raise CheckpointError(f"{path} {found}")
-    if (fault := archive_fault(path)) is not None:
+    if is_archive(path) and (fault := WEIGHTS.contents(path).fault) is not None:
         raise CheckpointError(f"{path} {fault}; download it again")
 
 
@@ -78,8 +79,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is truncated or not safetensors ({_line(error)}); download it again") from None
 
 
+def _packed_member(path: Path) -> str | None:
+    """The first member that is compressed, of an archive or of a file that is none."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return next((m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED), None)
+
+
 def _read_torch(path: Path) -> Any:
-    if (packed := packed_member(path)) is not None:  # mapped, its bytes would be taken for numbers
+    if (packed := _packed_member(path)) is not None:  # mapped, its bytes would be taken for numbers
         raise CheckpointError(
             f"{path}: its member {packed} is compressed, which torch never does; save it by torch.save"
         )
@@ -196,8 +205,13 @@ def dtypes_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 def origin_of(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """A manifest's entry of the file that `tensors` were read from: sha256, bytes, number of keys, dtypes."""
-    size = Path(path).stat().st_size
-    return {"sha256": sha256_of(path), "bytes": size, "keys": len(tensors), "dtype": dtypes_of(tensors)}
+    path = Path(path)
+    return {
+        "sha256": WEIGHTS.contents(path).sha256,
+        "bytes": path.stat().st_size,
+        "keys": len(tensors),
+        "dtype": dtypes_of(tensors),
+    }
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

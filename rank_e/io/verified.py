@@ -1,43 +1,59 @@
-"""Files beside their recorded sha256: each is hashed once, as long as its path, size, time and inode stay. No torch."""
+"""What files hold, beside what was recorded of it: each is read once, as long as its path, size, time and inode stay.
+
+No torch.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from rank_e.io.files import sha256_of
+from rank_e.io.archives import Contents, contents_of
 
 
 class Verified:
-    """Which files were found to hold what was recorded of them, in this process and, in a folder, beyond it.
+    """What files were found to hold in this process and, of those that hold what was recorded, in a folder beyond it.
 
-    The folder holds an empty file for each finding, named by a hash of it: a damaged one says nothing. Rot that leaves
+    The folder holds an empty file for each, named by a hash of its place and state, and its sha256. Rot that leaves
     size and time alone is seen by the next process, or with a folder not before the file is written again: a folder is
     for what is large, seldom written and outside the pipeline, such as downloaded weights.
     """
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
+        self._known: dict[str, Contents] = {}
         self._folder: Path | None = None
 
     def keep_in(self, folder: Path) -> None:
         """Keep findings in `folder`, made when the first one comes."""
         self._folder = folder
 
+    def contents(self, path: Path) -> Contents:
+        """The file's sha256, and what is wrong with it as an archive."""
+        return self._contents(path, _state_of(path))
+
     def holds(self, path: Path, sha256: str) -> bool:
         """Whether the file's sha256 is this one."""
-        status = path.stat()
-        finding = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\0{sha256}"
-        name = hashlib.sha256(finding.encode()).hexdigest()
-        if name in self._known or (self._folder is not None and (self._folder / name).is_file()):
-            return True
-        if sha256_of(path) != sha256:
+        state = _state_of(path)
+        found = self._contents(path, state)
+        if found.sha256 != sha256:
             return False
-        self._known.add(name)
-        if self._folder is not None:
+        if self._folder is not None and found.fault is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / name).touch()
+            (self._folder / f"{state}-{sha256}").touch()
         return True
+
+    def _contents(self, path: Path, state: str) -> Contents:
+        if state not in self._known:
+            kept = [] if self._folder is None else list(self._folder.glob(f"{state}-*"))
+            self._known[state] = Contents(kept[0].name.partition("-")[2], None) if len(kept) == 1 else contents_of(path)
+        return self._known[state]
+
+
+def _state_of(path: Path) -> str:
+    """A hash of a file's place, size, time and inode: as long as they stay, so do its contents."""
+    status = path.stat()
+    state = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+    return hashlib.sha256(state.encode()).hexdigest()
 
 
 WEIGHTS = Verified()

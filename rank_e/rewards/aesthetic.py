@@ -14,7 +14,7 @@ from rank_e.rewards.base import RewardError, check_pairs, check_scores
 from rank_e.rewards.clip import ClipModel, Preprocess, clip_inputs
 from rank_e.rewards.open_clip_models import model_within, shared_clip
 from rank_e.rewards.preprocessing import clip_protocol
-from rank_e.rewards.weights import check_keys, read_weights
+from rank_e.rewards.weights import check_weights, read_weights
 
 MLP_WIDTHS = (1024, 128, 64, 16, 1)
 # Places of the Linear layers in the published nn.Sequential: dropouts (and, in one of the files, ReLUs) lie between.
@@ -46,7 +46,7 @@ def build_head(what: str, tensors: Mapping[str, Tensor]) -> nn.Sequential:
         for prefix, layer in zip(linears, layers, strict=True)
         for key, value in layer.state_dict().items()
     }
-    check_keys(what, tensors, wanted)
+    check_weights(what, tensors, wanted)
     head = nn.Sequential()
     for prefix, layer in zip(linears, layers, strict=True):
         layer.load_state_dict({key: tensors[prefix + key] for key in ("weight", "bias")}, strict=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rank_e.io.checkpoints import CheckpointError, check_shapes, check_whole, read_tensors, shapes_of
+from rank_e.io.archives import is_archive
+from rank_e.io.checkpoints import CheckpointError, check_finite, check_shapes, check_whole, read_tensors, shapes_of
 from rank_e.rewards.base import RewardError
 
 # Entries of OpenAI's CLIP archives that describe the network and are no weights of it.
@@ -31,7 +32,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def is_torchscript(path: Path) -> bool:
     """Whether a file is a TorchScript archive (a program and its weights) rather than a checkpoint of tensors."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
+    if not path.is_file() or not is_archive(path):
         return False
     try:
         with zipfile.ZipFile(path) as archive:
@@ -61,10 +62,11 @@ def _archived(path: Path) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if key not in ARCHIVE_NOTES}
 
 
-def check_keys(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raise RewardError naming the first keys of `given` that are missing, unexpected or of another shape."""
+def check_weights(what: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise RewardError naming the first of `given` that are missing, unexpected, of another shape or not finite."""
     try:
         check_shapes(given, shapes_of(wanted), what)
+        check_finite(given, what)
     except CheckpointError as error:
         raise RewardError(str(error)) from error
 
@@ -73,8 +75,8 @@ def assign(what: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put `tensors` into `module`, built on the meta device, in place of its parameters; frozen, in eval mode.
 
     Buffers that no state dict holds stay on the meta device: the caller makes them. Raises RewardError that counts
-    and names the keys that do not fit.
+    and names the keys that do not fit or are not finite.
     """
-    check_keys(what, tensors, module.state_dict())
+    check_weights(what, tensors, module.state_dict())
     module.load_state_dict(dict(tensors), strict=True, assign=True)
     module.eval().requires_grad_(False)

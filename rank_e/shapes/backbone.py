@@ -11,13 +11,14 @@ from torch import Tensor
 from rank_e.backbones.llamagen.policy import Policy, PolicyConfig
 from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.errors import RankEError
+from rank_e.io.checkpoints import check_finite
 from rank_e.io.manifest import BASE_FILE, check_files, parse_manifest, read_manifest
 from rank_e.rewards.clip import ClipModel
 from rank_e.shapes import FORMAT, clip
 
 
 def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """NAME.safetensors of a base folder in float32; RankEError if it is not there, or not what was recorded."""
+    """NAME.safetensors of a base folder in float32; RankEError if it is not there, not as recorded, or not finite."""
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         raise RankEError(f"{path} does not exist; {FORMAT.fix}")
@@ -25,7 +26,9 @@ def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     if path.name not in files:
         raise RankEError(f"{path} is not listed in {BASE_FILE}; {FORMAT.fix}")
     check_files(folder, {path.name: files[path.name]}, "weights", FORMAT.fix)
-    return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+    tensors = {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+    check_finite(tensors, path)
+    return tensors
 
 
 def load_world_clip(folder: Path, name: str, size: clip.ClipSize, device: torch.device) -> ClipModel:

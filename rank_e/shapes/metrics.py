@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rank_e.evaluation.base import Images, check_values
 from rank_e.evaluation.metric import Metric
-from rank_e.io.files import sha256_of
 from rank_e.io.pixels import from_bytes
+from rank_e.io.verified import WEIGHTS
 from rank_e.rewards.clip import ClipModel, ClipReward
 from rank_e.shapes import clip, world
 from rank_e.shapes.backbone import load_world_clip
@@ -45,7 +45,7 @@ def _evaluator(folder: Path, device: torch.device) -> CachedEvaluator:
 
 @lru_cache(maxsize=1)
 def _evaluator_sha256(folder: Path) -> str:
-    return sha256_of(folder / "evaluator.safetensors")
+    return WEIGHTS.contents(folder / "evaluator.safetensors").sha256
 
 
 def _unit(images: Images, device: torch.device) -> Tensor:

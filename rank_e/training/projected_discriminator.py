@@ -22,7 +22,7 @@ from torch.nn.utils.parametrize import ParametrizationList, cached
 
 from rank_e import seeds
 from rank_e.errors import RankEError
-from rank_e.io.checkpoints import check_shapes, read_tensors, shapes_of
+from rank_e.io.checkpoints import check_finite, check_shapes, read_tensors, shapes_of
 from rank_e.io.resize import resize
 from rank_e.precision import GroupNorm, channels_last, float32_island
 
@@ -162,6 +162,7 @@ def load_dinov3(folder: Path) -> DinoFeatures:
     wrong = [f"{name} {sorted(map(str, keys))}" for name, keys in report.items() if keys]
     if wrong:  # transformers fills in missing weights at random and goes on
         raise RankEError(f"dinov3: {folder} does not fit its config: {'; '.join(wrong)}; download it again")
+    check_finite(backbone.state_dict(), folder)
     return DinoFeatures(backbone).eval().requires_grad_(False)
 
 
@@ -184,6 +185,7 @@ def load_efficientnet(file: Path, name: str) -> EfficientNetFeatures:
     counts = {name: count for name, count in network.state_dict().items() if name.endswith("num_batches_tracked")}
     tensors = counts | tensors
     check_shapes(tensors, shapes_of(network.state_dict()), file)
+    check_finite(tensors, file)
     network.load_state_dict(tensors, strict=True)
     return EfficientNetFeatures(network.float()).eval().requires_grad_(False)
 

@@ -1,7 +1,9 @@
 """Weights that were damaged on the way, stand for others, or are not weights: one line, never other numbers."""
 
+import hashlib
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch.serialization import set_crc32_options
 
-from rank_e.io.checkpoints import CheckpointError, check_shapes, read_shards, read_tensors
+from rank_e.io import archives, verified
+from rank_e.io.checkpoints import CheckpointError, check_shapes, origin_of, read_shards, read_tensors
 from rank_e.rewards.base import RewardError
 from rank_e.rewards.weights import read_weights
 
@@ -28,6 +31,48 @@ def test_an_archive_is_read_against_its_crc(tmp_path: Path) -> None:
     flip(tmp_path / "a.pt", weight[1000:1010].numpy().tobytes())  # read before: its new time tells
     with pytest.raises(CheckpointError, match=r"a\.pt is damaged: its member a/data/0 fails the archive's CRC"):
         read_tensors(tmp_path / "a.pt")
+
+
+def test_an_archive_is_read_in_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that no member fits into, and every kind of damage, as zipfile and hashlib find it in two."""
+    monkeypatch.setattr(archives, "BLOCK", 61)
+    whole = tmp_path / "whole.pt"
+    torch.save({"a": torch.arange(40.0), "b": torch.ones(3), "c": torch.zeros(0)}, whole)
+    torch.jit.script(torch.nn.Linear(3, 3)).save(str(tmp_path / "script.pt"))  # its code is compressed
+    data = whole.read_bytes()
+    places = [*range(0, len(data), 41), data.index(torch.ones(3).numpy().tobytes())]
+    files = [whole, tmp_path / "script.pt"]
+    for place in places:
+        files.append(tmp_path / f"{place}.pt")
+        files[-1].write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+    faults = set()
+    for file in files:
+        found = archives.contents_of(file)
+        assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+        try:
+            with zipfile.ZipFile(file) as archive:
+                member = archive.testzip()
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError):
+            assert (found.fault is None) != archives.is_archive(file)
+            with pytest.raises(CheckpointError):
+                read_tensors(file)
+            continue
+        assert found.fault == (member and f"is damaged: its member {member} fails the archive's CRC")
+        faults.add(member)
+    assert {None, "whole/data/0", "whole/data/1"} <= faults
+
+
+def test_crc_and_sha256_are_one_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(verified, "contents_of", lambda path: read.append(path) or archives.contents_of(path))
+    torch.save({"w": torch.arange(50.0)}, tmp_path / "a.pt")
+    tensors = read_tensors(tmp_path / "a.pt")
+    entry = origin_of(tmp_path / "a.pt", tensors)
+    assert read == [tmp_path / "a.pt"]
+    assert entry["sha256"] == hashlib.sha256((tmp_path / "a.pt").read_bytes()).hexdigest()
+    save_file({"w": torch.arange(50.0)}, tmp_path / "a.safetensors")
+    read_tensors(tmp_path / "a.safetensors")
+    assert len(read) == 1  # nobody wants its hash
 
 
 def test_an_archive_without_checksums_is_read_as_it_is(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from rank_e.errors import RankEError
 from rank_e.io import verified
+from rank_e.io.archives import contents_of
 from rank_e.io.files import sha256_of
 from rank_e.io.sealed import SealError, read_json, read_tensors, write_json, write_tensors
 from rank_e.io.verified import Verified
@@ -24,7 +25,7 @@ def flip(path: Path, place: int) -> None:
 
 def test_findings_outlive_the_process_and_no_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
-    monkeypatch.setattr(verified, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    monkeypatch.setattr(verified, "contents_of", lambda path: hashed.append(path) or contents_of(path))
     file = tmp_path / "weights"
     file.write_bytes(b"weights")
     right = sha256_of(file)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rank_e.io import verified
-from rank_e.io.files import sha256_of
+from rank_e.io.archives import contents_of
 from stages.runtime.artifacts import ArtifactError, ArtifactWriter, manifest_sha256, read_artifact
 from stages.runtime.manifests import cell_at
 from stages.runtime.stage import ARGUMENTS, artifact_path
@@ -190,7 +190,7 @@ def test_a_place_names_its_cell() -> None:
 
 def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
-    monkeypatch.setattr(verified, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    monkeypatch.setattr(verified, "contents_of", lambda path: hashed.append(path) or contents_of(path))
     artifact = read_artifact(write(tmp_path / "a"), "policy")
     for _ in range(3):
         artifact.tensors("online")

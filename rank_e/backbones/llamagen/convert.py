@@ -240,6 +240,7 @@ def _text_origin(folder: Path, width: int) -> dict[str, Any]:
     load_t5_tokenizer(folder)
     encoder = read_t5_encoder(folder, config)
     weights = t5_weights_file(folder)
+    check_finite(encoder, weights)
     files = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".model") or path == weights]
     entries: dict[str, Any] = {
         f"text/{path.name}": {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in files

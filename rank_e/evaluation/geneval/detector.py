@@ -25,8 +25,9 @@ from torch.nn import functional as F
 
 from rank_e.evaluation.geneval.rules import Detection
 from rank_e.evaluation.geneval.tasks import CLASS_NAMES, GenEvalError
-from rank_e.io.files import sha256_of
+from rank_e.io.checkpoints import check_finite, check_whole
 from rank_e.io.torchvision_ops import declare_torchvision_ops
+from rank_e.io.verified import WEIGHTS
 
 SHORT_SIDE, LONG_SIDE, DIVISOR = 800, 1333, 32
 MAX_DETECTIONS = 100  # (query, class) pairs an image
@@ -158,7 +159,7 @@ class Mask2FormerDetector:
         file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
         if file is None:
             raise GenEvalError(f"{folder}: holds none of {', '.join(_WEIGHTS)}; put the detector's weights there")
-        return cls(_load(file, device), labels, f"mask2former:{folder.name}", sha256_of(file))
+        return cls(_load(file, device), labels, f"mask2former:{folder.name}", WEIGHTS.contents(file).sha256)
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8], floor: float) -> list[Detection]:
@@ -200,6 +201,7 @@ def _load(file: Path, device: torch.device) -> Mask2Former:
     declare_torchvision_ops()
     from transformers import Mask2FormerForUniversalSegmentation
 
+    check_whole(file)
     loader: Any = Mask2FormerForUniversalSegmentation  # its types do not know output_loading_info
     try:
         # transformers renames the tensors of published files itself; a .bin is read with weights_only=True
@@ -217,4 +219,5 @@ def _load(file: Path, device: torch.device) -> Mask2Former:
         keys = sorted(key for key in report[f"{problem}_keys"] if not _UNREAD.search(key))
         if keys:
             raise GenEvalError(f"{file}: {len(keys)} tensors are {problem}, first {keys[0]}; give a whole Mask2Former")
+    check_finite({name: x for name, x in model.state_dict().items() if not _UNREAD.search(name)}, file)
     return model.to(device).eval().requires_grad_(False)
