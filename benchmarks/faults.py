@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / ".rank-e" / "faults")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: it ends the command under way too
     work = Work(given.work)
     trials = {"corruptions": Corruptions, "kills": Kills}[given.campaign](work, given.seed)
     journal = Journal(work.folder / f"{given.campaign}-{given.seed}.jsonl")

@@ -155,13 +155,13 @@ class Corruptions:
                 said = run_stage(cell)
             except RankEError as error:
                 return done, named(str(error), STATE)
-            except Exception as error:
+            except Exception as error:  # any other is a traceback
                 return done, Found(NO_LINE, f"{type(error).__name__}: {str(error)[:200]}")
         out = str(artifact_path(*cell))
         found = {path: sha256 for path, sha256 in digests(self.tree).items() if path.startswith(f"{out}/")}
         if any(self.work.golden[path] != sha256 for path, sha256 in found.items()) or not found:
             return done, Found(BELIEVED, said[-200:])
-        told = [line for line in said.splitlines() if "damaged" in line or "another" in line]
+        told = [line for line in said.splitlines() if "begin from" in line or "evaluate from" in line]
         return done, Found(RECOMPUTED if told else UNCHANGED, *told[:1])
 
     def draw_artifact(self, draw: random.Random, root: Path) -> Damage:
@@ -198,7 +198,7 @@ class Corruptions:
         root = self.work.trial
         if not self.healthy:
             self.work.copy(root)
-            command(root, ["-m", "dvc", "status"])  # DVC has seen everything: no time tells it of rot
+            command(root, ["-m", "dvc", "status", "dvc.yaml"])  # DVC has seen everything: no time tells it of rot
         self.healthy = False
         if target == "state":
             cell, done = self.draw_state(draw, root)
@@ -231,10 +231,14 @@ class Corruptions:
             done = damage(draw, list(files_of(root / WEIGHTS)), lambda file: self.bases(root))
             how = touched  # what was verified on this machine is known by its time
         names = names_of(root, done.place)
+        if target == "cache":
+            named_so = done.place.parent.name + done.place.name  # of a folder's listing, which no file is a link to
+            outs = (entry["outs"].items() for entry in graph(root).values())
+            names += [root / path for row in outs for path, md5 in row if md5 == named_so]
         apply(done, how)
-        for path in names if target == "cache" else ():
-            if path.parent.relative_to(root) in self.kinds:
-                shutil.rmtree(path.parent)
+        for folder in {path if path.is_dir() else path.parent for path in names} if target == "cache" else ():
+            if folder.relative_to(root) in self.kinds:
+                shutil.rmtree(folder)
         return done, names
 
     def judge_command(self, ended: Done, before: dict[str, str], places: list[Path], root: Path) -> Found:
@@ -290,5 +294,4 @@ def readers_of(root: Path, places: list[Path], draw: random.Random) -> list[str]
         for name, entry in stages.items()
         if any(path == dep or path.startswith(f"{dep}/") for path in paths for dep in entry["deps"])
     ]
-    outs: list[str] = stages[draw.choice(sorted(readers) or sorted(stages))]["outs"]
-    return outs
+    return list(stages[draw.choice(sorted(readers) or sorted(stages))]["outs"])

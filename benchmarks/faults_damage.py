@@ -39,8 +39,8 @@ def zeroed(draw: random.Random, data: bytes) -> bytes:
 def edited(draw: random.Random, data: bytes) -> bytes:
     """One digit of a number in JSON is another."""
     place = draw.choice(_digits(data))
-    digit = (int(chr(data[place])) + draw.randint(1, 9)) % 10
-    return data[:place] + str(digit).encode() + data[place + 1 :]
+    digit = draw.choice([digit for digit in b"123456789" if digit != data[place]])  # a zero may not lead
+    return data[:place] + bytes([digit]) + data[place + 1 :]
 
 
 def _digits(data: bytes) -> list[int]:

@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ GRACE = 30.0
 """Seconds after a command's end in which everything that it started has to end too."""
 MOMENT = 0.1
 """Seconds between two looks for the victim."""
+COSTS = ("seconds", "peak_rss_mb", "peak_gpu_mb")
+"""Ends of the names of metrics that no two runs have alike."""
 TRACK = ["-m", "pipeline.cli", "track"]
 POINTS = """
 select tag.value, metric.key, metric.step, metric.value from metrics as metric
@@ -87,7 +90,7 @@ class Kills:
         began, hangs = time.monotonic(), False
         try:
             process.wait(PATIENCE)
-        except Exception:
+        except subprocess.TimeoutExpired:
             hangs = True
         left = orphans(mark)
         for orphan in left:
@@ -116,9 +119,10 @@ class Kills:
 
 
 def points(root: Path) -> list[tuple[str, str, int, float]]:
-    """(run, metric, step, value) of every point of the current runs in a project's MLflow store."""
+    """(run, metric, step, value) of every point of the current runs in an MLflow store; costs without value."""
     with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as store:
-        return list(store.execute(POINTS))
+        rows = list(store.execute(POINTS))
+    return [(run, key, step, 0.0 if key.endswith(COSTS) else value) for run, key, step, value in rows]
 
 
 def marked(mark: str) -> list[psutil.Process]:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from benchmarks.demo import ROOT, copy_project
+from pipeline.dvc import end_group
 from rank_e.io.files import sha256_of
 
 MARK = "RANK_E_FAULTS"
@@ -81,9 +82,11 @@ def command(workspace: Path, words: Iterable[str], mark: str = "") -> Done:
     try:
         status: int | None = process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
-        process.terminate()
-        process.wait()
+        end_group(process)
         status = None
+    except BaseException:  # this is being stopped: nothing goes on
+        end_group(process)
+        raise
     return Done(status, log.read_text(encoding="utf-8", errors="replace"))
 
 
@@ -177,8 +180,8 @@ def forget(workspace: Path, outs: Iterable[str]) -> None:
 
 
 def files_of(path: Path) -> Iterator[Path]:
-    """A file, or every file of a folder, in order."""
-    yield from sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    """A file, or every file of a folder, in order; nothing where neither is."""
+    yield from sorted(item for item in (path, *path.rglob("*")) if item.is_file())
 
 
 def objects(workspace: Path) -> list[Path]:
@@ -229,11 +232,11 @@ def whole_cache(workspace: Path) -> bool:
     return True
 
 
-def graph(workspace: Path) -> dict[str, dict[str, Any]]:
-    """For each stage that DVC has run its dependencies and outputs: {name: {deps: [path], outs: [path]}}."""
+def graph(workspace: Path) -> dict[str, dict[str, dict[str, str]]]:
+    """For each stage that DVC has run its dependencies and outputs by path: {name: {deps: {path: md5}, outs: ...}}."""
     stages: Mapping[str, Any] = yaml.safe_load((workspace / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     return {
-        name: {kind: [row["path"] for row in entry.get(kind, ())] for kind in ("deps", "outs")}
+        name: {kind: {row["path"]: row["md5"] for row in entry.get(kind, ())} for kind in ("deps", "outs")}
         for name, entry in stages.items()
     }
 

@@ -176,19 +176,31 @@ def run(project: Path, jobs: int, retries: int) -> None:
     """Run the flow here and now."""
     if not PREFECT_API_URL.value():
         # Where Ctrl-C would end Prefect's temporary server in the middle of a stage's end.
-        thread = threading.Thread(target=_start_server)
+        problems: list[str] = []
+        thread = threading.Thread(target=_start_server, args=(problems,))
         thread.start()
         thread.join()
+        if problems:
+            fix = "run again when the machine is less busy, or start `prefect server start` and set PREFECT_API_URL"
+            raise RunError(f"Prefect's temporary server: {problems[0]}; {fix}")
     configured = rank_e_flow.with_options(task_runner=_threads(jobs))
     configured(project=str(project), jobs=jobs, retries=retries)
 
 
-def _start_server() -> None:
-    """In a thread of its own, since a process is born with its thread's signals held back: it never hears Ctrl-C."""
+def _start_server(problems: list[str]) -> None:
+    """In a thread of its own, since a process is born with its thread's signals held back: it never hears Ctrl-C.
+
+    problems: gets what kept it from starting. Prefect would start another beside it, and leave this one behind.
+    """
     from prefect.server.api.server import SubprocessASGIServer  # slow, and of no use with a server of one's own
 
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    SubprocessASGIServer().start()
+    server = SubprocessASGIServer()
+    try:
+        server.start()
+    except RuntimeError as error:
+        server.stop()
+        problems.append(str(error).strip().rstrip("."))
 
 
 def schedule(cron: str | None, timezone: str | None) -> CronSchedule | None:

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prefect.server.api.server import SubprocessASGIServer
 
+from pipeline import flow
 from pipeline.dvc import Repro, StageError, ending_children, record, stop_all, stopping, timings_path
 from pipeline.graph import Node, load_graph
+from rank_e.errors import RankEError
 from tests.helpers.toy_pipeline import nodes
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +146,21 @@ def test_sigterm_leaves_no_process_behind(toy: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) != 0
     assert not alive(pid)
+
+
+def test_a_server_that_does_not_start_is_one_line_and_none_is_left(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+
+    def start(self: SubprocessASGIServer) -> None:
+        raise RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
+
+    monkeypatch.setattr(SubprocessASGIServer, "start", start)
+    monkeypatch.setattr(SubprocessASGIServer, "stop", lambda self: ended.append(True))
+    monkeypatch.setattr(flow, "rank_e_flow", None)  # it is never begun
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with pytest.raises(RankEError, match=r"^Prefect's temporary server: Timed out .* server; run again ") as caught:
+        flow.run(toy, 1, 0)
+    assert len(str(caught.value).splitlines()) == 1 and ended == [True]
 
 
 def test_timings_are_appended(tmp_path: Path) -> None:
