@@ -126,11 +126,11 @@ class EvaluationParams(Section):
 class FactorialParams(Section):
     """Which arms are compared on the same tokens, and with which.
 
-    arms: the first is the control of the others.
+    arms: the first is the control of the others, if any.
     round: the one that `dvc metrics show` shows, the last.
     """
 
-    arms: Annotated[list[ArmName], Field(min_length=2)]
+    arms: Annotated[list[ArmName], Field(min_length=1)]
     round: Count
 
 

@@ -42,6 +42,15 @@ def test_arms_override_only_what_they_name() -> None:
         params.arm("warm")
 
 
+def test_a_run_of_one_arm_is_its_own_control() -> None:
+    data = deepcopy(SHAPES)
+    del data["arms"]["frozen"]
+    data["factorial"]["arms"] = ["coevolved"]
+    params = parse(data)
+    assert list(params.arms) == params.factorial.arms == ["coevolved"]
+    assert problems(lambda d: d["factorial"].update(arms=[]))
+
+
 def test_every_problem_is_reported_at_once_with_key_value_and_range() -> None:
     def change(data: dict[str, Any]) -> None:
         data["policy"]["learning_rate"] = -1

@@ -1,9 +1,12 @@
 """The graph of dvc.yaml: DVC's stages with their coordinates, what waits for what, and the groups that run as one."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from dvc.dvcfile import load_file
 from dvc.repo import Repo
+from ruamel.yaml import YAML
 
 from pipeline.graph import GraphError, Node, dependencies, load_graph, make_groups
 from tests.helpers.toy_pipeline import PIPELINE
@@ -81,6 +84,22 @@ def test_the_projects_groups_respect_every_dependency() -> None:
     stages = ("rollouts to ranking", "policy", "decoder", "evaluation", "factorial")
     assert round_5 == [f"{stage} {arm} s0 r5" for stage in stages for arm in ARMS]
     assert {"prompts s0 r1 and 4 more", "reference", "baseline", "factorial coevolved s0 r5", "report"} <= set(names)
+
+
+def test_a_run_of_one_arm_has_a_graph_of_its_own(tmp_path: Path) -> None:
+    data = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
+    del data["arms"]["frozen"]
+    data["factorial"]["arms"] = ["coevolved"]
+    with (tmp_path / "params.yaml").open("w") as file:
+        YAML().dump(data, file)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    repo = Repo.init(str(tmp_path), no_scm=True)
+    graph = load_graph(tmp_path)
+    assert {node.arm for node in graph} == {None, "coevolved"}
+    last = next(node for node in graph if node.name == "factorial")
+    assert last.arm == "coevolved" and not any("frozen" in dep for dep in last.deps)
+    shown = load_file(repo, str(tmp_path / "dvc.yaml")).metrics
+    assert shown[-1] == "artifacts/coevolved/s0/r5/factorial/metrics.json"
 
 
 @pytest.mark.parametrize(
