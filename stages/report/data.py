@@ -4,7 +4,7 @@ All arms share prompts, seeds and the base, so two arms are compared seed by see
 mean, and a 95 % interval of Student's t over the seeds. Nothing here selects, drops or weights a seed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -204,21 +204,24 @@ def factorial_values(results: Results, policy: str, decoder: str, key: str, roun
     return {seed: cell[key]["value"] for seed, cell in cells.items() if key in cell}
 
 
-def load_results(params: Params, project: Path, partial: bool = False) -> Results:
+def load_results(params: Params, project: Path, partial: bool = False, missing: Collection[str] = ()) -> Results:
     """Read the metrics of every cell of the run in the folder `project`.
 
-    With `partial`, artifacts that do not exist yet are listed in `missing` (for a run in progress);
-    otherwise the first one raises ArtifactError, which names it. SizeError if distances are of different sizes.
+    With `partial`, artifacts that do not exist yet are listed in the results' `missing` (for a run in progress);
+    otherwise the first one that is not known to be `missing` raises ArtifactError, which names it. SizeError if
+    distances are of different sizes.
     """
     control, *others = params.factorial.arms
     pairs = [(arm, control) for arm in others]
     rounds = [item.id for item in params.rounds]
     arms, seeds, supervised = list(params.arms), list(params.seeds), params.sft.train
-    results = Results(params.backbone.name, (), arms, seeds, rounds, pairs, supervised)
+    results = Results(params.backbone.name, (), arms, seeds, rounds, pairs, supervised, missing=list(missing))
     compared: dict[str, dict[str, Any]] = {}
     reconstructions: dict[str, dict[str, Any]] = {}
 
     def metrics(path: Path, kind: str) -> dict[str, Any]:
+        if str(path) in missing:
+            return {}
         if partial and not (project / path).exists():
             results.missing.append(str(path))
             return {}

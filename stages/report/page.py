@@ -199,6 +199,17 @@ def meanings_section(results: Results) -> str:
     return folded("How to read the numbers", "what each metric measures", lead, f"<dl>{meanings}</dl>")
 
 
+def missing_words(results: Results) -> str:
+    """What the page lacks, and what it is of instead; nothing where the run is whole."""
+    if not results.missing:
+        return ""
+    shown = [", ".join(results.arms), ", ".join(f"s{seed}" for seed in results.seeds), f"rounds 1 to {results.last}"]
+    return (
+        f"<p><b>A part of the run:</b> {escape('; '.join(shown))}. Of the whole, {len(results.missing)} artifacts are "
+        f"not here or not up to date, first: <code>{escape(results.missing[0])}</code>.</p>"
+    )
+
+
 def render(params: Params, project: Path, results: Results) -> str:
     """The whole page as HTML text; the same artifacts and records of time give the same text."""
     parts = [
@@ -234,7 +245,8 @@ def render(params: Params, project: Path, results: Results) -> str:
         'content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><link rel="icon" href="data:,">'
         f"<title>RankE report</title><style>{STYLE}</style><noscript><style>{SHOW_ALL}</style></noscript></head>"
-        f'<body><main><header><h1>RankE report</h1><ul class="facts">{facts}</ul></header>{"".join(parts)}'
+        f'<body><main><header><h1>RankE report</h1><ul class="facts">{facts}</ul>{missing_words(results)}</header>'
+        f"{''.join(parts)}"
         "<footer>Written by the stage <code>report</code>; the same artifacts and records of time give this same page."
         '</footer></main><dialog aria-label="image"><img alt="" src="data:,"><p></p></dialog>'
         f"<script>{SCRIPT}</script></body></html>\n"
