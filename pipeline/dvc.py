@@ -26,6 +26,7 @@ import psutil
 from pipeline.between import BETWEEN
 from pipeline.graph import Node
 from rank_e.errors import RankEError
+from stages.runtime.process import REFUSED
 
 HEAD = re.compile(r"^(Running stage|Stage) '([^']+)'(:| didn't change| is cached)")
 GRACE = 10.0
@@ -53,6 +54,10 @@ _leave: Callable[[int], NoReturn] | None = None
 
 class StageError(RankEError):
     """A stage ended with an error; the message ends with its last lines."""
+
+
+class RefusedError(StageError):
+    """A stage ended with an error that no other try would mend: wrong params, damaged data, a number not finite."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,8 @@ class Repro:
                 code = process.wait()
                 if code != 0 or not outcome:
                     shown = "\n".join(tail[-TAIL:]).strip()
-                    raise StageError(f"{node.label} failed (dvc ended with {code}):\n{shown}")
+                    error = RefusedError if shown.endswith(f"exited with {REFUSED}") else StageError
+                    raise error(f"{node.label} failed (dvc ended with {code}):\n{shown}")
                 break
             head = HEAD.match(line)
             if head and head.group(2) == node.address:

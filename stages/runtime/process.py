@@ -7,11 +7,29 @@ import signal
 import sys
 from pathlib import Path
 
+from rank_e.errors import RankEError
+
+REFUSED = 65
+"""Exit status of a stage that ends the same way however often it is tried: EX_DATAERR of sysexits.h."""
+TEMPORARY = ("LockedError", "ChangedError")
+"""Errors that say what is wrong but may have gone away: by name, since this module imports next to nothing."""
+
 
 def run_module(name: str, arguments: list[str]) -> None:
-    """Run the stage module `stages.NAME` as the main program of this process."""
+    """Run the stage module `stages.NAME` as the main program of this process.
+
+    It exits with REFUSED after an error that only its user can mend: wrong params, damaged data, a number that is not
+    finite.
+    """
     sys.argv = [f"stages.{name}", *arguments]
-    runpy.run_module(f"stages.{name}", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(f"stages.{name}", run_name="__main__", alter_sys=True)
+    except SystemExit as leaving:
+        cause = leaving.__context__  # what the program said in one line
+        if isinstance(cause, RankEError) and type(cause).__name__ not in TEMPORARY:
+            print(leaving.code, file=sys.stderr)
+            sys.exit(REFUSED)
+        raise
 
 
 def follow_parent(parent: int | None = None) -> None:

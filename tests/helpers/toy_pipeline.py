@@ -17,6 +17,9 @@ time.sleep(0.3)
 if pathlib.Path("fail-" + name).exists():
     pathlib.Path("fail-" + name).unlink()
     sys.exit("boom in " + name)
+if pathlib.Path("refuse-" + name).exists():
+    print("no use in " + name, file=sys.stderr)
+    sys.exit(65)
 pathlib.Path(out).mkdir(parents=True)
 (pathlib.Path(out) / "f.txt").write_text(name)
 """

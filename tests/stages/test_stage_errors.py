@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipeline.cli import main
+from stages.runtime.process import REFUSED
 from stages.runtime.warm import warm_stages
 from tests.helpers.llamagen_files import tiny_tokenizer
 from tests.helpers.official import (
@@ -108,7 +109,7 @@ def refused(folder: Path, words: tuple[str, ...], message: str) -> None:
     before = listing(folder)
     done = stage(folder, *words)
     errors = [line for line in done.stderr.splitlines() if " 100 % in " not in line]
-    assert done.returncode == 1 and len(errors) == 1, done.stderr
+    assert done.returncode == REFUSED and len(errors) == 1, done.stderr
     assert errors[0].startswith(f"{words[0]}: ") and re.search(message, errors[0]), errors[0]
     assert listing(folder) == before
 
