@@ -14,37 +14,40 @@ PATIENCE = 90.0
 
 
 @contextmanager
-def tracker_beside(wanted: bool) -> Iterator[list[str]]:
+def tracker_beside(project: Path, wanted: bool) -> Iterator[list[str]]:
     """While the block runs, a tracker copies what the stages write; the list then holds what was not copied, in a line.
 
     Where the block fails, that line is said at once: the block's own error comes after it.
     """
     untracked: list[str] = []
-    tracker = start_tracker() if wanted else None
+    tracker = start_tracker(project) if wanted else None
     try:
         yield untracked
     except BaseException:
-        if tracker is not None and (problem := stop_tracker(tracker)):
+        if tracker is not None and (problem := stop_tracker(project, tracker)):
             print(f"tracking: {problem}", file=sys.stderr)
         raise
-    if tracker is not None and (problem := stop_tracker(tracker)):
+    if tracker is not None and (problem := stop_tracker(project, tracker)):
         untracked.append(problem)
 
 
-def start_tracker() -> subprocess.Popen[bytes]:
+def start_tracker(project: Path) -> subprocess.Popen[bytes]:
     """`rank-e track --follow` in a process and session of its own, so that Ctrl-C here leaves it its last copy."""
     command = [sys.executable, "-m", "pipeline.cli", "track", "--follow"]
-    TRACKING_LOG.parent.mkdir(parents=True, exist_ok=True)
+    log = project / TRACKING_LOG
+    log.parent.mkdir(parents=True, exist_ok=True)
     # Born with SIGTERM held back: one that comes before the child can listen is delivered when it does.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        with TRACKING_LOG.open("wb") as errors:  # MLflow is talkative there
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+        with log.open("wb") as errors:  # MLflow is talkative there
+            return subprocess.Popen(
+                command, cwd=project, stdin=subprocess.DEVNULL, stderr=errors, start_new_session=True
+            )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def stop_tracker(process: subprocess.Popen[bytes]) -> str:
+def stop_tracker(project: Path, process: subprocess.Popen[bytes]) -> str:
     """Ask for the last copy and wait for it, but not for ever; "" or, in one line, what was not copied."""
     process.terminate()
     try:
@@ -53,5 +56,5 @@ def stop_tracker(process: subprocess.Popen[bytes]) -> str:
         process.kill()
         process.wait()
         return "the last copy to MLflow took too long; `rank-e track` copies the rest"
-    said = TRACKING_LOG.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = (project / TRACKING_LOG).read_text(encoding="utf-8", errors="replace").splitlines()
     return "" if code == 0 else (said or [f"the tracker ended with {code}"])[-1].removeprefix("rank-e: ")

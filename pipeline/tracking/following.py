@@ -39,7 +39,8 @@ def follow(
             said = problem
         if left <= TRIES:
             left -= 1
-            if not problem:
+            if tracker is not None and not problem:
+                tracker.finished()
                 return
             time.sleep(PAUSE if left else 0)
         elif stop(every):

@@ -14,8 +14,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from pipeline.tracking.lock import TrackingError
+from pipeline.tracking.stamp import PREFIX
 
-PREFIX = "sqlite:///"
 PLACE = "mlruns"
 """Where a project's own store keeps artifacts, relative to the project."""
 SECONDS = 20.0

@@ -22,7 +22,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.tracking.local import PREFIX, bring_home, file_of, make_whole
+from pipeline.tracking.local import bring_home, file_of, make_whole
 from pipeline.tracking.lock import TrackingError
 
 EXPERIMENT = "rank-e"
@@ -32,11 +32,6 @@ CURRENT, SUPERSEDED = "current", "superseded"
 PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
 BATCH, PARAMS = 800, 100
 """Points, and parameters, of one call: MLflow takes 1000 of both and of tags together."""
-
-
-def default_uri(project: Path) -> str:
-    """MLFLOW_TRACKING_URI if it is set, else the project's own sqlite store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{PREFIX}{(project / 'mlflow.db').resolve()}"
 
 
 @contextmanager
@@ -68,7 +63,7 @@ class Store:
 
     def __init__(self, uri: str, project: Path) -> None:
         """Open or create the experiment; TrackingError or what MLflow raises if the store cannot be opened."""
-        self.project, file = project, file_of(uri)
+        self.project, self.uri, file = project, uri, file_of(uri)
         self.said = [] if file is None else make_whole(file)
         self.client = MlflowClient(uri)
         self._points: dict[str, dict[str, dict[int, float]]] = {}  # run -> key -> step -> value, as far as known
@@ -166,6 +161,14 @@ class Store:
         data = Dataset(name=name, digest=digest, source_type="local", source=f'{{"uri": "{source}"}}')
         tags = [InputTag("mlflow.data.context", context)]
         self.client.log_inputs(run.info.run_id, [DatasetInput(data, tags)])
+
+    def address(self, run: Run) -> str | None:
+        """Where a server shows a run, without the password that its address may hold; None without a server."""
+        scheme, server, path, *_ = urlsplit(self.uri)
+        if not scheme.startswith("http"):
+            return None
+        place = f"{scheme}://{server.rpartition('@')[2]}{path.rstrip('/')}"
+        return f"{place}/#/experiments/{self.experiment}/runs/{run.info.run_id}"
 
     def finish(self, run: Run, ended: int) -> None:
         """Mark a run as finished; ended: ms."""

@@ -24,7 +24,8 @@ from pipeline.tracking.lock import one_tracker
 from pipeline.tracking.origin import describe
 from pipeline.tracking.points import curve, event_rows
 from pipeline.tracking.registry import WEIGHTS, register
-from pipeline.tracking.store import KEY, PROJECT, SHA, Store, default_uri, hashes, refusals
+from pipeline.tracking.stamp import default_uri, stamp, write_links
+from pipeline.tracking.store import KEY, PROJECT, SHA, Store, hashes, refusals
 from rank_e.config import Params
 from stages.runtime.stage import artifact_path
 
@@ -54,6 +55,7 @@ class Tracker:
         self.uri = uri or default_uri(project)
         self.lineage = Lineage(project)
         self._store: Store | None = None
+        self._links: dict[str, str] = {}  # of each round's run, where a server shows it
         self._seen: dict[str, object] = {}  # what each run's files were like when last copied
 
     def sync(self) -> Tally:
@@ -76,7 +78,14 @@ class Tracker:
                 else:
                     self._sync_arm(self._store, families, key, tally)
                 self._seen[key] = seen
+            if self._links:
+                write_links(self.project, self._links)
         return tally
+
+    def finished(self) -> None:
+        """Note, for whoever asks without MLflow, that all that lies there is copied."""
+        if not self.pending():
+            stamp(self.project, self.uri)
 
     def pending(self) -> list[str]:
         """The runs of which something lies there that has not been copied."""
@@ -203,6 +212,8 @@ class Tracker:
             tally.created.append(key)
         else:
             (tally.extended if missing or item.working else tally.skipped).append(key)
+        if address := store.address(run):
+            self._links[key] = address
         for stage, made in missing.items():
             copy_stage(store, self.lineage, (run, family.parent), stage, made, points(number, stage))
         for stage in item.working:

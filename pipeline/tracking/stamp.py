@@ -1,0 +1,52 @@
+"""What the tracker leaves for others to read without MLflow: where its runs are, and what was copied last."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from rank_e.io.files import replacing
+
+PREFIX = "sqlite:///"
+LINKS = Path(".rank-e") / "mlflow-runs.json"
+"""Addresses of the runs in a server's pages: {"coevolved/s0/r3": "http://..."}."""
+STAMP = Path(".rank-e") / "tracked.json"
+"""What was whole when it was copied last: the store, and the sha256 of dvc.lock."""
+
+
+def default_uri(project: Path) -> str:
+    """MLFLOW_TRACKING_URI if it is set, else the project's own sqlite store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{PREFIX}{(project / 'mlflow.db').resolve()}"
+
+
+def tracked(project: Path) -> bool:
+    """Whether everything that DVC has recorded was copied to the store that would be copied to now."""
+    uri = default_uri(project)
+    if uri.startswith(PREFIX) and not Path(uri.removeprefix(PREFIX)).is_file():
+        return False
+    try:
+        return bool(json.loads((project / STAMP).read_text(encoding="utf-8")) == _now(project, uri))
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def stamp(project: Path, uri: str) -> None:
+    """Note that everything which DVC has recorded is copied."""
+    if (project / "dvc.lock").is_file():
+        _write(project / STAMP, _now(project, uri))
+
+
+def write_links(project: Path, found: Mapping[str, str]) -> None:
+    """Note where the runs are."""
+    _write(project / LINKS, found)
+
+
+def _now(project: Path, uri: str) -> dict[str, str]:
+    return {"store": uri, "dvc.lock": hashlib.sha256((project / "dvc.lock").read_bytes()).hexdigest()}
+
+
+def _write(path: Path, value: Mapping[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")

@@ -1,0 +1,55 @@
+"""What the tracker leaves for others: whether all is copied, and where its runs are."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.tracking.following import follow
+from pipeline.tracking.stamp import default_uri, stamp, tracked
+from pipeline.tracking.store import Store
+from pipeline.tracking.tracking import Tracker
+from rank_e.config import Params
+
+
+def test_all_is_copied_until_dvc_records_more_or_the_store_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = default_uri(tmp_path)
+    stamp(tmp_path, uri)  # before DVC has recorded anything
+    (tmp_path / "mlflow.db").touch()
+    assert not tracked(tmp_path)
+    (tmp_path / "dvc.lock").write_text("one")
+    stamp(tmp_path, uri)
+    assert tracked(tmp_path)
+    (tmp_path / "dvc.lock").write_text("two")
+    assert not tracked(tmp_path)
+    stamp(tmp_path, uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    assert not tracked(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "mlflow.db").unlink()
+    assert not tracked(tmp_path)
+
+
+def test_the_last_pass_notes_that_all_is_copied(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    (folder / "dvc.lock").write_text("recorded")
+    follow(lambda: Tracker(folder, params), lambda _: True, lambda _: None, 0.0)
+    assert tracked(folder)
+
+
+@pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        ("http://here:5000", "http://here:5000/#/experiments/3/runs/a1"),
+        ("https://me:secret@here/mlflow/", "https://here/mlflow/#/experiments/3/runs/a1"),
+        ("sqlite:////tmp/mlflow.db", None),
+    ],
+)
+def test_a_run_has_an_address_where_a_server_shows_it_without_the_password(uri: str, address: str | None) -> None:
+    store: Any = SimpleNamespace(uri=uri, experiment="3")
+    run: Any = SimpleNamespace(info=SimpleNamespace(run_id="a1"))
+    assert Store.address(store, run) == address
