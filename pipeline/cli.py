@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pipeline.help import SHELLS, Parser, Version, completion
 from pipeline.keep_arguments import add_keep
-from pipeline.tracking.beside import tracker_beside
 from rank_e.backbones import BACKBONES
 from rank_e.backbones.info import backbone_info
 from rank_e.errors import RankEError
@@ -36,6 +35,11 @@ def parser() -> argparse.ArgumentParser:
     for command in (run, serve):
         command.add_argument("--jobs", type=positive, default=2, metavar="N", help="stages at a time (2)")
         command.add_argument("--retries", type=count, default=1, metavar="N", help="tries after a failure (1)")
+    part = run.add_argument_group("a part of the run (all but --rounds several times, if wanted)")
+    part.add_argument("--arm", action="append", default=[], metavar="NAME", help="this arm alone")
+    part.add_argument("--seed", action="append", default=[], type=count, metavar="S", help="this seed alone")
+    part.add_argument("--rounds", type=positive, metavar="N", help="up to round N")
+    part.add_argument("--only", action="append", default=[], metavar="STAGE", help="this stage and what it needs")
     run.add_argument("--no-track", action="store_true", help="copy nothing to MLflow")
     compare = add("compare", do_compare, "print base, arms and seeds side by side, with paired differences")
     form = compare.add_mutually_exclusive_group()
@@ -95,55 +99,21 @@ def positive(text: str) -> int:
 
 
 def do_run(arguments: argparse.Namespace) -> None:
-    """Lock the project, validate, repair, start the copier, run the flow, stop both, then show the result."""
-    from pipeline.dvc import ending_children
-    from pipeline.guardian import leave, working
-    from pipeline.handover import between
-    from rank_e.config import load
+    """Run all that has something to do, or a part of it, then show the result."""
+    from pipeline.plan import Choice
+    from pipeline.running import run_here
 
-    load()  # here or nowhere is a project
-    with working(Path.cwd(), "rank-e run", arguments.wait), ending_children(leave):
-        do_validate(arguments)
-        if os.environ.get("PREFECT_API_URL"):
-            from pipeline.flow import check_server
-
-            check_server()
-        do_repair(arguments, beginning=True)
-        with (
-            tracker_beside(not arguments.no_track) as untracked,
-            between(Path.cwd(), arguments.keep, arguments.remote) as failures,
-        ):
-            from pipeline.flow import run
-
-            run(Path.cwd(), arguments.jobs, arguments.retries)
-        print_ending()
-    print("Where to look next:")
-    print("  report/index.html   the page: every seed, the images, the way through the rounds")
-    print("  rank-e compare      every difference with its interval and every seed")
-    if not arguments.no_track:
-        print("  mlflow ui --backend-store-uri sqlite:///mlflow.db   the curves of every step")
-    if wrong := [*untracked, *failures]:
-        raise RankEError(f"every stage is done, but {wrong[0]}")
-
-
-def print_ending() -> None:
-    """One table of what changed; what of it is settled, the shipped claim says."""
-    from rank_e.config import load
-    from stages.report.claim import read_claim
-    from stages.report.data import load_results
-    from stages.report.ending import closing, ending
-
-    params = load()
-    claim = read_claim(Path(), params)
-    print(ending(load_results(params, Path(), partial=True), claim))
-    print(closing(claim))
+    given = arguments
+    choice = Choice(tuple(given.arm), tuple(given.seed), tuple(given.only), given.rounds)
+    more = (given.wait, not given.no_track, given.keep, given.remote)
+    run_here(choice, given.jobs, given.retries, *more, lambda: do_validate(given))
 
 
 def do_serve(arguments: argparse.Namespace) -> None:
     """Serve the flow; needs a Prefect server."""
     if not os.environ.get("PREFECT_API_URL"):
         raise RankEError("PREFECT_API_URL is not set: `prefect server start`, then set it to http://127.0.0.1:4200/api")
-    from pipeline.flow import check_server, schedule, serve
+    from pipeline.serving import check_server, schedule, serve
 
     times = schedule(arguments.cron, arguments.timezone)
     check_server()
@@ -152,7 +122,8 @@ def do_serve(arguments: argparse.Namespace) -> None:
         print(
             f"the run starts at {times.cron} in the time zone {times.timezone}; --timezone chooses another", flush=True
         )
-    serve(Path.cwd(), times, arguments.jobs, arguments.retries, arguments.wait)
+    given = arguments
+    serve(Path.cwd(), times, given.jobs, given.retries, given.wait, given.keep, given.remote)
 
 
 def do_compare(arguments: argparse.Namespace) -> None:
@@ -222,12 +193,9 @@ def do_claim(arguments: argparse.Namespace) -> None:
 
 def do_profile(arguments: argparse.Namespace) -> None:
     """Write the whole of a profile over params.yaml once it has proved valid."""
-    from rank_e.config.profiles import load_profile, resolve
+    from pipeline.profile import write_profile
 
-    path = Path("profiles") / f"{arguments.name}.yaml"
-    load_profile(path)
-    Path("params.yaml").write_text(resolve(path), encoding="utf-8")
-    print(f"params.yaml is now {path}")
+    print(f"params.yaml is now {write_profile(Path(), arguments.name)}")
 
 
 def check_no_link(path: Path) -> None:
@@ -263,17 +231,14 @@ def do_validate(arguments: argparse.Namespace) -> None:
     print("\n".join(check(arguments.jobs, keep)), flush=True)
 
 
-def do_repair(arguments: argparse.Namespace, beginning: bool = False) -> None:
-    """Remove what is not what was written, before DVC would restore it or a stage refuse it.
-
-    beginning: of a run, which reads only what it may restore.
-    """
+def do_repair(arguments: argparse.Namespace) -> None:
+    """Remove what is not what was written, before DVC would restore it or a stage refuse it."""
     from pipeline.lock import owning
     from pipeline.repair import cache_folder, repair
 
     cache = cache_folder(Path())
     with owning(Path.cwd(), "rank-e repair", arguments.wait):
-        print("\n".join(repair(Path(), cache, beginning)), flush=True)
+        print("\n".join(repair(Path(), cache)), flush=True)
 
 
 def do_completion(arguments: argparse.Namespace) -> None:

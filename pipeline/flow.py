@@ -1,4 +1,4 @@
-"""The Prefect flow: the stages of dvc.yaml by name, several at a time, with retries.
+"""The Prefect flow `co-evolution`: a subflow for each arm and seed, a task for each stage, with retries.
 
 DVC decides what has to run, Prefect shows it and tries again. Arms and seeds go through the rounds together: whenever
 one of the `jobs` is free, it takes the next group of nodes whose inputs are there, so that rounds can be compared while
@@ -6,14 +6,15 @@ later ones still run. No server is needed; with PREFECT_API_URL set, the run sho
 """
 
 import os
-import queue
-import signal
 import threading
-import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any
 
 # Read when Prefect is imported: no analytics, no promotion, log lines as they are, and time for its own server to start
 # on a busy machine (20 s by default).
@@ -25,213 +26,272 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.schedules import CronSchedule
-from prefect.futures import PrefectFuture
-from prefect.runtime import flow_run
-from prefect.schedules import Cron
+from prefect.runtime import deployment, flow_run, task_run
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Cancelled, Failed, State
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
-from pydantic import ValidationError
+from prefect.states import Cancelled, Completed, Failed, State
+from prefect.tasks import exponential_backoff
+from pydantic import Field
 
-from pipeline.dvc import Repro, StageError, Timing, ending_children, stopping, timings_path
-from pipeline.graph import Node, NodeGroup, load_graph, make_groups
-from pipeline.guardian import FAREWELLS, working
+from pipeline.board import Board
+from pipeline.dvc import RefusedError, Repro, StageError, ending_children, stopping, timings_path
+from pipeline.graph import Chain, Node, NodeGroup
+from pipeline.guardian import leave, working
+from pipeline.handover import between
+from pipeline.plan import Cell, Choice, Plan, make_plan, write_part
+from pipeline.profile import PROFILES, ProfileName, name_of, write_profile
 from pipeline.repair import cache_folder, distrust, repair
+from pipeline.run_page import ON_CPU, Progress, links, outcome, show_round, title, words
+from pipeline.telling import STOPPED, say_cancelled, say_task_cancelled, telling
+from pipeline.tracking.beside import tracker_beside
+from pipeline.tracking.stamp import tracked
 from rank_e.config import load
+from rank_e.config.profiles import load_profile
 from rank_e.errors import RankEError
 from stages.runtime.artifacts import REPAIR
 from stages.runtime.locks import LockedError
 from stages.runtime.warm import warm_stages
 
 RETRY_DELAY = 3
-"""Seconds before a failed stage is tried again."""
+"""Seconds before a failed stage is tried again; twice as many before each further try."""
+GPU = "gpu"
+"""The tag of stages that compute on a GPU: `prefect concurrency-limit create gpu N` has N of them at a time."""
 
 
 class RunError(RankEError):
     """The flow ended before all stages did."""
 
 
-class StageCount:
-    """How many stages have ended, of how many, for the log."""
+@dataclass
+class Run:
+    """What all tasks of a run share. left: how many nodes of a round are to be done; unlinked: rounds whose table says
+    nothing of MLflow.
+    """
 
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.done = 0
-        self.began = time.monotonic()
-
-    def line(self, timing: Timing) -> str:
-        """One line for a stage that has ended."""
-        self.done += 1
-        spent = time.monotonic() - self.began
-        seconds = f"{timing.seconds:.1f} s" if timing.outcome == "ran" else ""
-        peak = "" if timing.peak_rss_mb is None else f"peak {timing.peak_rss_mb:.0f} MB"
-        words = ", ".join(part for part in (timing.outcome, seconds, peak) if part)
-        return f"{timing.label}: {words} [{self.done}/{self.total}, {spent:.0f} s]"
+    project: Path
+    board: Board
+    progress: Progress
+    retries: int
+    tags: set[str]
+    left: Counter[Cell] = field(default_factory=Counter)
+    unlinked: list[Cell] = field(default_factory=list)
 
 
-def _again(task: Any, run: Any, state: Any) -> bool:
-    """Try again unless the run is being stopped."""
-    return not stopping()
+RUN: ContextVar[Run] = ContextVar("run")
+"""The run that a thread works for; no parameter, since Prefect would write it down."""
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_delay_seconds=RETRY_DELAY, retry_condition_fn=_again)
-def run_node(repro: Repro, node: Node, count: StageCount) -> None:
-    """One stage of DVC; its output goes to this task's log."""
+def _again(task: Any, run: Any, state: State[Any]) -> bool:
+    """Try again unless the run is being stopped, or the stage said that this is of no use."""
+    return not stopping() and not isinstance(state.data, RefusedError)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_again)
+def run_node(repro: Repro, node: Node) -> State[None]:
+    """One stage of DVC; its output goes to this task's log. What DVC kept or restored is `Cached`."""
     logger = get_run_logger()
+    with telling(partial(say_task_cancelled, task_run.id)):
+        try:
+            timing = repro.run(node, logger.info)
+        except StageError as error:
+            if REPAIR in str(error):
+                distrust(repro.project)
+            if stopping():
+                return Cancelled(message=STOPPED)
+            raise
+    logger.info(RUN.get().progress.line(node, timing))
+    return Completed(name="Completed" if timing.outcome == "ran" else "Cached", message=outcome(timing))
+
+
+@flow(name="arm", flow_run_name="{arm} · s{seed}")
+def arm_flow(arm: str, seed: int) -> State[None]:
+    """All stages of an arm and seed, as their turns come."""
+    with telling(partial(say_cancelled, flow_run.id)):
+        return work_through((arm, seed))
+
+
+def work_through(chain: Chain | None) -> State[None]:
+    """Take a chain's groups from the board until none is left, in as many threads as may have one at a time."""
+    board, failed = RUN.get().board, list[str]()
+
+    def work() -> None:
+        while (group := board.take(chain)) is not None:
+            succeeded = False
+            try:
+                succeeded = run_group(group)
+            except Exception:  # Prefect's own: a stage's is in its task's state
+                get_run_logger().exception(group.name)
+            finally:
+                if not succeeded:
+                    failed.append(group.name)
+                board.end(group, succeeded)
+
+    in_threads([work] * board.jobs)
+    if stopping():
+        return Cancelled(message=STOPPED)
+    return Failed(message=f"these failed: {', '.join(failed)}") if failed else Completed()
+
+
+def in_threads(works: list[Callable[[], None]]) -> None:
+    """Do all of these side by side, each in this run's context, and wait for them."""
+    threads = [threading.Thread(target=copy_context().run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
     try:
-        timing = repro.run(node, logger.info)
-    except StageError as error:
-        if REPAIR in str(error):
-            distrust(repro.project)
+        for thread in threads:
+            thread.join()
+    except BaseException:  # Ctrl-C: the stages are being ended, and the tasks say so
+        for thread in threads:
+            thread.join()
         raise
-    logger.info(count.line(timing))
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
-def run_group(project: Path, nodes: Sequence[Node], retries: int, count: StageCount) -> None:
-    """Nodes one after another in one DVC process."""
-    repro = Repro(project, nodes)
+def run_group(group: NodeGroup) -> bool:
+    """Nodes one after another in one DVC process, each as a task; whether all of them are done.
+
+    Where a server may limit how many stages compute on the GPU, each has a process of its own: DVC would begin the next
+    one without asking.
+    """
+    run = RUN.get()
+    alone = run.tags and PREFECT_API_URL.value()
+    parts = [(node,) for node in group.nodes] if alone else [group.nodes]
+    for part in parts:
+        repro = Repro(run.project, part)
+        try:
+            for node in part:
+                configured = run_node.with_options(
+                    name=words(node),
+                    task_run_name=title(node),
+                    retries=run.retries,
+                    retry_delay_seconds=exponential_backoff(RETRY_DELAY),
+                    tags=set() if node.name in ON_CPU else run.tags,
+                )
+                if not configured(repro, node, return_state=True).is_completed():
+                    return False
+                end_of_node(node)
+        finally:
+            repro.close()
+    return True
+
+
+def end_of_node(node: Node) -> None:
+    """Show the numbers of a round when the last of its nodes is done."""
+    if node.arm is None or node.seed is None or node.round is None:
+        return
+    run, cell = RUN.get(), (node.arm, node.seed, node.round)
+    run.left[cell] -= 1
+    if not run.left[cell] and not show_round(run.project, *cell):
+        run.unlinked.append(cell)
+
+
+def _run_name() -> str:
+    """Profile, arms and date, such as `shapes · frozen, coevolved · 2026-11-27 04:10`."""
+    given = flow_run.parameters
+    folder, profile = Path(given.get("project", ".")).resolve(), given.get("profile")
+    path = folder / ("params.yaml" if profile is None else PROFILES / f"{profile}.yaml")
+    begun = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
     try:
-        for node in nodes:
-            run_node.with_options(name=node.label, task_run_name=node.label, retries=retries)(repro, node, count)
-    finally:
-        repro.close()
+        arms = given.get("arms") or list(load_profile(path).arms)
+        named = profile or name_of(folder)
+    except RankEError:  # which the run itself says
+        return f"{path.name} · {begun}"
+    return f"{named} · {', '.join(arms) if len(arms) <= 3 else f'{len(arms)} arms'} · {begun}"
 
 
-@flow(name="rank-e", flow_run_name="rank-e", validate_parameters=False)
-def rank_e_flow(project: str = ".", jobs: int = 2, retries: int = 1, wait: float = 0.0) -> State[None] | None:
-    """Reproduce all stages of the project's dvc.yaml; RunError names the groups that failed.
+@flow(name="co-evolution", flow_run_name=_run_name)
+def co_evolution(
+    project: str = ".",
+    profile: ProfileName | None = None,
+    arms: list[str] | None = None,
+    seeds: list[int] | None = None,
+    rounds: Annotated[int | None, Field(ge=1)] = None,
+    only: list[str] | None = None,
+    jobs: Annotated[int, Field(ge=1)] = 2,
+    retries: Annotated[int, Field(ge=0)] = 1,
+    wait: Annotated[float, Field(ge=0)] = 0.0,
+    track: bool = True,
+    keep: str | None = None,
+    remote: str | None = None,
+) -> State[None]:
+    """Post-train by ranked policy and decoder co-evolution: reproduce the stages of a project's dvc.yaml.
 
-    A failure stops only what waits for it: the rest is computed and kept, and the next run goes on from there. Served,
-    it repairs first, as `rank-e run` does; it fails where another works in the project for more than `wait` seconds.
+    RunError names the groups that failed. A failure stops only what waits for it: the rest is computed and kept, and
+    the next run goes on from there. Served, it repairs first and tracks, as `rank-e run` does.
+
+    Args:
+        project: The project's folder on the worker's machine.
+        profile: Written over params.yaml first; none leaves params.yaml as it is.
+        arms: These arms alone; none stands for all.
+        seeds: These seeds alone; none stands for all.
+        rounds: Up to this round; none stands for all.
+        only: These stages, such as evaluation, and what they need; none stands for all.
+        jobs: Stages at a time.
+        retries: Tries after a failure that another try may mend.
+        wait: Seconds to wait for another run of the project.
+        track: Copy to MLflow.
+        keep: Rounds whose states stay, such as last,best,every=10; none stands for all.
+        remote: The DVC remote that stages come from, and go to as they end; none stands for no sharing.
     """
     folder = Path(project).resolve()
-    if PREFECT_API_URL.value():
-        FAREWELLS.append(partial(say_cancelled, flow_run.id))
-    load(folder / "params.yaml")  # all of its problems at once, before anything begins
-    try:
-        with working(folder, "rank-e serve", wait) as alone:
-            if alone:
-                for line in repair(folder, cache_folder(folder), beginning=True):
-                    get_run_logger().info(line)
-            _reproduce(folder, jobs, retries)
-    except LockedError as error:
-        return Failed(message=str(error))
-    return None
+    choice = Choice(tuple(arms or ()), tuple(seeds or ()), tuple(only or ()), rounds)
+    # A worker's process has nothing else to end, and whoever cancels it waits.
+    ending = ending_children(None if deployment.id is None else partial(leave, haste=True))
+    with telling(partial(say_cancelled, flow_run.id)):
+        if profile is None:
+            load(folder / "params.yaml")  # all of its problems at once, before anything begins
+        try:
+            with working(folder, "rank-e serve", wait) as alone, ending:
+                if profile is not None:
+                    get_run_logger().info("params.yaml is now %s", write_profile(folder, profile))
+                if alone:
+                    for line in repair(folder, cache_folder(folder), beginning=True):
+                        get_run_logger().info(line)
+                with between(folder, keep, remote) as failures:
+                    return _reproduce(folder, make_plan(folder, choice), jobs, retries, track, failures)
+        except LockedError as error:
+            return Failed(message=str(error))
 
 
-def say_cancelled(flow_run_id: str) -> None:
-    """Tell the Prefect server at PREFECT_API_URL, which would show this run as running for ever."""
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(flow_run_id, Cancelled(message="stopped by a signal"), force=True)
-
-
-def _reproduce(folder: Path, jobs: int, retries: int) -> None:
-    groups = make_groups(load_graph(folder))
+def _reproduce(folder: Path, plan: Plan, jobs: int, retries: int, track: bool, failures: list[str]) -> State[None]:
+    """failures: what went wrong between stages so far, in lines."""
+    logger = get_run_logger()
+    for line in plan.said:
+        logger.info(line)
+    if not plan.groups and not plan.report and (not track or tracked(folder)):
+        return Completed(name="Cached", message=plan.said[0])
     timings_path(folder).unlink(missing_ok=True)
-    count = StageCount(sum(len(group.nodes) for group in groups))
-    with ending_children(), warm_stages(folder, stopping):
-        failed = _run_groups(folder, groups, jobs, retries, count)
-    if failed:
-        raise RunError(f"these failed: {', '.join(failed)}; fix the cause and `rank-e run` again")
+    device = load(folder / "params.yaml").runtime.device
+    board, progress = Board(plan.groups, jobs, stopping), Progress(folder, plan.nodes, jobs)
+    run = Run(folder, board, progress, retries, set() if device == "cpu" else {GPU}, plan.rounds)
+    RUN.set(run)
+    with tracker_beside(folder, track) as untracked:
+        if plan.groups:
+            progress.begin()
+            with ending_children(), warm_stages(folder, stopping):
+                _run_all(plan)
+                if stopping():
+                    return Cancelled(message=STOPPED)
+        if board.failed:
+            raise RunError(f"these failed: {', '.join(board.failed)}; fix the cause and `rank-e run` again")
+        if plan.report:
+            logger.info(write_part(folder, plan))
+    for cell in run.unlinked if links(folder) else ():  # their runs were made in the last seconds
+        show_round(folder, *cell)
+    if wrong := [*untracked, *failures]:
+        raise RunError(f"every stage is done, but {wrong[0]}")
+    return Completed(message=f"{len(plan.nodes)} stages done, {len(plan.kept)} kept")
 
 
-def _run_groups(folder: Path, groups: Sequence[NodeGroup], jobs: int, retries: int, count: StageCount) -> list[str]:
-    """Keep `jobs` groups running, each time the first whose turn has come; the names of those that failed.
+def _run_all(plan: Plan) -> None:
+    """A subflow for each arm and seed; what they share is done in the flow itself."""
+    board = RUN.get().board
 
-    What waits for a failed group is left out; everything else is done.
-    """
-    waiting, done, failed = list(groups), set[str](), list[str]()
-    running: dict[str, PrefectFuture[None]] = {}
-    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
-    while True:
-        ready = [group for group in waiting if group.waits <= done]
-        for group in ready[: jobs - len(running)]:
-            waiting.remove(group)
-            task = run_group.with_options(name=group.name, task_run_name=group.name)
-            running[group.name] = task.submit(folder, group.nodes, retries, count)
-            running[group.name].add_done_callback(partial(_put, ended, group.name))
-        if not running:
-            return failed
-        name = ended.get()
-        future = running.pop(name)
-        future.wait()  # it is over: this fetches its final state
-        if future.state.is_completed():
-            done.add(name)
-        else:
-            failed.append(name)
+    def work(chain: Chain | None) -> None:
+        try:
+            if chain is None:
+                work_through(None)
+            else:
+                arm_flow(*chain, return_state=True)
+        finally:
+            board.abandon(chain)
 
-
-def _put(ended: queue.SimpleQueue[str], name: str, future: PrefectFuture[None]) -> None:
-    ended.put(name)
-
-
-def _threads(jobs: int) -> TaskRunner[PrefectFuture[Any]]:
-    return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=jobs))
-
-
-def run(project: Path, jobs: int, retries: int) -> None:
-    """Run the flow here and now."""
-    if not PREFECT_API_URL.value():
-        # Where Ctrl-C would end Prefect's temporary server in the middle of a stage's end.
-        problems: list[str] = []
-        thread = threading.Thread(target=_start_server, args=(problems,))
-        thread.start()
-        thread.join()
-        if problems:
-            fix = "run again when the machine is less busy, or start `prefect server start` and set PREFECT_API_URL"
-            raise RunError(f"Prefect's temporary server: {problems[0]}; {fix}")
-    configured = rank_e_flow.with_options(task_runner=_threads(jobs))
-    configured(project=str(project), jobs=jobs, retries=retries)
-
-
-def _start_server(problems: list[str]) -> None:
-    """In a thread of its own, since a process is born with its thread's signals held back: it never hears Ctrl-C.
-
-    problems: gets what kept it from starting. Prefect would start another beside it, and leave this one behind.
-    """
-    from prefect.server.api.server import SubprocessASGIServer  # slow, and of no use with a server of one's own
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    server = SubprocessASGIServer()
-    try:
-        server.start()
-    except RuntimeError as error:
-        server.stop()
-        problems.append(str(error).strip().rstrip("."))
-
-
-def schedule(cron: str | None, timezone: str | None) -> CronSchedule | None:
-    """The times of a scheduled run, in UTC where no zone is given; RankEError names what is no expression or zone."""
-    if cron is None:
-        if timezone is not None:
-            raise RankEError(f"--timezone {timezone}: of what? give --cron EXPRESSION too")
-        return None
-    try:
-        return CronSchedule(cron=cron, timezone=timezone or "UTC")
-    except ValidationError as error:
-        examples = {"cron": 'minute hour day month weekday, such as "0 3 * * *"', "timezone": "such as Europe/Berlin"}
-        wrong = {str(problem["loc"][0]): problem["input"] for problem in error.errors()}
-        lines = (f"--{key} {value!r} cannot be read: give {examples[key]}" for key, value in wrong.items())
-        raise RankEError("\n".join(lines)) from None
-
-
-def check_server() -> None:
-    """RankEError if no Prefect server of this version answers at PREFECT_API_URL."""
-    try:
-        with get_client(sync_client=True) as client:
-            client.raise_for_api_version_mismatch()
-    except Exception as error:
-        fix = "start it by `prefect server start`, correct PREFECT_API_URL (it ends in /api), or unset it"
-        raise RankEError(f"Prefect at {PREFECT_API_URL.value()}: {' '.join(str(error).split())}; {fix}") from None
-
-
-def serve(project: Path, times: CronSchedule | None, jobs: int, retries: int, wait: float) -> None:
-    """Offer the flow to the Prefect server at PREFECT_API_URL, on a schedule and from its page; does not return."""
-    rank_e_flow.with_options(task_runner=_threads(jobs)).serve(
-        name="rank-e",
-        schedule=None if times is None else Cron(times.cron, timezone=times.timezone),
-        parameters={"project": str(project), "jobs": jobs, "retries": retries, "wait": wait},
-    )
+    in_threads([partial(work, chain) for chain in dict.fromkeys(group.chain for group in plan.groups)])

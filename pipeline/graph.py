@@ -17,6 +17,9 @@ from dvc.repo import Repo
 
 from rank_e.errors import RankEError
 
+Chain = tuple[str, int]
+"""(arm, seed)"""
+
 
 class GraphError(RankEError):
     """dvc.yaml cannot be read, names a parameter that params.yaml does not have, or goes in a circle."""
@@ -42,7 +45,7 @@ class Node:
         return " ".join(part for part in (self.name, self.arm, seed, number) if part is not None)
 
     @property
-    def chain(self) -> tuple[str, int] | None:
+    def chain(self) -> Chain | None:
         """The (arm, seed) whose nodes follow each other; None for a node that all share."""
         return None if self.arm is None or self.seed is None else (self.arm, self.seed)
 
@@ -54,6 +57,11 @@ class NodeGroup:
     name: str
     nodes: tuple[Node, ...]
     waits: frozenset[str]
+
+    @property
+    def chain(self) -> Chain | None:
+        """That of its nodes."""
+        return self.nodes[0].chain
 
 
 def load_graph(project: Path) -> list[Node]:
@@ -97,7 +105,7 @@ def make_groups(nodes: Sequence[Node]) -> list[NodeGroup]:
     for the same. GraphError if nodes wait for each other in a circle.
     """
     waits = dependencies(nodes)
-    ordered = _sorted(nodes, waits)
+    ordered = in_order(nodes, waits)
     carrying = _carrying(ordered, waits)
     heads = _heads([node for node in ordered if node.chain is not None and node.name in carrying], waits)
     parts: dict[tuple[Any, ...], list[Node]] = {}  # by round, and what else keeps them apart
@@ -196,7 +204,7 @@ def dependencies(nodes: Sequence[Node]) -> dict[str, list[Node]]:
     return found
 
 
-def _sorted(nodes: Sequence[Node], waits: Mapping[str, Sequence[Node]]) -> list[Node]:
+def in_order(nodes: Sequence[Node], waits: Mapping[str, Sequence[Node]]) -> list[Node]:
     """The nodes after all that they wait for; by round, then as in dvc.yaml, where that leaves a choice."""
     order = {node.address: (node.round or 0, index) for index, node in enumerate(nodes)}
     left = sorted(nodes, key=lambda node: order[node.address])

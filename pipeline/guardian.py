@@ -29,12 +29,12 @@ SERVER = "prefect.server.api.server:create_app"
 COPIER = "pipeline.cli"
 """The same of the copier to MLflow, which the next run's goes on from."""
 FORCE = 2.0
-"""Seconds for the system to bury what was killed."""
+"""Seconds for the system to bury what was killed, and for a Prefect server to hear of it."""
 DONE = b"done"
 """What a run that has ended everything by itself tells its guardian."""
 
 FAREWELLS: list[Callable[[], None]] = []
-"""What `leave` does besides, a thread each; it waits a second for them at most."""
+"""What `leave` does besides, a thread each; it waits FORCE seconds for them at most."""
 _guardian: subprocess.Popen[bytes] | None = None
 """This process's."""
 
@@ -76,10 +76,11 @@ def _dismiss() -> None:
     guardian.wait()
 
 
-def leave(number: int) -> NoReturn:
+def leave(number: int, haste: bool = False) -> NoReturn:
     """Ctrl-C or SIGTERM: one line, then silence; end every process of this run, and this one.
 
-    Prefect's own ending would take minutes, and a traceback for every task; what is done is on the disk already.
+    Prefect's own ending would take minutes, and a traceback for every task; what is done is on the disk already. haste:
+    somebody waits, as after Ctrl-C.
     """
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, signal.SIG_IGN)
@@ -92,11 +93,12 @@ def leave(number: int) -> NoReturn:
     threads = [threading.Thread(target=farewell, daemon=True) for farewell in FAREWELLS]
     for thread in threads:
         thread.start()
-    haste = number == signal.SIGINT
+    haste = haste or number == signal.SIGINT
     # Those who would go on talking at the terminal are not asked.
     end(os.environ[TOKEN], HASTE if haste else GRACE, (SERVER, COPIER) if haste else (SERVER,))
+    deadline = time.monotonic() + FORCE
     for thread in threads:
-        thread.join(1.0)
+        thread.join(max(0.0, deadline - time.monotonic()))
     _dismiss()
     os._exit(128 + number)
 

@@ -23,8 +23,6 @@ def write_report(
 
     For DVC metrics/ and plots/.
 
-    check: raises, just before the report would appear, where it must not.
-
     Of a run that is there in part it shows that part and says what is missing. check: raises, just before the report
     would appear, where it must not. stale: places of artifacts that are not up to date. ArtifactError where no arm was
     evaluated yet.

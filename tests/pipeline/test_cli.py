@@ -142,7 +142,7 @@ def test_serve_names_a_wrong_schedule_and_a_server_that_is_away(
 
 
 def test_a_schedule_is_in_utc_where_no_zone_is_given() -> None:
-    from pipeline.flow import schedule
+    from pipeline.serving import schedule
 
     assert schedule(None, None) is None
     for given, zone in ((None, "UTC"), ("Europe/Berlin", "Europe/Berlin")):
@@ -163,7 +163,7 @@ def test_a_link_is_no_folder_to_write_to(project: Path, command: list[str]) -> N
 def test_a_follower_stopped_at_once_still_makes_its_last_copy(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    process = beside.start_tracker()
-    beside.stop_tracker(process)
+    process = beside.start_tracker(project)
+    beside.stop_tracker(project, process)
     assert process.returncode == 0
     assert (project / "mlflow.db").exists() and list((project / "mlruns").glob("*/artifacts/images.png"))

@@ -13,10 +13,13 @@ import psutil
 import pytest
 from prefect.server.api.server import SubprocessASGIServer
 
-from pipeline import flow
-from pipeline.dvc import Repro, StageError, ending_children, record, stop_all, stopping, timings_path
+from pipeline import serving
+from pipeline.dvc import RefusedError, Repro, StageError, ending_children, record, stop_all, stopping, timings_path
 from pipeline.graph import Node, load_graph
+from pipeline.plan import Choice
+from pipeline.run_page import title
 from rank_e.errors import RankEError
+from stages.runtime.process import REFUSED
 from tests.helpers.toy_pipeline import nodes
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +60,16 @@ def test_a_failed_stage_says_why_and_is_tried_again_with_what_is_left(toy: Path)
         lines_of(repro, chain[1])
     assert "hello from start-frozen" in lines_of(repro, chain[1])
     assert "hello from policy-frozen-1" in lines_of(repro, chain[2])
+
+
+def test_a_stage_that_refuses_is_told_from_one_that_may_be_tried_again(toy: Path) -> None:
+    (toy / "refuse-prompts").touch()
+    (toy / "fail-reference").touch()
+    assert REFUSED == 65  # what the toy exits with
+    for label, kind in (("prompts s0", RefusedError), ("reference", StageError)):
+        with pytest.raises(StageError) as error:
+            lines_of(Repro(toy, nodes(toy, label)), *nodes(toy, label))
+        assert type(error.value) is kind
 
 
 def test_stopping_ends_the_stage_itself_and_nothing_starts_after(toy: Path) -> None:
@@ -115,7 +128,7 @@ def test_the_command_runs_everything_by_name_and_tries_again(toy: Path) -> None:
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-3000:]
     for stage in load_graph(toy):
-        assert f"Task run '{stage.label}'" in output
+        assert output.count(f"Task run '{title(stage)}' - Finished in state") == 1
     assert "boom in policy-frozen-1" in output and "Retry 1/1" in output
     assert "Where to look next" in output and (toy / "report" / "f.txt").exists()
     status = subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=toy, capture_output=True, text=True)
@@ -156,10 +169,10 @@ def test_a_server_that_does_not_start_is_one_line_and_none_is_left(toy: Path, mo
 
     monkeypatch.setattr(SubprocessASGIServer, "start", start)
     monkeypatch.setattr(SubprocessASGIServer, "stop", lambda self: ended.append(True))
-    monkeypatch.setattr(flow, "rank_e_flow", None)  # it is never begun
+    monkeypatch.setattr(serving, "co_evolution", None)  # it is never begun
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     with pytest.raises(RankEError, match=r"^Prefect's temporary server: Timed out .* server; run again ") as caught:
-        flow.run(toy, 1, 0)
+        serving.run(toy, 1, 0, Choice())
     assert len(str(caught.value).splitlines()) == 1 and ended == [True]
 
 

@@ -117,7 +117,7 @@ def test_a_run_that_ends_by_itself_takes_its_guardian_along(project: Path) -> No
 
 
 def test_a_server_of_ones_own_learns_that_the_run_was_stopped() -> None:
-    from pipeline.flow import say_cancelled
+    from pipeline.telling import say_cancelled
 
     said = []
 

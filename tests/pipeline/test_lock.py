@@ -114,12 +114,12 @@ def test_the_second_is_refused_in_one_line_that_names_the_first(
 
 
 def test_a_served_run_is_shown_as_failed_with_that_line(project: Path) -> None:
-    from pipeline.flow import rank_e_flow
+    from pipeline.flow import co_evolution
 
     shutil.copy(ROOT / "params.yaml", project)
     with another_run() as first:
-        state = rank_e_flow.fn(str(project), wait=0.5)
-    assert state is not None and state.is_failed()
+        state = co_evolution.fn(str(project), wait=0.5)
+    assert state.is_failed()
     assert state.message is not None and state.message.startswith(f"rank-e run (pid {first.pid}) works in this project")
 
 

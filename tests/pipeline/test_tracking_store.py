@@ -15,10 +15,13 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import cli
+from pipeline.graph import Node, NodeGroup
+from pipeline.plan import Plan
 from pipeline.tracking import beside, following, local, lock
 from pipeline.tracking.following import follow
 from pipeline.tracking.local import make_whole
 from pipeline.tracking.lock import TrackingError
+from pipeline.tracking.stamp import default_uri, stamp
 from pipeline.tracking.store import EXPERIMENT, Store
 from pipeline.tracking.tracking import Tracker
 from rank_e.config import Params
@@ -224,10 +227,13 @@ def test_a_run_whose_tracking_failed_says_so_at_its_end(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the port `discard`: nobody listens
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    for name in ("do_validate", "do_repair"):
-        monkeypatch.setattr(cli, name, lambda *_, **__: None)
+    monkeypatch.setattr(cli, "do_validate", lambda _: None)
+    monkeypatch.setattr("pipeline.running.repair", lambda *_: [])
+    node = Node("policy", "policy", None, None, None, (), ())
+    plan = Plan([NodeGroup("policy", (node,), frozenset())], [], [], [], False)
+    monkeypatch.setattr("pipeline.running.make_plan", lambda *_: plan)
     ran: list[Path] = []
-    monkeypatch.setattr("pipeline.flow.run", lambda project, jobs, retries: ran.append(project))
+    monkeypatch.setattr("pipeline.serving.run", lambda project, jobs, retries, choice: ran.append(project))
     given = cli.parser().parse_args(["run"])
     with pytest.raises(RankEError) as caught:
         cli.do_run(given)
@@ -236,12 +242,35 @@ def test_a_run_whose_tracking_failed_says_so_at_its_end(
     assert "127.0.0.1:9" in words and words.endswith("`rank-e track` copies it") and len(words.splitlines()) == 1
     assert ran == [folder] and "Where to look next" in capsys.readouterr().out
     # Another error of the run is not hidden by this one.
-    monkeypatch.setattr("pipeline.flow.run", lambda *_: (_ for _ in ()).throw(RankEError("these failed: policy")))
-    monkeypatch.setattr(beside, "start_tracker", lambda: subprocess.Popen(["true"]))
-    monkeypatch.setattr(beside, "stop_tracker", lambda _: "not copied to MLflow: base")
+    monkeypatch.setattr("pipeline.serving.run", lambda *_: (_ for _ in ()).throw(RankEError("these failed: policy")))
+    monkeypatch.setattr(beside, "start_tracker", lambda _: subprocess.Popen(["true"]))
+    monkeypatch.setattr(beside, "stop_tracker", lambda *_: "not copied to MLflow: base")
     with pytest.raises(RankEError, match="these failed: policy"):
         cli.do_run(given)
     assert "tracking: not copied to MLflow: base" in capsys.readouterr().err
+
+
+def test_with_nothing_to_do_and_all_copied_neither_prefect_nor_mlflow_starts(
+    project: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = project
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    (folder / "dvc.lock").touch()
+    monkeypatch.chdir(folder)
+    stamp(folder, default_uri(folder))
+    monkeypatch.setattr(cli, "do_validate", lambda _: None)
+    monkeypatch.setattr("pipeline.running.make_plan", lambda *_: Plan([], [], [], [], False))
+    monkeypatch.setitem(sys.modules, "pipeline.serving", None)  # whoever imports it fails
+    started: list[Path] = []
+    monkeypatch.setattr(beside, "start_tracker", lambda given: started.append(given) or subprocess.Popen(["true"]))
+    monkeypatch.setattr(beside, "stop_tracker", lambda *_: "")
+    cli.do_run(cli.parser().parse_args(["run"]))
+    said = capsys.readouterr().out
+    assert "nothing to do" in said and "After round 2" in said and started == []
+    (folder / "dvc.lock").write_text("another")  # of a run whose end was not copied
+    cli.do_run(cli.parser().parse_args(["run"]))
+    assert started == [folder]
 
 
 def test_a_store_elsewhere_keeps_whole_paths(

@@ -1,0 +1,75 @@
+"""`rank-e run`: the whole of it, or a part, here and now, in the project's folder."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.dvc import ending_children
+from pipeline.guardian import leave, working
+from pipeline.handover import between
+from pipeline.plan import Choice, Plan, make_plan, write_part
+from pipeline.repair import cache_folder, repair
+from pipeline.tracking.beside import tracker_beside
+from pipeline.tracking.stamp import tracked
+from rank_e.config import load
+from rank_e.errors import RankEError
+
+
+def run_here(
+    choice: Choice,
+    jobs: int,
+    retries: int,
+    wait: float,
+    track: bool,
+    keep: str | None,
+    remote: str | None,
+    validate: Callable[[], None],
+) -> None:
+    """Lock the project, validate, repair, ask DVC what there is to do, do that with the tracker beside it, show it.
+
+    Where there is nothing to do, neither Prefect nor, with everything copied, MLflow is started. wait: seconds for who
+    works here. keep, remote: as `pipeline.handover.between` takes them.
+    """
+    project = Path.cwd()
+    load()  # here or nowhere is a project
+    with working(project, "rank-e run", wait), ending_children(leave):
+        validate()
+        print("\n".join(repair(Path(), cache_folder(Path()), beginning=True)), flush=True)
+        plan = make_plan(project, choice)
+        print("\n".join(plan.said), flush=True)
+        if plan.groups and os.environ.get("PREFECT_API_URL"):
+            from pipeline.serving import check_server
+
+            check_server()
+        copied = track and (bool(plan.groups) or not tracked(project))
+        with tracker_beside(project, copied) as untracked, between(project, keep, remote) as failures:
+            if plan.groups:
+                from pipeline.serving import run
+
+                run(project, jobs, retries, choice)
+            elif plan.report:
+                print(write_part(project, plan))
+        print_ending(plan)
+    print("Where to look next:")
+    print("  report/index.html   the page: every seed, the images, the way through the rounds")
+    print("  rank-e compare      every difference with its interval and every seed")
+    if track:
+        print("  mlflow ui --backend-store-uri sqlite:///mlflow.db   the curves of every step")
+    if wrong := [*untracked, *failures]:
+        raise RankEError(f"every stage is done, but {wrong[0]}")
+
+
+def print_ending(plan: Plan) -> None:
+    """One table of what changed; what of it is settled, the shipped claim says."""
+    from stages.report.claim import read_claim
+    from stages.report.data import load_results
+    from stages.report.ending import closing, ending
+    from stages.report.present import present
+
+    whole = load()
+    claim = read_claim(Path(), whole)
+    params, missing = present(whole, Path(), plan.stale_places)
+    print(ending(load_results(params, Path(), partial=True, missing=missing), claim))
+    print(closing(claim))
+    if missing:
+        print(f"a part of the run: {len(missing)} artifacts are not here or not up to date, first: {missing[0]}")

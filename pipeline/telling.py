@@ -1,0 +1,38 @@
+"""A Prefect server learns that a run was stopped: otherwise its page would show it as running for ever."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelled
+
+from pipeline.guardian import FAREWELLS
+
+STOPPED = "stopped by a signal: what is done is kept"
+
+
+@contextmanager
+def telling(farewell: Callable[[], None]) -> Iterator[None]:
+    """A signal that ends this process while the block runs has a Prefect server told so, where there is one."""
+    if not PREFECT_API_URL.value():
+        yield
+        return
+    FAREWELLS.append(farewell)
+    try:
+        yield
+    finally:
+        FAREWELLS.remove(farewell)
+
+
+def say_cancelled(flow_run_id: str) -> None:
+    """Tell the Prefect server at PREFECT_API_URL, which would show this flow run as running for ever."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run_id, Cancelled(message=STOPPED), force=True)
+
+
+def say_task_cancelled(task_run_id: str) -> None:
+    """The same of a task run."""
+    with get_client(sync_client=True) as client:
+        client.set_task_run_state(UUID(task_run_id), Cancelled(message=STOPPED), force=True)
