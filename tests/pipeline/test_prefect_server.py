@@ -27,14 +27,14 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from pipeline.profile import profile_names
-from tests.pipeline.test_flow import environment, wait_for_pid
+from tests.pipeline.test_flow import environment
 
 ROOT = Path(__file__).parents[2]
 PREFECT = [sys.executable, "-m", "prefect"]
 pytestmark = pytest.mark.slow
 
 
-def until(said: Callable[[], bool], seconds: float = 120.0) -> None:
+def until(said: Callable[[], bool], seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not said():
         assert time.monotonic() < deadline
@@ -117,7 +117,8 @@ def test_an_overlapping_run_waits_and_a_cancelled_one_ends_all_of_its_stages(
 ) -> None:
     (project / "slow-start-frozen").touch()
     first = begin(client, arms=["frozen"], only=["start"], track=False)
-    pid = wait_for_pid(project)
+    until(lambda: (project / "pid").is_file() and (project / "pid").read_text() != "")
+    pid = int((project / "pid").read_text())
     assert state(client, first) == "Running"
     name = client.read_flow_run(first).name
     assert name.startswith("shapes · frozen · 20")

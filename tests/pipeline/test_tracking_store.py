@@ -267,7 +267,7 @@ def test_with_nothing_to_do_and_all_copied_neither_prefect_nor_mlflow_starts(
     monkeypatch.setattr(beside, "stop_tracker", lambda *_: "")
     cli.do_run(cli.parser().parse_args(["run"]))
     said = capsys.readouterr().out
-    assert "nothing to do" in said and "After round 2" in said and started == []
+    assert "nothing to do" in said and "After round 1" in said and started == []
     (folder / "dvc.lock").write_text("another")  # of a run whose end was not copied
     cli.do_run(cli.parser().parse_args(["run"]))
     assert started == [folder]
