@@ -74,6 +74,7 @@ class Run:
     tags: set[str]
     left: Counter[Cell] = field(default_factory=Counter)
     unlinked: list[Cell] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 RUN: ContextVar[Run] = ContextVar("run")
@@ -178,8 +179,10 @@ def end_of_node(node: Node) -> None:
     if node.arm is None or node.seed is None or node.round is None:
         return
     run, cell = RUN.get(), (node.arm, node.seed, node.round)
-    run.left[cell] -= 1
-    if not run.left[cell] and not show_round(run.project, *cell):
+    with run.lock:  # policy and decoder of a round may end at once
+        run.left[cell] -= 1
+        over = not run.left[cell]
+    if over and not show_round(run.project, *cell):
         run.unlinked.append(cell)
 
 

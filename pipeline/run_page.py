@@ -82,7 +82,8 @@ class Progress:
 
     def begin(self) -> None:
         """Show it on the page of the flow run that this is called in."""
-        self._shown = cast(UUID, create_progress_artifact(0.0, key=KEY, description=self._words()))
+        with only_shown():
+            self._shown = cast(UUID, create_progress_artifact(0.0, key=KEY, description=self._words()))
 
     def line(self, node: Node, timing: Timing) -> str:
         """One line for a stage that has ended; the page is brought up to date."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from prefect.server.api.server import SubprocessASGIServer
+from prefect.states import Failed
 
 from pipeline import serving
 from pipeline.dvc import RefusedError, Repro, StageError, ending_children, record, stop_all, stopping, timings_path
@@ -70,6 +71,13 @@ def test_a_stage_that_refuses_is_told_from_one_that_may_be_tried_again(toy: Path
         with pytest.raises(StageError) as error:
             lines_of(Repro(toy, nodes(toy, label)), *nodes(toy, label))
         assert type(error.value) is kind
+
+
+def test_what_no_other_try_would_mend_is_not_tried_again() -> None:
+    from pipeline.flow import _again
+
+    assert _again(None, None, Failed(data=StageError("killed")))
+    assert not _again(None, None, Failed(data=RefusedError("params.yaml: a problem")))
 
 
 def test_stopping_ends_the_stage_itself_and_nothing_starts_after(toy: Path) -> None:
