@@ -1,6 +1,9 @@
 """`rank-e run`: the whole of it, or a part, here and now, in the project's folder."""
 
 import os
+import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,8 +58,18 @@ def run_here(
     print("  rank-e compare      every difference with its interval and every seed")
     if track:
         print("  mlflow ui --backend-store-uri sqlite:///mlflow.db   the curves of every step")
+    if activation := activate_first():
+        print(f"before these commands: {activation}")
     if wrong := [*untracked, *failures]:
         raise RankEError(f"every stage is done, but {wrong[0]}")
+
+
+def activate_first() -> str | None:
+    """The command that puts `rank-e` on the PATH, where it is not there yet and there is one."""
+    script = Path(sys.executable).parent / "activate"
+    if shutil.which("rank-e") is not None or not script.exists():
+        return None
+    return f". {shlex.quote(os.path.relpath(script))}"
 
 
 def print_ending(plan: Plan) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from pipeline.tracking.lock import TrackingError
+from pipeline.tracking.machine import Machine
 from pipeline.tracking.tracking import Tracker
 from rank_e.errors import RankEError
 
@@ -23,12 +24,16 @@ def follow(
     names what was not copied in the end.
     """
     tracker: Tracker | None = None
+    machine, first = Machine(), True
     problem = said = ""
     left = TRIES + 1  # the last pass is the first try
     while left:
         try:
             tracker = tracker or tracker_for()
             tally = tracker.sync()
+            if not first and left > TRIES:  # what an earlier run left is nobody's work now
+                machine.watch(tracker.uri, tally.arms)
+            first = False
             problem = said = ""
             if tally.created or tally.superseded or tally.said:
                 say(str(tally))
@@ -37,6 +42,7 @@ def follow(
             if problem != said:  # once, not every pass
                 say(f"{problem} (trying again)")
             said = problem
+            machine.end()
         if left <= TRIES:
             left -= 1
             if tracker is not None and not problem:
@@ -44,6 +50,7 @@ def follow(
                 return
             time.sleep(PAUSE if left else 0)
         elif stop(every):
+            machine.end()
             left = TRIES
     pending = ["everything"] if tracker is None else tracker.pending()
     raise TrackingError(f"not copied to MLflow: {', '.join(pending)} ({problem}); `rank-e track` copies it")

@@ -39,6 +39,7 @@ class Tally:
     extended: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    arms: dict[str, bool] = field(default_factory=dict)  # by id of an arm's run that was looked into: not whole yet
 
     def __str__(self) -> str:
         names = ("created", "superseded", "extended", "skipped")
@@ -176,6 +177,7 @@ class Tracker:
         for run in (*family.rounds.values(), family.parent):
             store.add(run, tags=described)
         done = [rounds[n].made["evaluation"] for n in self.params.evaluated if n in rounds and _evaluated(rounds[n])]
+        tally.arms[family.parent.info.run_id] = len(done) < len(self.params.evaluated)
         if len(done) == len(self.params.evaluated):
             store.finish(family.parent, max(made.written for made in done))
             last, first = rounds[self.params.last_round].made, seed == self.params.seeds[0]

@@ -19,6 +19,7 @@ from pipeline.dvc import RefusedError, Repro, StageError, ending_children, recor
 from pipeline.graph import Node, load_graph
 from pipeline.plan import Choice
 from pipeline.run_page import title
+from pipeline.running import activate_first
 from rank_e.errors import RankEError
 from stages.runtime.process import REFUSED
 from tests.helpers.toy_pipeline import nodes
@@ -191,3 +192,17 @@ def test_timings_are_appended(tmp_path: Path) -> None:
         record(tmp_path, Timing(f"a@{number}", f"a {number}", "ran", 1.5, 20.0))
     rows = [json.loads(line) for line in timings_path(tmp_path).read_text().splitlines()]
     assert [row["stage"] for row in rows] == ["a@0", "a@1"]
+
+
+def test_bare_commands_are_named_with_what_makes_them_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a project/.venv/bin"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a project")
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setenv("PATH", str(folder))
+    assert activate_first() is None  # no environment of Python's to activate
+    (folder / "activate").touch()
+    assert activate_first() == ". .venv/bin/activate"
+    (folder / "rank-e").write_text("#!/bin/sh\n")
+    (folder / "rank-e").chmod(0o755)
+    assert activate_first() is None  # it is on the PATH already

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.helpers.fake_artifacts import write_evaluation, write_training
 from tests.helpers.tracked import history, moments, runs, write_events
 
 ROOT = Path(__file__).parents[2]
+CPU = "system/cpu_utilization_percentage"
 
 
 def test_points_carry_the_time_of_their_steps(project: tuple[Path, Params]) -> None:
@@ -153,6 +155,34 @@ def test_follow_goes_on_after_errors_and_copies_once_more_at_the_end(project: tu
     follow(opening, lambda seconds: next(waits), said.append, every=0.0)
     assert said[0] == "MLflow is away (trying again)" and "created" in said[1]
     assert "coevolved/s0/r2" in runs(folder)
+
+
+def test_an_arm_that_is_being_made_carries_what_the_machine_does(
+    project: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, params = project
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    decoder, evaluation = (artifact_path(stage, "coevolved", 0, 2) for stage in ("decoder", "evaluation"))
+    (folder / decoder).rename(folder / "decoder")
+    (folder / evaluation).rename(folder / "evaluation")
+    passes: list[int] = []
+
+    def wait(seconds: float) -> bool:
+        passes.append(len([thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]))
+        if len(passes) == 1:  # of what lay there before nobody knows who makes it
+            (folder / "decoder").rename(folder / decoder)
+        if len(passes) == 2:
+            deadline = time.monotonic() + 60
+            while not history(folder, runs(folder)["coevolved/s0"], CPU) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            (folder / "evaluation").rename(folder / evaluation)
+        return len(passes) == 3
+
+    follow(lambda: Tracker(folder, params), wait, lambda _: None, every=0.0)
+    assert passes == [0, 1, 0]  # an arm that is whole is watched no longer
+    found = runs(folder)
+    assert history(folder, found["coevolved/s0"], CPU) and CPU not in found["frozen/s0"].data.metrics
+    assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
 
 
 def test_a_dead_server_costs_seconds_and_one_line(
