@@ -86,6 +86,7 @@ def _importable(where: str, kind: str) -> Iterator[str]:
     here = str(Path.cwd())
     sys.path.insert(0, here)  # stages run in the project's folder
     try:
+        importlib.invalidate_caches()  # the file may be younger than this process's list of its folder
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         spec = None

@@ -198,7 +198,7 @@ def test_a_stage_that_meets_damage_has_the_next_run_read_everything(
     repro = Failing()
     for repro.said, kept in (("out of memory", True), (f"artifacts/x is not what was written: {REPAIR}", False)):
         with pytest.raises(StageError):
-            run_node.fn(repro, None, None)
+            run_node.fn(repro, None)
         assert (made / KNOWN).exists() is kept
 
 

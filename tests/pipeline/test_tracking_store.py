@@ -228,7 +228,7 @@ def test_a_run_whose_tracking_failed_says_so_at_its_end(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the port `discard`: nobody listens
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setattr(cli, "do_validate", lambda _: None)
-    monkeypatch.setattr("pipeline.running.repair", lambda *_: [])
+    monkeypatch.setattr("pipeline.running.repair", lambda *_, **__: [])
     node = Node("policy", "policy", None, None, None, (), ())
     plan = Plan([NodeGroup("policy", (node,), frozenset())], [], [], [], False)
     monkeypatch.setattr("pipeline.running.make_plan", lambda *_: plan)

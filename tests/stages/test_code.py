@@ -18,6 +18,7 @@ from rank_e.errors import RankEError
 from stages.code import code_lists
 from stages.runtime.code_list import OUTSIDE, imported_by_name
 from stages.runtime.imports import Sources
+from stages.runtime.process import REFUSED
 from stages.runtime.stage import ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -153,7 +154,7 @@ def test_a_module_whose_change_nobody_would_see_is_an_error(project: Path) -> No
     change(project, evaluation={"scores": {"sharp": {"kind": "mine.rewards:sharp"}}, "matched": None})
     watch(project, "mine/rewards.py")
     done = stage(project)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (REFUSED, "")
     assert done.stderr == (
         "code: mine/filters.py: its changes would go unseen; add it to the deps of the stage `code` in dvc.yaml\n"
     )
