@@ -5,7 +5,6 @@ one of the `jobs` is free, it takes the next group of nodes whose inputs are the
 later ones still run. No server is needed; with PREFECT_API_URL set, the run shows up there.
 """
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -15,14 +14,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
-
-# Read when Prefect is imported: no analytics, no promotion, log lines as they are, and time for its own server to start
-# on a busy machine (20 s by default).
-os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-os.environ.setdefault("DO_NOT_TRACK", "1")
-os.environ.setdefault("PREFECT_LOGGING_COLORS", "false")
-os.environ.setdefault("PREFECT_SHOW_PROMOTIONAL_CONTENT", "false")
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE

@@ -206,3 +206,11 @@ def test_bare_commands_are_named_with_what_makes_them_work(tmp_path: Path, monke
     (folder / "rank-e").write_text("#!/bin/sh\n")
     (folder / "rank-e").chmod(0o755)
     assert activate_first() is None  # it is on the PATH already
+
+
+def test_prefect_reads_its_settings_whatever_comes_first() -> None:
+    words = "import pipeline.serving; from prefect.settings import get_current_settings as get; s = get().server"
+    command = [sys.executable, "-c", f"{words}; print(s.ephemeral.startup_timeout_seconds, s.analytics_enabled)"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "DO_NOT_TRACK"))}
+    done = subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["120", "False"]
