@@ -12,11 +12,13 @@ from pipeline.graph import Chain, NodeGroup
 class Board:
     """Hands out groups in their order, at most `jobs` at a time, each when all that it waits for are done.
 
-    What waits for a failed group is never handed out; everything else is. Nothing is while the run is `stopping`.
+    What waits for a failed group is never handed out, but `blocked`; everything else is. Nothing is while the run is
+    `stopping`.
     """
 
     def __init__(self, groups: Sequence[NodeGroup], jobs: int, stopping: Callable[[], bool]) -> None:
         self.failed: list[str] = []
+        self.blocked: list[NodeGroup] = []
         self.jobs, self._waiting, self._stopping = jobs, list(groups), stopping
         self._running, self._done = set[str](), set[str]()
         self._changed = threading.Condition()
@@ -63,4 +65,5 @@ class Board:
         lost = {group.name}
         while blocked := [other for other in self._waiting if other.waits & lost]:
             lost |= {other.name for other in blocked}
+            self.blocked += blocked
             self._waiting = [other for other in self._waiting if other not in blocked]

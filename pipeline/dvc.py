@@ -43,6 +43,8 @@ NOISE = (
     "dvc config core.autostage",
 )
 """What DVC says after every stage."""
+NOT_ITS_OWN = ("ERROR: failed to reproduce", "Running stage", "> ")
+"""How DVC's lines about a stage begin."""
 WAYS = {":": "ran", " didn't change": "unchanged", " is cached": "restored"}
 
 _running: set["Repro"] = set()
@@ -53,7 +55,11 @@ _leave: Callable[[int], NoReturn] | None = None
 
 
 class StageError(RankEError):
-    """A stage ended with an error; the message ends with its last lines."""
+    """A stage ended with an error; the message ends with its last lines, of which `cause` is the stage's own last."""
+
+    def __init__(self, message: str, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause or message.splitlines()[0]
 
 
 class RefusedError(StageError):
@@ -128,7 +134,8 @@ class Repro:
                 if code != 0 or not outcome:
                     shown = "\n".join(tail[-TAIL:]).strip()
                     error = RefusedError if shown.endswith(f"exited with {REFUSED}") else StageError
-                    raise error(f"{node.label} failed (dvc ended with {code}):\n{shown}")
+                    own = [line for line in tail if line.strip() and not line.startswith(NOT_ITS_OWN)]
+                    raise error(f"{node.label} failed (dvc ended with {code}):\n{shown}", "".join(own[-1:]))
                 break
             head = HEAD.match(line)
             if head and head.group(2) == node.address:

@@ -28,7 +28,7 @@ from pipeline.dvc import RefusedError, Repro, StageError, ending_children, stopp
 from pipeline.graph import Chain, Node, NodeGroup
 from pipeline.guardian import leave, working
 from pipeline.handover import between
-from pipeline.plan import Cell, Choice, Plan, make_plan, write_part
+from pipeline.plan import Cell, Choice, Plan, make_plan, some, write_part
 from pipeline.profile import PROFILES, ProfileName, name_of, write_profile
 from pipeline.repair import cache_folder, distrust, repair
 from pipeline.run_page import ON_CPU, Progress, links, outcome, show_round, title, words
@@ -39,7 +39,6 @@ from rank_e.config import load
 from rank_e.config.profiles import load_profile
 from rank_e.errors import RankEError
 from stages.runtime.artifacts import REPAIR
-from stages.runtime.locks import LockedError
 from stages.runtime.warm import warm_stages
 
 RETRY_DELAY = 3
@@ -48,14 +47,10 @@ GPU = "gpu"
 """The tag of stages that compute on a GPU: `prefect concurrency-limit create gpu N` has N of them at a time."""
 
 
-class RunError(RankEError):
-    """The flow ended before all stages did."""
-
-
 @dataclass
 class Run:
     """What all tasks of a run share. left: how many nodes of a round are to be done; unlinked: rounds whose table says
-    nothing of MLflow.
+    nothing of MLflow; causes: what failed stages said last.
     """
 
     project: Path
@@ -65,6 +60,7 @@ class Run:
     tags: set[str]
     left: Counter[Cell] = field(default_factory=Counter)
     unlinked: list[Cell] = field(default_factory=list)
+    causes: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -89,7 +85,9 @@ def run_node(repro: Repro, node: Node) -> State[None]:
                 distrust(repro.project)
             if stopping():
                 return Cancelled(message=STOPPED)
+            RUN.get().causes[node.address] = error.cause
             raise
+    RUN.get().causes.pop(node.address, None)  # another try has mended it
     logger.info(RUN.get().progress.line(node, timing))
     return Completed(name="Completed" if timing.outcome == "ran" else "Cached", message=outcome(timing))
 
@@ -120,7 +118,11 @@ def work_through(chain: Chain | None) -> State[None]:
     in_threads([work] * board.jobs)
     if stopping():
         return Cancelled(message=STOPPED)
-    return Failed(message=f"these failed: {', '.join(failed)}") if failed else Completed()
+    if failed:
+        return Failed(message=f"these failed: {some(failed)}")
+    if blocked := [group.name for group in board.blocked if group.chain == chain]:
+        return Failed(name="Blocked", message=f"not begun, since what they need failed: {some(blocked)}")
+    return Completed()
 
 
 def in_threads(works: list[Callable[[], None]]) -> None:
@@ -208,8 +210,8 @@ def co_evolution(
 ) -> State[None]:
     """Post-train by ranked policy and decoder co-evolution: reproduce the stages of a project's dvc.yaml.
 
-    RunError names the groups that failed. A failure stops only what waits for it: the rest is computed and kept, and
-    the next run goes on from there. Served, it repairs first and tracks, as `rank-e run` does.
+    Failed says the cause and the groups that failed. A failure stops only what waits for it: the rest is computed and
+    kept, and the next run goes on from there. Served, it repairs first and tracks, as `rank-e run` does.
 
     Args:
         project: The project's folder on the worker's machine.
@@ -230,9 +232,9 @@ def co_evolution(
     # A worker's process has nothing else to end, and whoever cancels it waits.
     ending = ending_children(None if deployment.id is None else partial(leave, haste=True))
     with telling(partial(say_cancelled, flow_run.id)):
-        if profile is None:
-            load(folder / "params.yaml")  # all of its problems at once, before anything begins
         try:
+            if profile is None:
+                load(folder / "params.yaml")  # all of its problems at once, before anything begins
             with working(folder, "rank-e serve", wait) as alone, ending:
                 if profile is not None:
                     get_run_logger().info("params.yaml is now %s", write_profile(folder, profile))
@@ -241,7 +243,7 @@ def co_evolution(
                         get_run_logger().info(line)
                 with between(folder, keep, remote) as failures:
                     return _reproduce(folder, make_plan(folder, choice), jobs, retries, track, failures)
-        except LockedError as error:
+        except RankEError as error:  # returned, since Prefect would print a traceback of what is raised
             return Failed(message=str(error))
 
 
@@ -265,14 +267,24 @@ def _reproduce(folder: Path, plan: Plan, jobs: int, retries: int, track: bool, f
                 if stopping():
                     return Cancelled(message=STOPPED)
         if board.failed:
-            raise RunError(f"these failed: {', '.join(board.failed)}; fix the cause and `rank-e run` again")
+            return Failed(message=failure(run))
         if plan.report:
             logger.info(write_part(folder, plan))
     for cell in run.unlinked if links(folder) else ():  # their runs were made in the last seconds
         show_round(folder, *cell)
     if wrong := [*untracked, *failures]:
-        raise RunError(f"every stage is done, but {wrong[0]}")
+        return Failed(message=f"every stage is done, but {wrong[0]}")
     return Completed(message=f"{len(plan.nodes)} stages done, {len(plan.kept)} kept")
+
+
+def failure(run: Run) -> str:
+    """The first cause in its stage's own words, and all that failed, in one line."""
+    failed = f"these failed: {some(run.board.failed)}; `rank-e run` goes on from there"
+    causes = list(dict.fromkeys(run.causes.values()))
+    if not causes:  # Prefect's own error, which it has logged
+        return failed
+    more = "" if len(causes) == 1 else f", and {len(causes) - 1} more causes above"
+    return f"{causes[0]}{more} ({failed})"
 
 
 def _run_all(plan: Plan) -> None:

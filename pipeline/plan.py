@@ -91,17 +91,21 @@ class Plan:
         counts = f"{len(self.nodes)} stages to do, {len(self.kept)} are as they should be"
         lines = [counts if self.nodes else f"nothing to do: {len(self.kept)} stages are as they should be"]
         if self.left_out:
-            lines.append(f"left out: {_some(self.left_out)}: what they need was not chosen and is not there")
+            lines.append(f"left out: {some(_labels(self.left_out))}: what they need was not chosen and is not there")
         others = [node for node in self.stale if node not in self.left_out]
         if others:
-            lines.append(f"not chosen and not up to date: {_some(others)}")
+            lines.append(f"not chosen and not up to date: {some(_labels(others))}")
         return lines
 
 
-def _some(nodes: Sequence[Node]) -> str:
-    """The first few by name, and how many there are."""
-    shown = ", ".join(node.label for node in nodes[:3])
-    return shown if len(nodes) <= 3 else f"{shown} and {len(nodes) - 3} more"
+def _labels(nodes: Sequence[Node]) -> list[str]:
+    return [node.label for node in nodes]
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def make_plan(project: Path, choice: Choice) -> Plan:

@@ -1,22 +1,28 @@
 """The flow here and now, or offered to a Prefect server: on a schedule and from its page."""
 
+import contextlib
 import signal
 import threading
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.exceptions import CancelledRun, FailedRun
 from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL
 from pydantic import ValidationError
 
-from pipeline.flow import RunError, co_evolution
+from pipeline.flow import co_evolution
 from pipeline.plan import Choice
 from rank_e.errors import RankEError
 
 
+class RunError(RankEError):
+    """The flow ended before all stages did."""
+
+
 def run(project: Path, jobs: int, retries: int, choice: Choice) -> None:
-    """Run the flow here and now."""
+    """Run the flow here and now; RunError says in one line why it did not complete."""
     if not PREFECT_API_URL.value():
         # Where Ctrl-C would end Prefect's temporary server in the middle of a stage's end.
         problems: list[str] = []
@@ -26,7 +32,7 @@ def run(project: Path, jobs: int, retries: int, choice: Choice) -> None:
         if problems:
             fix = "run again when the machine is less busy, or start `prefect server start` and set PREFECT_API_URL"
             raise RunError(f"Prefect's temporary server: {problems[0]}; {fix}")
-    co_evolution(
+    state = co_evolution(
         project=str(project),
         arms=list(choice.arms),
         seeds=list(choice.seeds),
@@ -35,7 +41,12 @@ def run(project: Path, jobs: int, retries: int, choice: Choice) -> None:
         jobs=jobs,
         retries=retries,
         track=False,  # `rank-e run` has begun that already
+        return_state=True,
     )
+    if not state.is_completed():
+        with contextlib.suppress(FailedRun, CancelledRun):  # the state itself says it; any other error is a fault here
+            state.result()
+        raise RunError(state.message or f"the run ended as {state.name}")
 
 
 def _start_server(problems: list[str]) -> None:

@@ -1,14 +1,30 @@
-"""A Prefect server learns that a run was stopped: otherwise its page would show it as running for ever."""
+"""What Prefect is told that it would not find out: that a run was stopped, and which errors need no traceback."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.logging import get_logger
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled
 
 from pipeline.guardian import FAREWELLS
+from rank_e.errors import RankEError
+
+
+class WordsAlone(logging.Filter):
+    """Errors of ours are logged without a traceback: their words name the thing, the place and the fix."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """True for every record."""
+        if record.exc_info and isinstance(record.exc_info[1], RankEError):
+            record.exc_info = None
+        return True
+
+
+get_logger("task_runs").addFilter(WordsAlone())
 
 STOPPED = "stopped by a signal: what is done is kept"
 

@@ -63,6 +63,7 @@ def test_what_waits_for_a_failure_is_left_out_and_the_rest_is_done() -> None:
     board = Board(GROUPS, 2, lambda: False)
     taken, _ = run(board, fails=("a1",))
     assert sorted(taken) == ["a1", "b1", "b2", "start"] and board.failed == ["a1"]
+    assert [item.name for item in board.blocked] == ["a2", "end"]
 
 
 def test_a_chain_that_nobody_works_for_fails_and_keeps_nobody_waiting() -> None:

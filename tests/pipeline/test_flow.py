@@ -7,18 +7,20 @@ import subprocess
 import sys
 import threading
 import time
+from contextvars import copy_context
 from pathlib import Path
 
 import psutil
 import pytest
 from prefect.server.api.server import SubprocessASGIServer
-from prefect.states import Failed
+from prefect.states import Failed, State
 
 from pipeline import serving
+from pipeline.board import Board
 from pipeline.dvc import RefusedError, Repro, StageError, ending_children, record, stop_all, stopping, timings_path
-from pipeline.graph import Node, load_graph
+from pipeline.graph import Node, NodeGroup, load_graph
 from pipeline.plan import Choice
-from pipeline.run_page import title
+from pipeline.run_page import Progress, title
 from pipeline.running import activate_first
 from rank_e.errors import RankEError
 from stages.runtime.process import REFUSED
@@ -68,10 +70,35 @@ def test_a_stage_that_refuses_is_told_from_one_that_may_be_tried_again(toy: Path
     (toy / "refuse-prompts").touch()
     (toy / "fail-reference").touch()
     assert REFUSED == 65  # what the toy exits with
-    for label, kind in (("prompts s0", RefusedError), ("reference", StageError)):
+    ends = (("prompts s0", RefusedError, "no use in prompts"), ("reference", StageError, "boom in reference"))
+    for label, kind, cause in ends:
         with pytest.raises(StageError) as error:
             lines_of(Repro(toy, nodes(toy, label)), *nodes(toy, label))
         assert type(error.value) is kind
+        assert error.value.cause == cause
+
+
+def test_an_arm_whose_inputs_failed_is_blocked_and_a_failure_is_said_by_its_cause() -> None:
+    from pipeline.flow import RUN, Run, failure, work_through
+
+    arms = [("frozen", 0), ("coevolved", 0)]
+    first = NodeGroup("sft s0", (Node("sft", "sft", None, 0, None, (), ()),), frozenset())
+    groups = [NodeGroup(arm, (Node(arm, arm, arm, 0, 1, (), ()),), frozenset({"sft s0"})) for arm, _ in arms]
+    board = Board([first, *groups], 1, lambda: False)
+    run = Run(Path(), board, Progress(Path(), [], 1), 0, set())
+
+    def work() -> State[None]:
+        RUN.set(run)
+        return work_through(arms[0])
+
+    assert board.take(None) == first
+    board.end(first, False)
+    state = copy_context().run(work)
+    assert state.is_failed() and state.name == "Blocked"
+    assert state.message == "not begun, since what they need failed: frozen"
+    assert failure(run) == "these failed: sft s0; `rank-e run` goes on from there"
+    run.causes |= {"sft@0": "sft: no base", "reference": "reference: no base", "prompts@0": "sft: no base"}
+    assert failure(run).startswith("sft: no base, and 1 more causes above (these failed: sft s0;")
 
 
 def test_what_no_other_try_would_mend_is_not_tried_again() -> None:
@@ -149,7 +176,11 @@ def test_a_failure_stops_only_what_waits_for_it(toy: Path) -> None:
     (toy / "fail-policy-frozen-1").touch()
     command = command_line("run", "--no-track", "--retries", "0")
     done = subprocess.run(command, cwd=toy, env=environment(toy), capture_output=True, text=True)
-    assert done.returncode == 1 and "these failed: start to policy frozen s0 r1;" in done.stdout + done.stderr
+    said = "boom in policy-frozen-1 (these failed: start to policy frozen s0 r1; `rank-e run` goes on from there)"
+    assert done.returncode == 1 and [line for line in done.stderr.splitlines() if line.startswith("rank-e: ")] == [
+        f"rank-e: {said}"
+    ]
+    assert "Traceback" not in done.stdout + done.stderr
     assert (toy / "out/coevolved/s0/r2/f.txt").exists() and (toy / "out/table/f.txt").exists()
     assert not (toy / "out/frozen/s0/r2").exists() and not (toy / "report").exists()
 
