@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -75,7 +76,8 @@ class Hold:
 
     def _wait(self, file: IO[str]) -> bool:
         """True when the lock is ours, False when it is that of the run that we belong to."""
-        patient = time.monotonic() + max(self.patience, LOOK)
+        began, said = time.monotonic(), False
+        patient = began + max(self.patience, LOOK)
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,6 +89,9 @@ class Hold:
             now = time.monotonic()
             if now >= patient and (other is None or alive(other.pid) or now >= patient + ENDING):
                 raise LockedError(self.refusal.format(holder=other or "another process", path=self.path))
+            if not said and now >= began + LOOK:
+                said = True
+                print(f"waiting for {other or 'another process'}, which holds {self.path}", file=sys.stderr, flush=True)
             time.sleep(0.05)
 
     def release(self) -> None:

@@ -12,6 +12,7 @@ from rank_e.config import parse
 from rank_e.config.profiles import resolve
 from rank_e.config.reading import read_text
 from stages.runtime.artifacts import ArtifactWriter, manifest_sha256, read_artifact
+from stages.runtime.locks import LOOK
 from stages.runtime.sharing import once
 from stages.runtime.stage import Stage, artifact_path
 
@@ -91,6 +92,13 @@ def damage() -> None:
     (artifact_path("rollouts", "frozen", 0, 1) / "metrics.json").write_text('{\n  "drawn": 9\n}\n')
 
 
+def free() -> None:
+    """As `rank-e gc` leaves an artifact."""
+    folder = artifact_path("rollouts", "frozen", 0, 1)
+    (folder / "removed.json").write_text('{"files": ["metrics.json"]}')
+    (folder / "metrics.json").unlink()
+
+
 def remake() -> None:
     put("rollouts", "frozen", 1, value=3)
 
@@ -104,6 +112,7 @@ def remake() -> None:
         (lambda: Path("base/weights").write_text("v"), True),
         (lambda: Path("artifacts/code/rollouts.json").write_text("{ }"), False),
         (damage, True),
+        (free, True),
         (remake, True),
     ],
 )
@@ -123,7 +132,7 @@ def test_an_arm_run_again_by_hand_computes() -> None:
     assert made == ["frozen", "frozen"]
 
 
-def test_who_comes_while_it_is_computed_waits_and_copies() -> None:
+def test_who_comes_while_it_is_computed_waits_says_so_and_copies(capsys: pytest.CaptureFixture[str]) -> None:
     made: list[str] = []
     begun, go = threading.Event(), threading.Event()
 
@@ -136,8 +145,9 @@ def test_who_comes_while_it_is_computed_waits_and_copies() -> None:
     assert begun.wait(20)
     second = threading.Thread(target=lambda: draw("coevolved", made))
     second.start()
-    second.join(0.3)
+    second.join(LOOK + 0.3)
     assert second.is_alive() and not made
+    assert "waiting for stage rollouts-frozen-s0-r1 (pid " in capsys.readouterr().err
     go.set()
     first.join(20)
     second.join(20)
