@@ -106,8 +106,9 @@ def _claim() -> list[str]:
         for key, (name, scale, decimals) in METRICS.items()
         if all(key in claim["paired"][pair] for pair in pairs)  # with few images a matched distance is left out
     ]
+    seeds = "1 seed" if len(claim["seeds"]) == 1 else f"{len(claim['seeds'])} seeds"
     head = [
-        f"mean change over {len(claim['seeds'])} seeds, 95 % interval",
+        f"mean change over {seeds}, 95 % interval",
         *(pair.replace("-", " - ") for pair in pairs),
     ]
     words = {True: "met", False: "not met", None: "not measured"}

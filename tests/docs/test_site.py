@@ -1,5 +1,6 @@
 """The documentation as a site: every link and anchor right, nothing loaded from elsewhere, pages as the source says."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -86,3 +87,19 @@ def test_links_of_the_pages_outside_the_site(name: str) -> None:
         if anchor:
             titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {slugify(title, "-") for title in titles}, link
+
+
+def test_a_claim_of_one_seed_has_no_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs/results").mkdir(parents=True)
+    shutil.copy(ROOT / "docs/index.md", tmp_path / "docs")
+    claim = json.loads((ROOT / "docs/results/claim.json").read_text())
+    for metrics in claim["paired"].values():
+        for entry in metrics.values():
+            entry |= {"low": None, "high": None}
+    claim["paired"]["frozen-base"]["clip"]["mean"] = 1.25
+    (tmp_path / "docs/results/claim.json").write_text(json.dumps(claim | {"seeds": [0]}))
+    monkeypatch.setattr("docs.generated.ROOT", tmp_path)
+    text = text_of("index.md")
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert any("1 seed, " in line for line in table) and any("| +1.25 |" in line for line in table)
+    assert not any("[" in line for line in table[2:])
