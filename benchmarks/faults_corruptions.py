@@ -253,7 +253,9 @@ class Corruptions:
         telling = {str(item.relative_to(root)) for place in places for item in (place, place.parent)}
         lines = [line for line in ended.output.splitlines() if any(place in line for place in telling)]
         if ended.status is None or "Traceback" in ended.output or not lines:
-            return Found(NO_LINE, f"status {ended.status}: {ended.output[-300:]}")
+            traceback = ended.output.find("Traceback")
+            shown = ended.output[-300:] if traceback < 0 else ended.output[traceback:][:3000]
+            return Found(NO_LINE, f"status {ended.status}: {shown}")
         return Found(NAMED, lines[0][:300])
 
     def heal(self, found: Found, target: str, done: Damage, ways: list[str], root: Path) -> Found:
