@@ -118,6 +118,10 @@ def do_serve(arguments: argparse.Namespace) -> None:
     times = schedule(arguments.cron, arguments.timezone)
     check_server()
     do_validate(arguments)
+    if arguments.remote is not None:
+        from pipeline.handover import share_by
+
+        share_by(Path.cwd(), arguments.remote)
     if times is not None:
         print(
             f"the run starts at {times.cron} in the time zone {times.timezone}; --timezone chooses another", flush=True

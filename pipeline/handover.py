@@ -77,6 +77,12 @@ class Sharing(Command):
         self.run("pipeline.remote", "push", self.remote, node.address)
 
 
+def share_by(project: Path, remote: str) -> None:
+    """Make a remote DVC's default in this clone; RankEError where there is none of this name, or it cannot be read."""
+    with Repo(str(project)) as repo:
+        Remote(repo, remote).make_default()
+
+
 @contextmanager
 def between(project: Path, keep: str | None, remote: str | None) -> Iterator[list[str]]:
     """While the block runs, stages are shared by the remote of this name; rounds that `keep` does not name are freed.
@@ -87,8 +93,7 @@ def between(project: Path, keep: str | None, remote: str | None) -> Iterator[lis
     failures: list[str] = []
     commands: list[Command] = []
     if remote is not None:
-        with Repo(str(project)) as repo:
-            Remote(repo, remote).make_default()
+        share_by(project, remote)
         commands.append(Sharing(project, failures, remote))
     if keep is not None:
         read_keep(keep)

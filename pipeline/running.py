@@ -13,7 +13,7 @@ from pipeline.handover import between
 from pipeline.plan import Choice, Plan, make_plan, write_part
 from pipeline.repair import cache_folder, repair
 from pipeline.tracking.beside import tracker_beside
-from pipeline.tracking.stamp import tracked
+from pipeline.tracking.stamp import pages, tracked
 from rank_e.config import load
 from rank_e.errors import RankEError
 
@@ -57,7 +57,7 @@ def run_here(
     print("  report/index.html   the page: every seed, the images, the way through the rounds")
     print("  rank-e compare      every difference with its interval and every seed")
     if track:
-        print("  mlflow ui --backend-store-uri sqlite:///mlflow.db   the curves of every step")
+        print(f"  {pages()}   the curves of every step")
     if activation := activate_first():
         print(f"before these commands: {activation}")
     if wrong := [*untracked, *failures]:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rank_e.io.files import replacing
 
@@ -18,6 +19,20 @@ STAMP = Path(".rank-e") / "tracked.json"
 def default_uri(project: Path) -> str:
     """MLFLOW_TRACKING_URI if it is set, else the project's own sqlite store."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{PREFIX}{(project / 'mlflow.db').resolve()}"
+
+
+def server_of(uri: str) -> str | None:
+    """The address of a server's pages, without the password that a uri may hold; None where it is no server's."""
+    scheme, server, path, *_ = urlsplit(uri)
+    return f"{scheme}://{server.rpartition('@')[2]}{path.rstrip('/')}" if scheme in ("http", "https") else None
+
+
+def pages() -> str:
+    """Where a project's runs are seen: a server's address, or the command that opens the store."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return f"mlflow ui --backend-store-uri {PREFIX}mlflow.db"
+    return server_of(uri) or 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
 
 
 def tracked(project: Path) -> bool:

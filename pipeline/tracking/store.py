@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.tracking.local import bring_home, file_of, make_whole
 from pipeline.tracking.lock import TrackingError
+from pipeline.tracking.stamp import server_of
 
 EXPERIMENT = "rank-e"
 KEY, KIND, SHA, STATE = "rank_e.round_key", "rank_e.kind", "rank_e.sha256.", "rank_e.state"
@@ -41,7 +42,8 @@ def refusals(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error) as error:
         text = str(error).strip() or type(error).__name__
-        first = text.splitlines()[0]
+        shown = server_of(uri) or uri  # without its password
+        first = text.splitlines()[0].replace(uri.rstrip("/"), shown)
         if "locked" in text or "busy" in text:
             fix = "another process holds it: end that; copying is tried again"
         elif "out-of-date database schema" in text:
@@ -50,7 +52,7 @@ def refusals(uri: str) -> Iterator[None]:
             fix = "start it, or set MLFLOW_TRACKING_URI"
         else:
             fix = "correct it, or set MLFLOW_TRACKING_URI"
-        raise TrackingError(f"MLflow at {uri}: {first}; {fix}") from error
+        raise TrackingError(f"MLflow at {shown}: {first}; {fix}") from error
 
 
 def hashes(run: Run) -> dict[str, str]:
@@ -69,9 +71,10 @@ class Store:
         self._points: dict[str, dict[str, dict[int, float]]] = {}  # run -> key -> step -> value, as far as known
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is not None and found.lifecycle_stage != "active":
-            command = f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id {found.experiment_id}"
+            shown = server_of(uri) or uri
+            command = f"MLFLOW_TRACKING_URI={shown} mlflow experiments restore --experiment-id {found.experiment_id}"
             raise TrackingError(
-                f"MLflow at {uri}: its experiment {EXPERIMENT} was deleted; bring it back by `{command}`"
+                f"MLflow at {shown}: its experiment {EXPERIMENT} was deleted; bring it back by `{command}`"
             )
         # A local store keeps images beside the project; a server knows better.
         local = None if file is None else (project / "mlruns").resolve().as_uri()
@@ -164,11 +167,8 @@ class Store:
 
     def address(self, run: Run) -> str | None:
         """Where a server shows a run, without the password that its address may hold; None without a server."""
-        scheme, server, path, *_ = urlsplit(self.uri)
-        if not scheme.startswith("http"):
-            return None
-        place = f"{scheme}://{server.rpartition('@')[2]}{path.rstrip('/')}"
-        return f"{place}/#/experiments/{self.experiment}/runs/{run.info.run_id}"
+        place = server_of(self.uri)
+        return place and f"{place}/#/experiments/{self.experiment}/runs/{run.info.run_id}"
 
     def finish(self, run: Run, ended: int) -> None:
         """Mark a run as finished; ended: ms."""

@@ -1,4 +1,7 @@
-"""A project of DVC whose stages write artifacts of a run in no time: weights that depend on those before them."""
+"""A project of DVC whose stages write artifacts of a run in no time: weights that depend on those before them.
+
+A stage for which there is a file such as `wait-policy` removes it and stays in its work for good: it is to be killed.
+"""
 
 import shutil
 from pathlib import Path
@@ -9,7 +12,7 @@ from tests.helpers.fake_artifacts import write_params
 from tests.helpers.project import ROOT, dvc
 
 MAKE = """
-import hashlib, sys
+import hashlib, sys, time
 from pathlib import Path
 from stages.runtime.artifacts import ArtifactWriter, read_artifact
 
@@ -28,6 +31,9 @@ def write(number, kind, inputs, **files):
     paths = {name: f"{place}/{path}" for name, path in inputs.items()}
     with ArtifactWriter(f"{place}/r{number}/{kind}", kind, seed=seed, deterministic=True, inputs=paths) as out:
         out.json("metrics", {"loss": 1 / (1 + number)})
+        if Path(f"wait-{kind}").exists():
+            Path(f"wait-{kind}").unlink()
+            time.sleep(120)
         for name, text in files.items():
             out.file(f"{name}.safetensors").write_text(text)
 

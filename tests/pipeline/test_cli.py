@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -13,6 +14,7 @@ from pipeline import cli
 from pipeline.tracking import beside
 from rank_e.config.profiles import resolve
 from tests.helpers.fake_artifacts import write_project
+from tests.helpers.project import dvc
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,6 +141,26 @@ def test_serve_names_a_wrong_schedule_and_a_server_that_is_away(
     assert done.returncode == 1 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("rank-e: Prefect at http://127.0.0.1:9/api: ") and "`prefect server start`" in line
+
+
+def test_a_served_run_is_what_the_command_line_says(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import serving
+
+    offered: dict[str, Any] = {}
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr(serving, "check_server", lambda: None)
+    monkeypatch.setattr(cli, "do_validate", lambda _: None)
+    monkeypatch.setattr(serving.co_evolution, "serve", offered.update)
+    dvc(project, "init", "--no-scm", "--quiet")
+    dvc(project, "remote", "add", "team", str(project / "team"), "--quiet")
+    words = "--jobs 3 --retries 0 --wait 5 --keep last,every=10 --remote team --cron 0_2_*_*_*"
+    cli.main(["serve", *(word.replace("_", " ") for word in words.split())])
+    given = serving.co_evolution.validate_parameters(offered["parameters"])
+    named = {"jobs": 3, "retries": 0, "wait": 5.0, "keep": "last,every=10", "remote": "team"}
+    assert given.items() >= {"project": str(project), **named}.items()
+    assert offered["global_limit"] == 1 and offered["schedule"].cron == "0 2 * * *"
+    with pytest.raises(SystemExit, match=r"^rank-e: remote elsewhere: [^\n]*is kept here[^\n]*$"):
+        cli.main(["serve", "--remote", "elsewhere"])
 
 
 def test_a_schedule_is_in_utc_where_no_zone_is_given() -> None:

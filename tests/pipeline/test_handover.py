@@ -1,11 +1,15 @@
 """Two clones of a project and a folder as their remote: what one has made the other restores, stage by stage."""
 
+import contextlib
 import shutil
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from pipeline.dvc import Repro
+from pipeline.dvc import Repro, StageError
 from pipeline.graph import load_graph
 from pipeline.handover import between
 from rank_e.errors import RankEError
@@ -16,14 +20,31 @@ STAGES = ("rollouts", "policy", "decoder")
 
 
 def reproduce(project: Path, rounds: tuple[int, ...], remote: str | None = "team") -> tuple[dict[str, str], list[str]]:
-    """What became of the stages of these rounds, and what went wrong beside them."""
+    """What became of the stages of these rounds, up to one that failed, and what went wrong beside them."""
     nodes = [node for node in load_graph(project) if node.round in rounds and node.name in ("start", *STAGES)]
     nodes.sort(key=lambda node: node.round or 0)
     repro, outcomes = Repro(project, nodes), {}
     with between(project, None, remote) as failures:
         for node in nodes:
-            outcomes[f"{node.name} {node.round}"] = repro.run(node, print).outcome
+            name = f"{node.name} {node.round}"
+            try:
+                outcomes[name] = repro.run(node, print).outcome
+            except StageError:
+                outcomes[name] = "failed"
+                break
     return outcomes, failures
+
+
+def kill_at_work(kind: str, project: Path) -> None:
+    """SIGKILL to all of DVC that works here, once the stage that waits has begun its artifact: the machine is gone."""
+    deadline = time.monotonic() + 120
+    while (project / f"wait-{kind}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if Path(process.cwd()) == project:
+                process.kill()
 
 
 def files(project: Path) -> dict[str, bytes]:
@@ -32,7 +53,7 @@ def files(project: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_round_1_on_one_machine_and_round_2_on_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_one_machine_was_killed_in_another_finishes_to_the_bytes_of_a_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     here, there, alone = (tmp_path / name for name in ("a", "b", "alone"))
     here.mkdir()
@@ -46,12 +67,20 @@ def test_round_1_on_one_machine_and_round_2_on_another(tmp_path: Path, monkeypat
     first = {"start 0", *(f"{name} 1" for name in STAGES)}
     assert reproduce(here, (0, 1)) == (dict.fromkeys(first, "ran"), [])
     assert not (there / "dvc.lock").exists()
-    second = {f"{name} 2": "ran" for name in STAGES}
+    (there / "wait-policy").touch()
+    killer = threading.Thread(target=kill_at_work, args=("policy", there))
+    killer.start()
+    second = {"rollouts 2": "ran", "policy 2": "failed"}
     assert reproduce(there, (0, 1, 2)) == (dict.fromkeys(first, "restored") | second, [])
-    assert not {line for line in (there / "ran").read_text().splitlines() if not line.endswith("2")}
+    killer.join()
+    assert (there / "ran").read_text().splitlines() == ["rollouts 2", "policy 2"]
+    assert not (there / "artifacts/coevolved/s0/r2/policy/manifest.json").exists()
 
+    # The other machine takes up what was handed over, and no more: the end is that of a run that was alone.
+    rest = {"rollouts 2": "restored", "policy 2": "ran", "decoder 2": "ran"}
+    assert reproduce(here, (2,)) == (rest, [])
     reproduce(alone, (0, 1, 2), None)
-    assert files(there) == files(alone) != {}
+    assert files(here) == files(alone) != {}
 
 
 @pytest.mark.slow

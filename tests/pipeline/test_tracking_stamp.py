@@ -5,10 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from pipeline.tracking.following import follow
-from pipeline.tracking.stamp import default_uri, stamp, tracked
-from pipeline.tracking.store import Store
+from pipeline.tracking.lock import TrackingError
+from pipeline.tracking.stamp import default_uri, pages, stamp, tracked
+from pipeline.tracking.store import Store, refusals
 from pipeline.tracking.tracking import Tracker
 from rank_e.config import Params
 
@@ -53,3 +55,17 @@ def test_a_run_has_an_address_where_a_server_shows_it_without_the_password(uri: 
     store: Any = SimpleNamespace(uri=uri, experiment="3")
     run: Any = SimpleNamespace(info=SimpleNamespace(run_id="a1"))
     assert Store.address(store, run) == address
+
+
+def test_a_server_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = "https://me:secret@here/mlflow/"
+    with pytest.raises(TrackingError, match=r"^MLflow at https://here/mlflow: API request to https://here/mlflow/api fa"):
+        with refusals(uri):
+            raise MlflowException("API request to https://me:secret@here/mlflow/api failed\nand more")
+    for given, said in (
+        ("", "mlflow ui --backend-store-uri sqlite:///mlflow.db"),
+        (uri, "https://here/mlflow"),
+        ("postgresql://me:secret@here/db", 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'),
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+        assert pages() == said
