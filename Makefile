@@ -69,4 +69,4 @@ base: install
 	$(BIN)/python -m base.train compare
 
 clean:
-	rm -rf artifacts report site .rank-e mlflow.db mlruns .mypy_cache .pytest_cache .ruff_cache
+	rm -rf artifacts report site .rank-e mlflow.db mlruns dvc_plots .mypy_cache .pytest_cache .ruff_cache

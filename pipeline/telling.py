@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.exceptions import CancelledRun, FailedRun
 from prefect.logging import get_logger
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled
@@ -15,16 +16,21 @@ from rank_e.errors import RankEError
 
 
 class WordsAlone(logging.Filter):
-    """Errors of ours are logged without a traceback: their words name the thing, the place and the fix."""
+    """Errors of ours are logged without a traceback: their words name the thing, the place and the fix.
+
+    A state that the flow has returned stands in the log already when a worker's process ends by raising it.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """True for every record."""
-        if record.exc_info and isinstance(record.exc_info[1], RankEError):
+        """Whether a record tells anything new."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, RankEError):
             record.exc_info = None
-        return True
+        return not isinstance(error, (FailedRun, CancelledRun))
 
 
-get_logger("task_runs").addFilter(WordsAlone())
+for name in ("task_runs", "flow_runs", "engine"):
+    get_logger(name).addFilter(WordsAlone())
 
 STOPPED = "stopped by a signal: what is done is kept"
 

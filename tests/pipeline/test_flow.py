@@ -1,6 +1,7 @@
 """DVC as a subprocess, and the flow, on a toy pipeline that computes nothing."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prefect.exceptions import CancelledRun, FailedRun
+from prefect.logging import get_logger
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.states import Failed, State
 
@@ -214,6 +217,21 @@ def test_a_server_that_does_not_start_is_one_line_and_none_is_left(toy: Path, mo
     with pytest.raises(RankEError, match=r"^Prefect's temporary server: Timed out .* server; run again ") as caught:
         serving.run(toy, 1, 0, Choice())
     assert len(str(caught.value).splitlines()) == 1 and ended == [True]
+
+
+def test_only_what_nobody_foresaw_is_logged_with_a_traceback() -> None:
+    import pipeline.flow  # noqa: F401
+
+    def logged(name: str, error: Exception) -> tuple[bool, bool]:
+        """Whether it is logged at all, and with a traceback."""
+        record = logging.LogRecord(name, logging.ERROR, "", 0, "%s", ("",), (type(error), error, None))
+        return bool(get_logger(name).filter(record)), record.exc_info is not None
+
+    for name in ("task_runs", "flow_runs", "engine"):
+        assert logged(name, StageError("damaged")) == (True, False)
+        assert logged(name, ValueError("a fault")) == (True, True)
+        for error in (FailedRun("the state's message"), CancelledRun("stopped")):
+            assert not logged(name, error)[0]
 
 
 def test_timings_are_appended(tmp_path: Path) -> None:
