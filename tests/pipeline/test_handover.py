@@ -36,14 +36,16 @@ def reproduce(project: Path, rounds: tuple[int, ...], remote: str | None = "team
 
 
 def kill_at_work(kind: str, project: Path) -> None:
-    """SIGKILL to all of DVC that works here, once the stage that waits has begun its artifact: the machine is gone."""
+    """SIGKILL to the waiting stage and its DVC, once it has begun its artifact; what still hands over the one before it
+    goes on.
+    """
     deadline = time.monotonic() + 120
     while (project / f"wait-{kind}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if Path(process.cwd()) == project:
+            if Path(process.cwd()) == project and "pipeline.remote" not in process.cmdline():
                 process.kill()
 
 
