@@ -5,6 +5,7 @@ Each arm and seed has workers of its own, so that its stages show up in its own 
 
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 
 from pipeline.graph import Chain, NodeGroup
 
@@ -67,3 +68,17 @@ class Board:
             lost |= {other.name for other in blocked}
             self.blocked += blocked
             self._waiting = [other for other in self._waiting if other not in blocked]
+
+
+def in_threads(works: list[Callable[[], None]]) -> None:
+    """Do all of these side by side, each in this run's context, and wait for them."""
+    threads = [threading.Thread(target=copy_context().run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:  # Ctrl-C: the stages are being ended, and the tasks say so
+        for thread in threads:
+            thread.join()
+        raise

@@ -7,8 +7,7 @@ later ones still run. No server is needed; with PREFECT_API_URL set, the run sho
 
 import threading
 from collections import Counter
-from collections.abc import Callable
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -23,7 +22,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 from pydantic import Field
 
-from pipeline.board import Board
+from pipeline.board import Board, in_threads
 from pipeline.dvc import RefusedError, Repro, StageError, ending_children, stopping, timings_path
 from pipeline.graph import Chain, Node, NodeGroup
 from pipeline.guardian import leave, working
@@ -123,20 +122,6 @@ def work_through(chain: Chain | None) -> State[None]:
     if blocked := [group.name for group in board.blocked if group.chain == chain]:
         return Failed(name="Blocked", message=f"not begun, since what they need failed: {some(blocked)}")
     return Completed()
-
-
-def in_threads(works: list[Callable[[], None]]) -> None:
-    """Do all of these side by side, each in this run's context, and wait for them."""
-    threads = [threading.Thread(target=copy_context().run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except BaseException:  # Ctrl-C: the stages are being ended, and the tasks say so
-        for thread in threads:
-            thread.join()
-        raise
 
 
 def run_group(group: NodeGroup) -> bool:
