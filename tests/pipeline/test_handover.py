@@ -55,7 +55,7 @@ def files(project: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_what_one_machine_was_killed_in_another_finishes_to_the_bytes_of_a_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_machine_finishes_what_one_was_killed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     here, there, alone = (tmp_path / name for name in ("a", "b", "alone"))
     here.mkdir()
