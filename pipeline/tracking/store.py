@@ -43,7 +43,8 @@ def refusals(uri: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error) as error:
         text = str(error).strip() or type(error).__name__
         shown = server_of(uri) or uri  # without its password
-        first = text.splitlines()[0].replace(uri.rstrip("/"), shown)
+        first = text.splitlines()[0].partition(" with exception HTTP")[0]  # what follows are four names of one thing
+        first = first.replace(uri.rstrip("/"), shown)
         if "locked" in text or "busy" in text:
             fix = "another process holds it: end that; copying is tried again"
         elif "out-of-date database schema" in text:

@@ -61,7 +61,10 @@ def test_a_server_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch)
     uri = "https://me:secret@here/mlflow/"
     said = r"^MLflow at https://here/mlflow: API request to https://here/mlflow/api failed; "
     with pytest.raises(TrackingError, match=said), refusals(uri):
-        raise MlflowException("API request to https://me:secret@here/mlflow/api failed\nand more")
+        pool = "HTTPSConnectionPool(host='here'): Max retries exceeded (Caused by NewConnectionError())"
+        raise MlflowException(
+            f"API request to https://me:secret@here/mlflow/api failed with exception {pool}\nand more"
+        )
     for given, said in (
         ("", "mlflow ui --backend-store-uri sqlite:///mlflow.db"),
         (uri, "https://here/mlflow"),
