@@ -27,7 +27,6 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from pipeline.profile import profile_names
-from tests.helpers.project import dvc
 from tests.pipeline.test_flow import environment
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +49,6 @@ def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "prefect.yaml", folder)
     (folder / "profiles").mkdir()
     shutil.copy(folder / "params.yaml", folder / "profiles/shapes.yaml")
-    dvc(folder, "remote", "add", "team", str(folder / "team"), "--quiet")
     return folder
 
 
@@ -124,7 +122,7 @@ def test_an_overlapping_run_waits_and_a_cancelled_one_ends_all_of_its_stages(
     assert state(client, first) == "Running"
     name = client.read_flow_run(first).name
     assert name.startswith("shapes · frozen · 20")
-    second = begin(client, only=["reference"], keep="last", remote="team")
+    second = begin(client, only=["reference"])
     until(lambda: state(client, second) == "AwaitingConcurrencySlot")
     (project / "slow-start-frozen").unlink()
     client.set_flow_run_state(first, Cancelling(), force=True)
@@ -142,5 +140,3 @@ def test_an_overlapping_run_waits_and_a_cancelled_one_ends_all_of_its_stages(
         artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[second]))
     )
     assert [(item.type, item.data) for item in artifacts] == [("progress", 100.0)]
-    # What it made is shared: its folder, and the run-cache that names it.
-    assert {path.parts[-4] for path in (project / "team").rglob("*") if path.is_file()} == {"files", "runs"}
