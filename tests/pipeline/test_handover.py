@@ -16,7 +16,7 @@ from rank_e.errors import RankEError
 from tests.helpers.project import dvc
 from tests.helpers.rounds_project import write_rounds_project
 
-STAGES = ("rollouts", "policy")
+STAGES = ("rollouts", "policy", "decoder")
 
 
 def reproduce(project: Path, rounds: tuple[int, ...], remote: str | None = "team") -> tuple[dict[str, str], list[str]]:
@@ -79,7 +79,7 @@ def test_another_machine_finishes_what_one_was_killed_in(tmp_path: Path, monkeyp
     assert not (there / "artifacts/coevolved/s0/r2/policy/manifest.json").exists()
 
     # The other machine takes up what was handed over, and no more: the end is that of a run that was alone.
-    rest = {"rollouts 2": "restored", "policy 2": "ran"}
+    rest = {"rollouts 2": "restored", "policy 2": "ran", "decoder 2": "ran"}
     assert reproduce(here, (2,)) == (rest, [])
     reproduce(alone, (0, 1, 2), None)
     assert files(here) == files(alone) != {}
