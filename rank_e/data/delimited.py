@@ -18,6 +18,8 @@ from rank_e.data.text_files import read_text, text_lines
 
 SEPARATORS = (",", ";", "\t", "|")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_BESIDE = re.compile(r"""(?:^|(?<=[,\t]))"(?:[^"]|"")*"(?=[,\t]\S)|(?<=[,\t])"(?:[^"]|"")*"(?=[,\t]|$)""")
+"""A quoted field beside a delimiter, as a writer of tables puts it; in prose white space is between."""
 _EXCEL = re.compile(r'"?sep=."?[,;\t]*', re.IGNORECASE)  # what Excel writes on a line above the header
 _BACKSLASHES = r"""quotation marks stand behind backslashes; write them doubled (Spark: option("escape", '"'))"""
 
@@ -36,6 +38,9 @@ def read_delimited(path: Path, delimiter: str) -> tuple[list[list[str]], list[in
         rows, numbers = _plain(path, text, delimiter, fault)
     if not rows:
         raise DataError(f"{path}: holds no header and no rows; give a file with both")
+    for number, row in zip(numbers[1:], rows[1:], strict=True):
+        if [field.lstrip("\ufeff") for field in row] == rows[0]:
+            raise DataError(f"{path} line {number}: repeats the header, as where files were joined; remove it")
     return rows, numbers
 
 
@@ -85,6 +90,10 @@ def _plain(path: Path, text: str, delimiter: str, fault: str) -> tuple[list[list
             raise DataError(f"{path} line {number}: {_BACKSLASHES}")
         if len(row) != width:
             raise DataError(f"{fault}; quote the fields that hold {delimiter!r} or quotation marks")
+        if width == 1 and (delimiter in line and _BESIDE.search(line.strip()) is not None):
+            raise DataError(
+                f"{fault}, and line {number} holds a quoted field beside others; name all columns in line 1"
+            )
         for field in row:
             # What only a writer that quotes would write: plain reading would keep its quotation marks as text.
             if _encloses(field) or (field.lstrip().startswith('"') and field.count('"') % 2):

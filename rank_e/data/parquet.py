@@ -70,6 +70,8 @@ def _decoded(path: Path, array: Any, column: Any, first: int) -> list[Any]:
     """The values of an array: a piece of the column that begins with row `first`, or its dictionary."""
     try:
         return list(array.to_pylist())
+    except (OverflowError, LookupError) as error:  # a time zone that nobody knows, a date that Python has not
+        raise _refused(path, error) from None
     except UnicodeDecodeError:
         row = next(first + place for place, value in enumerate(column) if not _decodes(value))
         raise DataError(f"{path} row {row}: is not UTF-8; write the file again from UTF-8") from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from rank_e.data.errors import DataError
 from rank_e.data.tables import PROMPT_COLUMNS, TABLES, find_column, read_table
-from rank_e.data.text_files import check_file, read_text, text_lines, unusable
+from rank_e.data.text_files import check_file, read_text, shown, text_lines, unusable
+from rank_e.io.json_text import parse_json
 
 CATEGORY_COLUMNS = ("category", "tag", "style")
 
@@ -37,7 +39,11 @@ def open_prompts(path: str | Path, column: str | None = None, category: str | No
         lines = text_lines(read_text(path))
         if not lines:
             raise DataError(f"{path}: holds no prompt, only blank lines; write a prompt on each line")
+        if (kind := _other_kind(lines)) is not None:
+            raise DataError(f"{path}: holds {kind}, not a prompt on each line; name it so, or write prompts alone")
         for number, line in lines:
+            if line.startswith("\ufeff"):  # the first one is the file's own
+                raise DataError(f"{path}: line {number} begins with a byte order mark: files were joined; remove it")
             if (fault := unusable(line)) is not None:
                 raise DataError(f"{path}: line {number} {fault}; save the file as UTF-8 without it")
         return [PromptRow(index, line.strip()) for index, (_, line) in enumerate(lines)]
@@ -51,8 +57,30 @@ def open_prompts(path: str | Path, column: str | None = None, category: str | No
     if category is None:
         return [PromptRow(index, text) for index, text in enumerate(texts)]
     category = find_column(table.names, category, (), str(path), "the category column")
-    labels = ["" if value is None else str(value).strip() for value in table.column(category)]
+    values = table.column(category)
+    for row, value in enumerate(values):
+        if not isinstance(value, str | int | float | None) or value != value:
+            raise DataError(f"{table.place(row)}: {category} is {shown(str(value))}, not text; write a text there")
+    labels = ["" if value is None else str(value).strip() for value in values]
     for row, label in enumerate(labels):
         if (fault := unusable(label)) is not None:
             raise DataError(f"{table.place(row)}: {category} {fault}; save the file as UTF-8 without it")
     return [PromptRow(index, text, label) for index, (text, label) in enumerate(zip(texts, labels, strict=True))]
+
+
+def _other_kind(lines: list[tuple[int, str]]) -> str | None:
+    """What a .txt file holds instead of prompts: JSON, by its whole text or its first line, or a table by its header.
+
+    Else every line of it, brackets and commas with it, would be a prompt.
+    """
+    first = lines[0][1].strip()
+    if first[0] in "[{":
+        for text, kind in (("\n".join(line for _, line in lines), ".json"), (first, ".jsonl")):
+            with contextlib.suppress(ValueError):
+                parse_json(text)
+                return f"JSON ({kind})"
+    for sign, kind in ((",", ".csv"), ("\t", ".tsv")):
+        names = [name.strip('" ').casefold() for name in first.split(sign)]
+        if len(names) > 1 and {*names} & {*PROMPT_COLUMNS} and all(name.isidentifier() for name in names):
+            return f"a table ({kind})"
+    return None

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import operator
 import os
+import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol
 
 from rank_e.data.errors import BadSampleError, DataError
 from rank_e.data.tables import PROMPT_COLUMNS, find_column, read_table
-from rank_e.data.text_files import check_file, parse_json, read_text, unusable
+from rank_e.data.text_files import check_file, read_text, unusable
+from rank_e.io.json_text import parse_json
 
 IMAGE_COLUMNS = ("file_name", "filename", "image", "image_path", "file", "path")
 CAPTION_TABLES = ("metadata", "captions")
@@ -61,6 +63,8 @@ class FileSamples:
         if not Path(os.path.abspath(file)).is_relative_to(os.path.abspath(self.folder)):
             raise BadSampleError(self.name(index), f"lies outside {self.folder}, where nothing watches it")
         try:
+            if not stat.S_ISREG(file.stat().st_mode):  # reading a FIFO or a device need never end
+                raise BadSampleError(self.name(index), "is not a file")
             return file.read_bytes()
         except OSError as error:
             raise BadSampleError(self.name(index), f"cannot be read ({error.strerror})") from None

@@ -9,8 +9,9 @@ from typing import Any
 
 from rank_e.data.delimited import read_delimited
 from rank_e.data.errors import DataError
-from rank_e.data.text_files import check_file, parse_json, read_text, shown, text_lines, unusable
+from rank_e.data.text_files import check_file, read_text, shown, text_lines, unusable
 from rank_e.errors import listed
+from rank_e.io.json_text import parse_json
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 from rank_e.data.errors import DataError
 from rank_e.io.stand_ins import stand_in
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_CONFLICT = re.compile(r"^(?:<<<<<<<|>>>>>>>) ", re.MULTILINE)  # what `git merge` leaves in a file
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -37,6 +36,8 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} line {line}: is not UTF-8; save the file as UTF-8") from None
     if "\0" in _LINE_END.split(text, maxsplit=1)[0]:
         raise DataError(f"{path}: line 1 holds NUL; save the file as UTF-8")
+    if len(_CONFLICT.findall(text)) > 1:
+        raise DataError(f"{path}: holds an unresolved conflict of git (<<<<<<<, >>>>>>>); choose a side")
     return text
 
 
@@ -45,29 +46,14 @@ def text_lines(text: str) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(_LINE_END.split(text), 1) if line.strip()]
 
 
-def parse_json(text: str) -> Any:
-    """The value of a JSON text. ValueError also where an object names a key twice, or nests too deeply."""
-    try:
-        return json.loads(text, object_pairs_hook=_distinct)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {shown(twice)} stands there twice")
-    return found
-
-
 def unusable(text: str) -> str | None:
-    """Why a text cannot be a prompt or a caption: NUL, or half of a character; None where it can."""
+    """Why a text cannot be a prompt or a caption: NUL, half of a character, nothing to see; None where it can."""
     if "\0" in text:
         return "holds NUL"
     if _SURROGATE.search(text) is not None:
         return "holds half a character (a lone surrogate)"
+    if text and not any(sign.isprintable() and not sign.isspace() for sign in text):
+        return f"holds nothing that can be seen ({shown(text)})"
     return None
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from rank_e.data.errors import BadSampleError, DataError
 from rank_e.data.samples import Samples, clean_caption, printable
 from rank_e.data.tables import PROMPT_COLUMNS, find_column
-from rank_e.data.text_files import check_file, parse_json
+from rank_e.data.text_files import check_file
+from rank_e.io.json_text import parse_json
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+KINDS = (*IMAGE_SUFFIXES, "txt", "json")
 _SAMPLE_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")  # webdataset's: the key ends at the name's first dot
 _META = re.compile(r"__[^/]*__(?:$|/)")  # and these members are about the tar
 
@@ -48,7 +50,14 @@ class WebdatasetSamples:
                 while (member := tar.next()) is not None:
                     tar.members = []  # type: ignore[attr-defined]  # else it remembers every header
                     match = _SAMPLE_NAME.fullmatch(member.name)
-                    if not member.isreg() or match is None or _META.match(member.name):
+                    if match is None or _META.match(member.name):
+                        continue
+                    if (member.issym() or member.islnk()) and match[2].lower() in KINDS:
+                        fault = f"is a link to {printable(member.linkname)}"
+                        raise DataError(
+                            f"{path}: {printable(member.name)} {fault}; write the tar again with files alone"
+                        )
+                    if not member.isreg():
                         continue
                     if match[1] != key:
                         self._add(number, header, members)
@@ -63,9 +72,12 @@ class WebdatasetSamples:
                         raise DataError(f"{path}: {printable(member.name)} {fault}; write the tar again")
                     members[suffix] = (member.offset_data, member.size)
                 _check_end(path, tar.offset)
-        except (tarfile.TarError, OSError) as error:
+        except DataError:
+            raise
+        except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:  # of damaged headers too
             fix = "give a whole uncompressed .tar (download it again, or unpack its compression)"
-            raise DataError(f"{path}: cannot be read as a tar ({error}); {fix}") from None
+            words = printable(str(error)[:160]) or "a header claims more than memory holds"
+            raise DataError(f"{path}: cannot be read as a tar ({words}); {fix}") from None
         self._add(number, header, members)
 
     def _add(self, number: int, header: int, members: dict[str, tuple[int, int]]) -> None:

@@ -6,10 +6,10 @@ authors print the spread over ten tenths instead of an interval.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rank_e.evaluation.base import EvaluationError
+from rank_e.io.json_text import parse_json
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 
@@ -25,7 +25,7 @@ def read_benchmark(folder: str | Path, limit: int | None = None) -> list[tuple[s
         if not path.is_file():
             raise EvaluationError(f"{path} does not exist; HPDv2's folder `benchmark` holds it")
         try:
-            prompts = json.loads(path.read_text(encoding="utf-8"))
+            prompts = parse_json(path.read_text(encoding="utf-8"))
         except ValueError:
             raise EvaluationError(f"{path} is not JSON; get it again") from None
         if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from rank_e.errors import listed
 from rank_e.evaluation.base import EvaluationError
 from rank_e.io.checkpoints import check_finite, check_shapes, read_tensors, shapes_of
+from rank_e.io.json_text import parse_json
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 from rank_e.io.verified import WEIGHTS
 from rank_e.rewards.base import RewardError
@@ -99,7 +99,7 @@ def load_dinov2(folder: str | Path, device: torch.device) -> tuple[Features, str
     if path is None:
         raise EvaluationError(f"{folder} holds none of {', '.join(DINOV2_FILES)}; put the weights there")
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = parse_json((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError):
         raise EvaluationError(f"{folder / 'config.json'} is not a configuration; get it again") from None
     if kind != "dinov2":

@@ -7,7 +7,6 @@ values (`weights_only=True`: a pickle that wants anything else is refused by the
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
@@ -27,11 +26,14 @@ from torch import Tensor
 from rank_e.errors import RankEError, listed
 from rank_e.io.archives import is_archive
 from rank_e.io.files import plain, replacing
+from rank_e.io.json_text import parse_json
 from rank_e.io.stand_ins import stand_in
 from rank_e.io.verified import WEIGHTS
 
 STATE_KEYS = ("model", "module", "state_dict")  # of plain scripts, DeepSpeed, Lightning
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+DTYPES += (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)  # counters and masks
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -46,7 +48,11 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     memory, not copied: do not write to the tensors. CheckpointError (one line, naming the file and the fix) for
     a missing, truncated, damaged or empty file, a pickle with more than tensors, and a format that is not known.
     """
-    path = Path(path)
+    return _unwrapped(_read(Path(path)))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """`read_tensors` with the names as they stand in the file."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist or is not a file; give the checkpoint file's path")
     check_whole(path)
@@ -61,7 +67,24 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: a checkpoint ends in {known}; give such a file")
     if not state:
         raise CheckpointError(f"{path} holds no tensors; download it again")
-    return _unwrapped({name: tensor.detach() for name, tensor in state.items()})
+    _check_plain(state, path)
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _check_plain(state: Mapping[Any, Tensor], path: Path) -> None:
+    """CheckpointError unless names are text, and tensors are numbers in memory that a model can be made of."""
+    if unnamed := [name for name in state if not isinstance(name, str)]:
+        found = listed([str(name) for name in unnamed])
+        raise CheckpointError(f"{path} names tensors by {found}, which is no text; give a model's state dict")
+    odd = [
+        f"{name} ({str(tensor.dtype).removeprefix('torch.')}, {str(tensor.layout).removeprefix('torch.')}"
+        f" on {tensor.device})"
+        for name, tensor in state.items()
+        if tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.is_meta
+    ]
+    if odd:
+        fix = "save it again as plain tensors of float32, float16 or bfloat16"
+        raise CheckpointError(f"{path} holds tensors that no model is made of, {listed(odd)}; {fix}")
 
 
 def check_whole(path: Path) -> None:
@@ -113,18 +136,20 @@ def read_shards(index: Path) -> dict[Path, dict[str, Tensor]]:
     The index decides: what a shard holds besides is left, such as a second tensor of a name that stands in another.
     """
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         wanted: dict[str, list[str]] = {}
         for name, shard in places.items():
             wanted.setdefault(shard, []).append(name)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except ValueError as error:
+        raise CheckpointError(f"{index} has no `weight_map` ({_line(error)}); download it again") from None
+    except (KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{index} has no `weight_map`; download it again") from None
     for shard in wanted:
         if not isinstance(shard, str) or Path(shard).name != shard or shard.endswith(".json"):
             raise CheckpointError(f"{index}: shard {shard!r} is not a file beside the index; download it again")
     parts: dict[Path, dict[str, Tensor]] = {}
     for shard, names in sorted(wanted.items()):
-        held = read_tensors(index.parent / shard)
+        held = _read(index.parent / shard)
         if missing := [name for name in names if name not in held]:
             raise CheckpointError(f"{index.parent / shard} lacks {listed(missing)}; download it again")
         chosen = set(names)

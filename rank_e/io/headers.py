@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rank_e.errors import RankEError
+from rank_e.io.json_text import parse_json
 
 LONGEST = 100_000_000  # bytes of a header, as the format allows
 WEIGHT_FILES = (
@@ -40,14 +40,21 @@ def read_header(path: str | Path) -> dict[str, Entry]:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(LONGEST, size - 8):
                 raise ValueError("no header")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
         entries = {name: value for name, value in header.items() if name != "__metadata__"}
-        end = max((value["data_offsets"][1] for value in entries.values()), default=0)
-        found = {name: Entry(value["dtype"], tuple(value["shape"])) for name, value in entries.items()}
+        end = max((int(value["data_offsets"][1]) for value in entries.values()), default=0)
+        found = {name: Entry(str(value["dtype"]), _shape(value["shape"])) for name, value in entries.items()}
     except OSError as error:
         raise RankEError(f"{path} cannot be read ({error.strerror}); put the file there") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise RankEError(f"{path} is truncated or not safetensors; get it again") from None
     if end != size - 8 - length:
         raise RankEError(f"{path} has {size} bytes, its header says {end + 8 + length}; get it again")
     return found
+
+
+def _shape(sizes: Any) -> tuple[int, ...]:
+    """A list of sizes from 0 on; ValueError for anything else."""
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError("no shape")
+    return tuple(sizes)

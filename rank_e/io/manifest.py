@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of
+from rank_e.io.json_text import parse_json
 from rank_e.io.verified import WEIGHTS
 
 BASE_FILE = "base.json"
@@ -65,7 +66,7 @@ def parse_manifest(folder: str | Path, expected: Format) -> dict[str, Any]:
     if not path.is_file():
         raise RankEError(f"backbone.base: {path} does not exist; {expected.fix}")
     try:
-        manifest: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        manifest: dict[str, Any] = dict(parse_json(path.read_text(encoding="utf-8")))
         found = manifest["format"]
     except (ValueError, KeyError, TypeError):
         raise RankEError(f"backbone.base: {path} is not a base's manifest; {expected.fix}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rank_e.io.json_text import parse_json
 from rank_e.io.torchvision_ops import import_open_clip
 from rank_e.rewards.base import RewardError
 from rank_e.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD
@@ -31,8 +31,8 @@ def model_config(model: str) -> dict[str, Any]:
         if not path.is_file():
             raise RewardError(f"model: {path} does not exist; give an open_clip model name or its JSON file")
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
+            config = parse_json(path.read_text(encoding="utf-8"))
+        except ValueError as error:
             raise RewardError(f"model: {path} is no JSON ({error}); give an open_clip model config") from error
     elif ":" in model:  # such as hf-hub:, which open_clip would fetch
         raise RewardError(f"model: {model} is a place to download from; name the model, such as ViT-H-14, and its file")

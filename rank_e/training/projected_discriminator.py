@@ -8,7 +8,6 @@ under no_grad, so that its projected discriminator teaches the decoder nothing).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from math import log2
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch.nn.utils.parametrize import ParametrizationList, cached
 from rank_e import seeds
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import check_finite, check_shapes, read_tensors, shapes_of
+from rank_e.io.json_text import parse_json
 from rank_e.io.resize import resize
 from rank_e.precision import GroupNorm, channels_last, float32_island
 
@@ -134,7 +134,7 @@ def load_dinov3(folder: Path) -> DinoFeatures:
             f"dinov3: {config} does not exist; give the folder of facebook/dinov3-vits16-pretrain-lvd1689m"
         )
     try:
-        settings = json.loads(config.read_text())
+        settings = parse_json(config.read_text())
         kind, layers = settings["model_type"], int(settings.get("num_hidden_layers", 12))
     except (ValueError, KeyError, TypeError) as error:
         raise RankEError(f"dinov3: {config} is not a transformers config ({error!r}); download it again") from error

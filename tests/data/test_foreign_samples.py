@@ -1,6 +1,8 @@
 """Images with captions as others pack them: each with its own caption, a bad sample that is counted, or one line."""
 
+import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -119,3 +121,59 @@ def test_an_image_of_more_pixels_than_are_asked_for_is_a_bad_sample(tmp_path: Pa
         SampleReader(samples, 8, max_pixels=319).read(0)
     with pytest.raises(DataError, match="1 of 1 samples cannot be used"):
         FileDataset(samples, 8, max_image_pixels=319).real_images(["a cat"], 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "header"),
+    [
+        (1, {"GNU.sparse.map": "0,z", "GNU.sparse.size": "10"}),
+        (1, {"GNU.sparse.size": "ten"}),
+        (2, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}),
+    ],
+)
+def test_damaged_headers_of_a_tar_are_one_line(tmp_path: Path, number: int, header: dict[str, str]) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for place, (name, data) in enumerate(members(range(2))):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.pax_headers = len(data), header if place == number else {}
+            tar.addfile(entry, io.BytesIO(data))
+    with pytest.raises(DataError, match=r"a\.tar: cannot be read as a tar \(.*\); give a whole") as caught:
+        open_webdataset(str(tmp_path / "a.tar"))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("size", [b"\x80" + b"\x7f" * 11, b"\xff" * 8 + (2**32 - 1024).to_bytes(4, "big")])
+def test_a_member_of_an_impossible_size_is_one_line(tmp_path: Path, size: bytes) -> None:
+    path = write_tar(tmp_path / "a.tar", members(range(2)), format=tarfile.GNU_FORMAT)
+    data = bytearray(path.read_bytes())
+    data[124:136] = size
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.tar: cannot be read as a tar"):
+        open_webdataset(str(path))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize("name", ["00000.txt", "00001.png"])
+def test_a_link_in_a_tar_is_never_passed_over_for_another_caption(tmp_path: Path, kind: bytes, name: str) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for member, data in members(range(2)):
+            entry = tarfile.TarInfo(member)
+            entry.size = len(data)
+            if member == name:
+                entry.type, entry.linkname, entry.size = kind, "00000.png", 0
+            tar.addfile(entry, io.BytesIO(data))
+    with pytest.raises(DataError, match=rf"a\.tar: {name} is a link to 00000\.png; write the tar again"):
+        open_webdataset(str(tmp_path / "a.tar"))
+
+
+def test_what_is_no_file_in_a_folder_is_a_bad_sample(tmp_path: Path) -> None:
+    """Nobody may write into a FIFO, and a device has no end."""
+    os.mkfifo(tmp_path / "0.png")
+    (tmp_path / "1.png").symlink_to("/dev/zero")
+    (tmp_path / "2.png").mkdir()
+    samples = FileSamples(tmp_path, [f"{n}.png" for n in range(3)], ["a"] * 3)
+    for index in range(3):
+        with pytest.raises(BadSampleError, match="is not a file"):
+            samples.image(index)

@@ -108,6 +108,34 @@ def test_a_field_may_be_as_long_as_it_is(tmp_path: Path, delimiter: str) -> None
         ("a.jsonl", b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', r"a\.jsonl: is a web page"),
         ("a.parquet", PAGE, r"a\.parquet: is a web page"),
         ("a.json", b"[" * 100_000, r"a\.json: is not JSON \(nested too deeply\)"),
+        ("a.txt", b"404: Not Found", r"a\.txt: holds nothing but '404: not found', which a server sent"),
+        ("a.csv", b"Entry not found\n", r"a\.csv: holds nothing but 'entry not found'"),
+        ("a.txt", b"<!-- login -->\n<p>hello\n", r"a\.txt: is a web page"),
+        ("a.txt", b"/annex/objects/SHA256E-s3--00.txt\n", r"a\.txt: is a pointer of git-annex or Xet"),
+        ("a.txt", b"# xet version 0\nfilesize = 12\n", r"a\.txt: is a pointer of git-annex or Xet"),
+        ("a.txt", b"<<<<<<< HEAD\na\n=======\nb\n>>>>>>> c\n", r"a\.txt: holds an unresolved conflict of git"),
+        # Another kind of file: its brackets and columns would be prompts.
+        ("a.txt", b'["a cat",\n "a dog"]\n', r"a\.txt: holds JSON \(\.json\), not a prompt on each line"),
+        ("a.txt", b'{"prompt": "a"}\n{"prompt": "b"}\n', r"a\.txt: holds JSON \(\.jsonl\)"),
+        ("a.txt", b"id,Prompt\n1,a cat\n", r"a\.txt: holds a table \(\.csv\)"),
+        ("a.txt", b"prompt\tstyle\na cat\tphoto\n", r"a\.txt: holds a table \(\.tsv\)"),
+        # Two fields a row under a header of one, which plain reading would take for one prompt with quotation marks.
+        ("a.csv", b'prompt\n"a cat","photo"\n', r"a\.csv line 2: .*line 2 holds a quoted field beside others"),
+        ("a.csv", b'prompt\na dog\n"a cat",photo\n', r"a\.csv line 3: .*line 3 holds a quoted field beside others"),
+        ("a.csv", b'prompt\na cat,"photo, nice"\n', r"a\.csv line 2: .*line 2 holds a quoted field beside others"),
+        # Files that were joined, and what nobody sees.
+        (
+            "a.txt",
+            b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n",
+            r"a\.txt: line 2 begins with a byte order mark",
+        ),
+        ("a.csv", b"prompt\na\nprompt\nb\n", r"a\.csv line 3: repeats the header"),
+        ("a.csv", b"\xef\xbb\xbfprompt,n\na,1\n\xef\xbb\xbfprompt,n\n", r"a\.csv line 3: repeats the header"),
+        ("a.txt", b"a cat\r\n\x1a", r"a\.txt: line 2 holds nothing that can be seen \('\\x1a'\)"),
+        ("a.csv", "prompt\na\n\u200b\n".encode(), r"a\.csv line 3: prompt holds nothing that can be seen"),
+        # A category that is no word.
+        ("a.json", b'[{"prompt": "a", "tag": NaN}]', r"a\.json item 0: tag is 'nan', not text"),
+        ("a.json", b'[{"prompt": "a", "tag": ["x"]}]', r"a\.json item 0: tag is .*, not text"),
     ],
 )
 def test_what_cannot_be_read_right_is_one_line_with_its_place(
@@ -202,3 +230,20 @@ def test_parquet_columns_that_are_no_texts_are_refused(tmp_path: Path) -> None:
         path = write_parquet(tmp_path / "a.parquet", {"prompt": values})
         with pytest.raises(DataError, match=rf"a\.parquet row 0: prompt is {message}, not text"):
             open_prompts(path)
+
+
+@pytest.mark.parametrize("line", ['"OPEN", a sign', 'it says, "no, thanks"', "[a cat]", "a cat,a dog", "{cat}"])
+def test_prose_with_quotation_marks_commas_and_brackets_stays_as_it_is(tmp_path: Path, line: str) -> None:
+    for name, head in (("a.txt", ""), ("a.csv", "prompt\n")):
+        (tmp_path / name).write_text(f"{head}a, b\n{line}\n")
+        assert prompts(tmp_path / name) == ["a, b", line]
+    (tmp_path / "b.txt").write_text(f"{line}\na, b\n")
+    assert prompts(tmp_path / "b.txt") == [line, "a, b"]
+
+
+def test_parquet_values_that_python_has_not_are_one_line(tmp_path: Path) -> None:
+    for kind in (pa.timestamp("us", tz="Nowhere/X"), pa.duration("s")):
+        table = pa.table({"prompt": ["a"], "category": pa.array([2**53 if kind == pa.duration("s") else 0], kind)})
+        parquet.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(DataError, match=r"a\.parquet: cannot be read as parquet"):
+            open_prompts(tmp_path / "a.parquet")

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch.serialization import set_crc32_options
 
+from rank_e.errors import RankEError
 from rank_e.io import archives, verified
 from rank_e.io.checkpoints import CheckpointError, check_shapes, origin_of, read_shards, read_tensors
+from rank_e.io.headers import read_header
 from rank_e.rewards.base import RewardError
 from rank_e.rewards.weights import read_weights
 
@@ -151,3 +153,58 @@ def test_errors_name_the_first_five_keys_and_count_the_others() -> None:
     ) as caught:
         check_shapes(found, {"x": (1,), "y": (1,), "z": (1,)}, "f.pt")
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({0: torch.ones(2)}, "names tensors by 0, which is no text"),
+        ({"model": {"a": torch.ones(2), ("b",): torch.ones(2)}}, r"names tensors by \('b',\), which is no text"),
+        ({"a": torch.ones(2).to_sparse()}, r"a \(float32, sparse_coo on cpu\)"),
+        ({"a": torch.ones(2, device="meta")}, r"a \(float32, strided on meta\)"),
+        ({"a": torch.ones(2, dtype=torch.complex64)}, r"a \(complex64, strided"),
+        ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, r"a \(float8_e4m3fn, strided"),
+        ({"a": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, r"a \(qint8, strided"),
+        ({"a\nb": 1, "c" * 9000: 2}, r"is no state dict \(a\\nb, c{200}\.\.\. not tensors\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_tensors_that_no_model_is_made_of_are_named(tmp_path: Path, state: dict, said: str) -> None:
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=rf"a\.pt .*{said}") as caught:
+        read_tensors(tmp_path / "a.pt")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 100_000,
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": []}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, "x"]}}',
+        b'{"a": {"dtype": "F32", "shape": ["x"], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": "ab", "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": {"dtype": "F32"}}',
+    ],
+)
+def test_a_header_that_is_damaged_is_one_line(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(RankEError, match=r"a\.safetensors is truncated or not safetensors"):
+        read_header(path)
+
+
+def test_an_index_is_read_by_its_own_names_and_names_each_once(tmp_path: Path) -> None:
+    """A wrapper's prefix may be all that one shard's names have, and not another's."""
+    index = tmp_path / "model.safetensors.index.json"
+    save_file({"module.a": torch.ones(1)}, tmp_path / "1.safetensors")
+    save_file({"module.b": torch.ones(2), "c": torch.ones(3)}, tmp_path / "2.safetensors")
+    places = {"module.a": "1.safetensors", "module.b": "2.safetensors"}
+    index.write_text(json.dumps({"weight_map": places}))
+    assert {name: len(tensor) for name, tensor in read_tensors(index).items()} == {"a": 1, "b": 2}
+    index.write_text(json.dumps({"weight_map": {**places, "c": "2.safetensors"}}))
+    assert {name: len(tensor) for name, tensor in read_tensors(index).items()} == {"module.a": 1, "module.b": 2, "c": 3}
+    index.write_text('{"weight_map": {"module.a": "1.safetensors", "module.a": "2.safetensors"}}')
+    with pytest.raises(CheckpointError, match=r"no `weight_map` \(key 'module\.a' stands there twice\)"):
+        read_tensors(index)

@@ -11,7 +11,6 @@ Every tensor keeps its dtype and its bits; `export_janus` puts them back under t
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +34,7 @@ from rank_e.io.checkpoints import (
     write_folder,
 )
 from rank_e.io.headers import WEIGHT_FILES
+from rank_e.io.json_text import parse_json
 from rank_e.io.manifest import read_manifest, write_manifest
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 
@@ -120,7 +120,7 @@ def read_config(folder: Path) -> JanusConfig:
 
     path = folder / "config.json"
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = parse_json(path.read_text(encoding="utf-8"))
         kind = settings["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path} is missing or damaged; download it again") from None
@@ -206,7 +206,7 @@ def special_tokens(folder: Path) -> dict[str, int]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:
         value = None
     if not isinstance(value, dict):

@@ -9,7 +9,6 @@ training, so name the detector beside the score.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch.nn import functional as F
 from rank_e.evaluation.geneval.rules import Detection
 from rank_e.evaluation.geneval.tasks import CLASS_NAMES, GenEvalError
 from rank_e.io.checkpoints import check_finite, check_whole
+from rank_e.io.json_text import parse_json
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 from rank_e.io.verified import WEIGHTS
 
@@ -180,7 +180,7 @@ def coco_labels(folder: Path) -> list[str]:
     """GenEval's names of a folder's classes, in the network's order. Raises GenEvalError if they are not COCO's 80."""
     file = folder / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise GenEvalError(
             f"{file}: not readable ({error}); give the folder of a transformers Mask2Former for COCO instances"

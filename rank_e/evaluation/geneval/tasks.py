@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rank_e.evaluation.base import EvaluationError
+from rank_e.io.json_text import parse_json
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
@@ -77,9 +78,10 @@ def read_tasks(path: Path) -> list[Task]:
 
 def _task(line: str, index: int, where: str) -> Task:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise GenEvalError(f"{where}: not JSON ({error.msg}); the file is cut off or of another kind") from error
+        row = parse_json(line)
+    except ValueError as error:
+        words = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise GenEvalError(f"{where}: not JSON ({words}); the file is cut off or of another kind") from error
     if not isinstance(row, dict) or not all(isinstance(row.get(k), str) and row[k] for k in ("tag", "prompt")):
         raise GenEvalError(f"{where}: tag and prompt must be text; give an object with tag, include and prompt")
     include = _requirements(row.get("include", []), f"{where}: include")
