@@ -20,6 +20,7 @@ from stages.report.figures import Line, line_chart
 from stages.report.images import makers_of, sheet
 from stages.report.metrics import Column
 from stages.runtime.stage import WORK
+from stages.runtime.usage import read_usage
 
 ABLATIONS = "claim-ablations-gpu"
 """The profile whose arms a claim names even where they were not run: null then, never guessed."""
@@ -71,8 +72,8 @@ def seconds(results: Results, project: Path) -> dict[str, float | None]:
         kinds = ("rollouts", "ranking", "policy", "decoder")
         cells = [f"{kind}-{arm}-s{s}-r{r}" for kind in kinds for s in results.seeds for r in results.rounds]
         files = [project / WORK / "usage" / f"{cell}.json" for cell in cells]
-        whole = all(file.is_file() for file in files)
-        total = sum(_alone(json.loads(file.read_text())) for file in files) if whole else None
+        usages = [usage for file in files if (usage := read_usage(file, "seconds")) is not None]
+        total = sum(map(_alone, usages)) if len(usages) == len(files) else None
         found[arm] = None if total is None else round(total / len(results.seeds), 1)
     return found
 

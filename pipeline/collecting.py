@@ -7,11 +7,11 @@ call that is killed is finished by the next one: the list says what must not be 
 """
 
 import argparse
-import contextlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
@@ -34,7 +34,8 @@ from pipeline.retention import (
 )
 from rank_e.config import Params, load
 from rank_e.io.files import replacing
-from stages.runtime.manifests import REMOVED
+from stages.runtime.artifacts import REPAIR, ArtifactError
+from stages.runtime.manifests import REMOVED, read_removed
 from stages.runtime.room import gigabytes
 
 
@@ -125,9 +126,14 @@ def contents(repo: Repo) -> Content:
 
 def _tree(repo: Repo, oid: str) -> list[dict[str, str]]:
     """What a folder's object says; nothing where the cache has lost it."""
-    with contextlib.suppress(FileNotFoundError):
-        return list(json.loads(Path(repo.cache.local.oid_to_path(oid)).read_text(encoding="utf-8")))
-    return []
+    path = Path(repo.cache.local.oid_to_path(oid))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return [{"relpath": entry["relpath"], "md5": entry["md5"]} for entry in found]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError, KeyError):
+        raise ArtifactError(f"{path} is damaged in DVC's cache: {REPAIR}") from None
 
 
 def _bytes(path: Path) -> int:
@@ -139,11 +145,19 @@ def lost_objects(repo: Repo, content: Content, files: Sequence[File]) -> Lost:
     going = {(file.folder, file.name) for file in files}
     objects, trees = {file.md5 for file in files}, set[str]()
     for marker in _markers(repo).values():
-        said = json.loads(marker.read_text(encoding="utf-8"))
+        said = _removed(marker)
         objects |= set(said["files"].values())
         trees |= set(said["trees"])
     now = {out.hash_info.value for stage in repo.index.stages for out in stage.outs if out.hash_info}
     return Lost(frozenset(objects - set(referenced(content, going))), frozenset(trees - now))
+
+
+def _removed(marker: Path) -> dict[str, Any]:
+    """A list of removed files; ArtifactError where it is damaged: by what it says, files are removed."""
+    try:
+        return read_removed(marker)
+    except ValueError as error:
+        raise ArtifactError(f"{marker} is damaged ({error}): {REPAIR}") from None
 
 
 def _markers(repo: Repo) -> dict[str, Path]:
@@ -168,7 +182,7 @@ def _remove(repo: Repo, files: Sequence[File], stale: Collection[str]) -> None:
     outs = {out.def_path: out for stage in repo.index.stages for out in stage.outs}
     for folder in dict.fromkeys(file.folder for file in files):
         marker = Path(repo.root_dir, folder, REMOVED)
-        said = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {"files": {}, "trees": []}
+        said = _removed(marker) if marker.is_file() else {"files": {}, "trees": []}
         said["files"] |= {file.name: file.md5 for file in files if file.folder == folder}
         said["trees"] = list(dict.fromkeys([*said["trees"], outs[folder].hash_info.value]))
         marker.unlink(missing_ok=True)  # a link to DVC's object: its bytes stay
@@ -190,7 +204,7 @@ def _remove(repo: Repo, files: Sequence[File], stale: Collection[str]) -> None:
 def _forget_here(repo: Repo, lost: Lost) -> None:
     """Out of the cache: objects, the trees that had them, and the run-cache's entries for those."""
     for entry in sorted(Path(repo.stage_cache.cache_dir).glob("??/*/*")):
-        text = entry.read_text(encoding="utf-8")
+        text = entry.read_text(encoding="utf-8", errors="replace")
         if any(tree in text for tree in lost.trees):
             entry.unlink()
     for oid in (*lost.trees, *lost.objects):

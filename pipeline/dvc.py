@@ -1,8 +1,7 @@
 """DVC as a subprocess: several nodes of the graph in one call, each seen by name, none left running.
 
-A call of DVC costs about a second, so one process takes all nodes of a group; its output tells which one it is at. The
-process leads a process group of its own, which is ended when anything goes wrong here: a stage must never outlive the
-run that started it.
+A call of DVC costs about a second, so one process takes all nodes of a group; its output tells which one it is at. It
+leads a process group of its own, which is ended when anything goes wrong: a stage must never outlive its run.
 """
 
 import contextlib
@@ -27,6 +26,7 @@ from pipeline.between import BETWEEN
 from pipeline.graph import Node
 from rank_e.errors import RankEError
 from stages.runtime.process import REFUSED
+from stages.runtime.usage import read_usage
 
 HEAD = re.compile(r"^(Running stage|Stage) '([^']+)'(:| didn't change| is cached)")
 GRACE = 10.0
@@ -205,8 +205,8 @@ class Repro:
 
 def peak_memory(project: Path, node: Node) -> float | None:
     """The peak resident memory in MB that the node's process wrote down when it ended; None if it does not."""
-    path = project / ".rank-e" / "usage" / f"{node.label.replace(' ', '-')}.json"
-    return float(json.loads(path.read_text(encoding="utf-8"))["peak_rss_mb"]) if path.exists() else None
+    place = project / ".rank-e" / "usage" / f"{node.label.replace(' ', '-')}.json"
+    return float(usage["peak_rss_mb"]) if (usage := read_usage(place, "peak_rss_mb")) else None
 
 
 def end_group(process: subprocess.Popen) -> None:

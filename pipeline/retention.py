@@ -7,7 +7,6 @@ too, so that a change of evaluation needs no training. Manifests, logs, metrics,
 pages and lineage read those.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from rank_e.errors import RankEError
 from stages.runtime.artifacts import read_artifact
 from stages.runtime.room import gigabytes
 from stages.runtime.stage import WORK
+from stages.runtime.usage import read_usage
 
 Chain = tuple[str, int]
 """An arm and a seed."""
@@ -58,7 +58,7 @@ def read_keep(text: str) -> Keep:
     every, best = None, None
     for word in words:
         name, _, value = word.partition("=")
-        if name == "every" and value.isdecimal() and int(value) > 0:
+        if name == "every" and value.isdecimal() and len(value) < 10 and int(value) > 0:
             every = int(value)
         elif name == "best" and (value or "=" not in word):
             best = value or "reward"
@@ -200,7 +200,8 @@ def cost(project: Path, files: Sequence[File]) -> str:
 
 def _seconds(project: Path, name: str, arm: str, seed: int, number: int) -> float:
     path = project / WORK / "usage" / f"{name}-{arm}-s{seed}-r{number}.json"
-    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else 0.0
+    usage = read_usage(path, "seconds")
+    return 0.0 if usage is None else float(usage["seconds"])
 
 
 def described(kept: Mapping[Chain, Collection[int]], last: Mapping[Chain, int], files: Sequence[File]) -> list[str]:

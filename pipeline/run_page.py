@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -20,6 +20,7 @@ from pipeline.tracking.stamp import LINKS
 from stages.report.metrics import columns_of
 from stages.runtime.artifacts import read_artifact
 from stages.runtime.stage import ARGUMENTS, WORK, artifact_path
+from stages.runtime.usage import read_usage
 
 WORDS = {
     "code": "list of source files",
@@ -124,8 +125,8 @@ def recorded_seconds(project: Path) -> dict[Kind, float]:
     found: dict[Kind, tuple[float, float]] = {}
     for file in sorted((project / WORK / "usage").glob("*.json")):
         name, *rest = file.stem.split("-")
-        with suppress(ValueError, KeyError):
-            usage = json.loads(file.read_text(encoding="utf-8"))
+        usage = read_usage(file, "ended", "seconds")
+        if usage is not None:
             arm = rest[0] if "arm" in ARGUMENTS.get(name, ()) else None
             found[name, arm] = max(found.get((name, arm), (0.0, 0.0)), (usage["ended"], usage["seconds"]))
     return {kind: seconds for kind, (_, seconds) in found.items()}
@@ -170,7 +171,7 @@ def round_rows(project: Path, arm: str, seed: int, number: int) -> list[dict[str
 def links(project: Path) -> dict[str, str]:
     """The addresses of MLflow's runs, by what each is of; none where MLflow has no server."""
     try:
-        found: dict[str, str] = json.loads((project / LINKS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found = json.loads((project / LINKS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return {}
-    return found
+    return found if isinstance(found, dict) else {}

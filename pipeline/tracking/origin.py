@@ -12,6 +12,7 @@ from pipeline.tracking.lineage import Made
 from pipeline.tracking.points import plain_params
 from rank_e.config import ConfigError, Params
 from rank_e.config.profiles import load_profile
+from stages.runtime.usage import read_usage
 
 CLOSE = 60_000
 """ms between an artifact and the account of the stage that wrote it, at most."""
@@ -49,8 +50,7 @@ def _loaded(project: Path) -> dict[str, Params]:
 def usage_of(project: Path, made: Made) -> dict[str, Any]:
     """What the stage that wrote a round's artifact has cost; nothing where nobody knows, as of one from a cache."""
     path = project / ".rank-e" / "usage" / f"{'-'.join([made.path.name, *made.path.parts[1:-1]])}.json"
-    try:
-        usage: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    usage = read_usage(path)
+    if usage is None or not isinstance(usage.get("ended", 0), int | float):
         return {}
     return usage if 0 <= 1000 * usage.get("ended", 0) - made.written < CLOSE else {}

@@ -4,15 +4,14 @@ Such a record is of the last time that the stage ran here: a stage that was kill
 artifact came from a cache or from another machine may have none; nor has one whose record was cut off by a kill.
 """
 
-import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rank_e.config import Params
 from stages.report.tables import data_table, escape, keyed, plain
 from stages.runtime.stage import ARGUMENTS, WORK, Stage
+from stages.runtime.usage import read_usage
 
 SHARED = "shared"
 """The column of stages that no arm has to itself."""
@@ -48,8 +47,8 @@ def costs(params: Params, project: Path) -> tuple[list[Cost], int]:
     found, count = [], 0
     for stage in cells(params):
         count += 1
-        with suppress(FileNotFoundError, ValueError):
-            usage = json.loads((project / WORK / "usage" / f"{stage.key}.json").read_text(encoding="utf-8"))
+        usage = read_usage(project / WORK / "usage" / f"{stage.key}.json", "seconds")
+        if usage is not None:
             found.append(Cost(stage.name, stage.arm or SHARED, usage["seconds"], "peak_gpu_mb" in usage))
     return found, count
 

@@ -118,7 +118,7 @@ def read_artifact(path: str | Path, kind: str, *, lineage: bool = True) -> Artif
     try:
         artifact = Artifact(path, manifest)
     except ValueError:
-        raise ArtifactError(f"{path / REMOVED} is not JSON: {REPAIR}") from None
+        raise ArtifactError(f"{path / REMOVED} is damaged: {REPAIR}") from None
     for name, entry in manifest["files"].items():
         if name in artifact.removed:
             continue

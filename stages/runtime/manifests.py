@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rank_e.io.json_text import parse_json
+
 PLACES = (
     r"(?P<arm>[^/]+)/s(?P<seed>\d+)/r(?P<round>\d+)/[^/]+",
     r"prompts/s(?P<seed>\d+)/r(?P<round>\d+)",
@@ -14,6 +16,7 @@ PLACES = (
 )
 """Where artifacts of a cell lie below the folder artifacts; the others are of the whole run."""
 
+_NAME, _HASH = re.compile(r"\w+\.safetensors"), re.compile(r"[0-9a-f]{32}(?:\.dir)?")
 REMOVED = "removed.json"
 """What `rank-e gc` has removed from the artifact that it lies in: `files`, {name: md5 of DVC}, and `trees`, the hashes
 that DVC knew the artifact by before.
@@ -35,11 +38,24 @@ def project_of(path: Path) -> Path:
 
 
 def removed_from(path: Path) -> set[str]:
-    """The files that were removed from an artifact and are not there; ValueError if its list is no JSON."""
+    """The files that were removed from an artifact and are not there; ValueError if its list is damaged."""
     marker = path / REMOVED
     if not marker.is_file():
         return set()
-    return {name for name in json.loads(marker.read_text(encoding="utf-8"))["files"] if not (path / name).exists()}
+    return {name for name in read_removed(marker)["files"] if not (path / name).exists()}
+
+
+def read_removed(marker: Path) -> dict[str, Any]:
+    """The list `REMOVED`; ValueError where it is not one: names that lead elsewhere, and what is no hash, among it."""
+    said = parse_json(marker.read_text(encoding="utf-8"))
+    if not isinstance(said, dict) or said.keys() != {"files", "trees"}:
+        raise ValueError("no list of removed files")
+    files, trees = said["files"], said["trees"]
+    if not isinstance(files, dict) or not isinstance(trees, list) or not all(map(_NAME.fullmatch, files)):
+        raise ValueError("no list of removed files")
+    if not all(isinstance(oid, str) and _HASH.fullmatch(oid) for oid in (*files.values(), *trees)):
+        raise ValueError("no hashes")
+    return said
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -188,8 +188,8 @@ class Recorded:
     def _edited_code(self) -> list[str]:
         """The source files that are not those which the stage `code` has listed for this one."""
         try:
-            listed = json.loads(self.code.read_text(encoding="utf-8")) if self.code.is_file() else {}
-        except ValueError:
+            listed = dict(json.loads(self.code.read_text(encoding="utf-8"))) if self.code.is_file() else {}
+        except (ValueError, TypeError):
             raise ChangedError(f"{self.code} is damaged: run `rank-e repair`, then `dvc repro`") from None
         return [path for path, sha256 in listed.items() if not Path(path).is_file() or sha256_of(path) != sha256]
 

@@ -216,8 +216,8 @@ class Stage:
         As the stage `code` wrote it down, if those are the files' hashes; otherwise listed anew.
         """
         written = self.path("code") / f"{self.name}.json"
-        with suppress(FileNotFoundError, ValueError):  # not there yet, or damaged
-            listed: dict[str, str] = json.loads(written.read_text(encoding="utf-8"))
+        with suppress(FileNotFoundError, TypeError, ValueError):  # not there yet, or damaged
+            listed: dict[str, str] = dict(json.loads(written.read_text(encoding="utf-8")))
             if all(Path(path).is_file() and sha256_of(path) == sha256 for path, sha256 in listed.items()):
                 return listed
         from stages.runtime.code_list import code_list, sources_of

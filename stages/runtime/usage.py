@@ -1,6 +1,7 @@
 """What a stage cost: seconds, memory, and when."""
 
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rank_e.io.files import replacing
+from rank_e.io.json_text import parse_json
 from stages.runtime.phases import PHASES
 
 
@@ -28,8 +31,28 @@ def record_usage(path: Path, began: float, shared: Mapping[str, Any]) -> None:
         usage["revision"] = commit
     if shared:
         usage["shared"] = dict(shared)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(usage))
+    with replacing(path) as file:
+        file.write_text(json.dumps(usage), encoding="utf-8")
+
+
+def read_usage(path: Path, *keys: str) -> dict[str, Any] | None:
+    """What `record_usage` wrote; None where nothing is, or where one of these `keys` is no finite number from 0 on.
+
+    Costs are told beside the results and decide none: a damaged record is as one that is not there.
+    """
+    try:
+        usage = parse_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(usage, dict) or not all(_cost(usage.get(key)) for key in keys):
+        return None
+    shared = usage.get("shared")
+    whole = shared is None or (isinstance(shared, dict) and _cost(shared.get("seconds")))
+    return usage if whole else None
+
+
+def _cost(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def revision() -> str:

@@ -24,6 +24,7 @@ from rank_e.config import Params
 from rank_e.config.profiles import load_profile
 from rank_e.errors import RankEError
 from stages.runtime.artifacts import ArtifactWriter
+from stages.runtime.manifests import REMOVED, read_removed, removed_from
 
 ROOT = Path(__file__).parents[2]
 ARMS = ("frozen", "coevolved")
@@ -152,3 +153,34 @@ def test_a_removed_state_costs_the_rounds_from_the_kept_one_on(tmp_path: Path) -
     ) and "70 s" in cost(tmp_path, files)
     assert "needs training" in cost(tmp_path, [file for file in given if file.node.name == "rollouts"])
     assert spans([1, 2, 3, 5, 7, 8]) == "1-3, 5, 7-8"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "", "[]", "{}", "null", '{"files": {}, "trees": {}}', '{"files": [], "trees": []}',
+        '{"files": {"../../x.safetensors": "' + "0" * 32 + '"}, "trees": []}',
+        '{"files": {"ema.safetensors": "../../x"}, "trees": []}', '{"files": {}, "trees": ["aa/../x"]}',
+    ],
+)  # fmt: skip
+def test_a_list_of_removed_files_that_is_damaged_names_none(tmp_path: Path, said: str) -> None:
+    """What it names is removed: from the artifact, DVC's cache and a remote."""
+    (tmp_path / REMOVED).write_text(said)
+    with pytest.raises(ValueError, match=r"\w"):
+        read_removed(tmp_path / REMOVED)
+    whole = {"files": {"ema.safetensors": "0" * 32}, "trees": ["1" * 32 + ".dir"]}
+    (tmp_path / REMOVED).write_text(json.dumps(whole))
+    assert read_removed(tmp_path / REMOVED) == whole and removed_from(tmp_path) == {"ema.safetensors"}
+
+
+def test_a_number_of_rounds_that_python_cannot_read_is_refused() -> None:
+    with pytest.raises(RankEError, match="is none of last, best"):
+        read_keep("last,every=" + "9" * 5000)
+
+
+def test_a_damaged_record_of_seconds_costs_nothing(tmp_path: Path) -> None:
+    given: Any = [File("ema", each, each.outs[0], "ema", 1, "x") for each in NODES if each.chain == ("frozen", 0)]
+    path = tmp_path / ".rank-e/usage/policy-frozen-s0-r1.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"secon')
+    assert "0 s" in cost(tmp_path, given)
