@@ -61,6 +61,8 @@ def words(error: BaseException) -> str | None:
     if any(sign in text for sign in FULL):
         what, fix = FIXES[errno.ENOSPC]
         return f"{Path.cwd()}: {what}, {_free(error)} are free ({_cut(text)}); {fix}"
+    if any((kind.__module__, kind.__name__) == ("dvc.exceptions", "DvcException") for kind in type(error).__mro__):
+        return f"{Path.cwd()}: DVC says: {_cut(text)}; correct the file, or take it back from git, {AGAIN}"
     return None
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
 
 from rank_e.errors import RankEError
 from stages.runtime.failures import one_line, words
@@ -88,3 +90,16 @@ def test_an_encoding_that_lacks_signs_gets_escapes() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout == "5 \\u2212 3\n"
     assert done.stderr == "x: b\\udcff: does not exist; put it there, or correct the path\n"
+
+
+@pytest.mark.parametrize("name", ["dvc.lock", "dvc.yaml"])
+@pytest.mark.parametrize("content", [b"<<<<<<< HEAD\nschema: '2.0'\n", b"[1]\n", b"\xff\0"])
+def test_a_file_of_dvc_that_is_damaged_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    """As a conflict of git leaves it, or half a write."""
+    Repo.init(str(tmp_path), no_scm=True)
+    (tmp_path / "dvc.yaml").write_text("stages:\n  a:\n    cmd: 'true'\n    outs: [a]\n")
+    (tmp_path / name).write_bytes(content)
+    with Repo(str(tmp_path)) as repo, pytest.raises(DvcException) as error:
+        any(stage.status() for stage in repo.index.stages)
+    line = words(error.value) or ""
+    assert name in line and "DVC says: " in line and "take it back from git" in line and "\n" not in line
