@@ -32,8 +32,18 @@ from rank_e.io.verified import WEIGHTS
 
 STATE_KEYS = ("model", "module", "state_dict")  # of plain scripts, DeepSpeed, Lightning
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-DTYPES += (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)  # counters and masks
+DTYPES: tuple[torch.dtype, ...] = (
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+)  # counters and masks
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
 

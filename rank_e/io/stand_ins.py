@@ -18,8 +18,16 @@ _PAGES = (
     b"<script",
     b"<error>",
 )
-_REFUSALS = (b"404: not found", b"not found", b"entry not found", b"repository not found", b"access denied")
-_REFUSALS += (b"invalid username or password.", b"invalid credentials in authorization header", b"forbidden")
+_REFUSALS: tuple[bytes, ...] = (
+    b"404: not found",
+    b"not found",
+    b"entry not found",
+    b"repository not found",
+    b"access denied",
+    b"invalid username or password.",
+    b"invalid credentials in authorization header",
+    b"forbidden",
+)
 """All that GitHub, Hugging Face and others send, as a file's whole contents, where they have or give no file."""
 
 
