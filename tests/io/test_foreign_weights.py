@@ -164,11 +164,10 @@ def test_errors_name_the_first_five_keys_and_count_the_others() -> None:
         ({"a": torch.ones(2, device="meta")}, r"a \(float32, strided on meta\)"),
         ({"a": torch.ones(2, dtype=torch.complex64)}, r"a \(complex64, strided"),
         ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, r"a \(float8_e4m3fn, strided"),
-        ({"a": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, r"a \(qint8, strided"),
         ({"a\nb": 1, "c" * 9000: 2}, r"is no state dict \(a\\nb, c{200}\.\.\. not tensors\)"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_tensors_that_no_model_is_made_of_are_named(tmp_path: Path, state: dict, said: str) -> None:
     torch.save(state, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=rf"a\.pt .*{said}") as caught:
