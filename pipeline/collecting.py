@@ -107,7 +107,10 @@ def stale_stages(repo: Repo) -> set[str]:
 
 
 def contents(repo: Repo) -> Content:
-    """Every file of every output that dvc.lock has: hash and bytes."""
+    """Every file of every output that dvc.lock has: hash and bytes.
+
+    ArtifactError where a folder's list of files is not here: what others share with it could not be told.
+    """
     found: dict[str, dict[str, tuple[str, int]]] = {}
     for stage in repo.index.stages:
         for out in stage.outs:
@@ -117,21 +120,22 @@ def contents(repo: Repo) -> Content:
             if not out.hash_info.isdir:
                 found[out.def_path] = {"": (value, out.meta.size or 0)}
                 continue
-            folder = Path(out.fs_path)
+            folder, entries = Path(out.fs_path), _tree(repo, value, out.def_path)
             found[out.def_path] = {
-                entry["relpath"]: (entry["md5"], _bytes(folder / entry["relpath"])) for entry in _tree(repo, value)
+                entry["relpath"]: (entry["md5"], _bytes(folder / entry["relpath"])) for entry in entries
             }
     return found
 
 
-def _tree(repo: Repo, oid: str) -> list[dict[str, str]]:
-    """What a folder's object says; nothing where the cache has lost it."""
+def _tree(repo: Repo, oid: str, place: str) -> list[dict[str, str]]:
+    """What a folder's object says."""
     path = Path(repo.cache.local.oid_to_path(oid))
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return [{"relpath": entry["relpath"], "md5": entry["md5"]} for entry in found]
     except FileNotFoundError:
-        return []
+        fix = "`dvc fetch` brings it, or `rank-e run` makes it again"
+        raise ArtifactError(f"{place}: DVC's cache has no list of its files; {fix}") from None
     except (ValueError, TypeError, KeyError):
         raise ArtifactError(f"{path} is damaged in DVC's cache: {REPAIR}") from None
 

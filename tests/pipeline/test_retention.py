@@ -153,3 +153,16 @@ def test_a_remote_that_is_not_there_is_one_line(project: Path, monkeypatch: pyte
     monkeypatch.chdir(project)
     with pytest.raises(RankEError, match=r"^remote nowhere: .*nowhere.*; what is done is kept here; [^\n]*$"):
         list(collect(project, load(), Keep(), DROPPED, "nowhere", really=True))
+
+
+def test_nothing_goes_where_it_is_not_known_what_others_share(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Path(shutil.copytree(made, tmp_path / "a", symlinks=True))
+    lists = sorted((project / ".dvc/cache/files/md5").glob("??/*.dir"))
+    lists[0].unlink()
+    with pytest.raises(
+        RankEError, match=r"^artifacts/[^\n]*: DVC's cache has no list of its files; `dvc fetch` [^\n]*$"
+    ):
+        gc(project, monkeypatch)
+    assert files(project) == files(made) and set(files(made).values()) <= objects(project / ".dvc/cache")
