@@ -73,7 +73,8 @@ def check(jobs: int, keep: Keep | None = None) -> list[str]:
         problems += room_problems(params, machine, (needed - held()) * copies(), memory(sizes, params), jobs)
     if problems or sizes is None:
         raise RankEError("\n".join(dict.fromkeys(problems)))
-    counts = f"{len(params.arms)} arms, {len(params.seeds)} seeds, {len(params.rounds)} rounds"
+    numbers = {"arm": len(params.arms), "seed": len(params.seeds), "round": len(params.rounds)}
+    counts = ", ".join(f"{number} {name}{'s' * (number > 1)}" for name, number in numbers.items())
     return [f"params.yaml: {counts}, {stages} stages", *summary(sizes, params, keep), *choices(params)]
 
 

@@ -61,7 +61,7 @@ def problems() -> list[str]:
 def test_a_good_folder_passes_and_says_what_it_takes(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["validate"])
     words = capsys.readouterr().out
-    assert "params.yaml: 2 arms, 1 seeds, 2 rounds" in words and "disk: " in words and "main memory" in words
+    assert "params.yaml: 2 arms, 1 seed, 2 rounds" in words and "disk: " in words and "main memory" in words
     assert not (project / "artifacts").exists()
 
 
