@@ -112,7 +112,10 @@ def _claim() -> list[str]:
         *(pair.replace("-", " - ") for pair in pairs),
     ]
     words = {True: "met", False: "not met", None: "not measured"}
-    bar = ", ".join(f"({letter}) {words[met]}" for letter, met in claim["bar"].items())
+    ablations = json.loads((ROOT / "docs/results/ablations.json").read_text(encoding="utf-8"))
+    answers = claim["bar"] | {"d": ablations["bar"]["d"]}  # which wants arms that the claim itself has not
+    bar = ", ".join(f"({letter}) {words[met]}" for letter, met in answers.items())
+    bar += f" ((d) of {len(ablations['seeds'])} seeds)"
     said = f"{claim['rounds']} rounds an arm, {claim['images']:,} images a judgement. The bar: {bar}."
     return [*table(head, iter(rows)), "", said]
 

@@ -33,9 +33,11 @@ def write_claim(params: Params, project: Path, folder: Path, name: str) -> str:
     """
     results = load_results(params, project)
     found = {**made_by(params), **numbers(results), "seconds": seconds(results, project)}
+    control = params.factorial.arms[0]
     for arm in load_profile(project / "profiles" / f"{ABLATIONS}.yaml").arms if name != "claim" else ():
         found["arms"].setdefault(arm, None)
-        found["paired"].setdefault(f"{arm}-{params.factorial.arms[0]}", None)
+        if arm != control:
+            found["paired"].setdefault(f"{arm}-{control}", None)
     write_json(found, folder / f"{name}.json")
     for figure, drawing in figures(results, found).items():
         with replacing(folder / f"{name}-{figure}.svg") as file:

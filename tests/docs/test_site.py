@@ -92,6 +92,7 @@ def test_links_of_the_pages_outside_the_site(name: str) -> None:
 def test_a_claim_of_one_seed_has_no_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "docs/results").mkdir(parents=True)
     shutil.copy(ROOT / "docs/index.md", tmp_path / "docs")
+    shutil.copy(ROOT / "docs/results/ablations.json", tmp_path / "docs/results")
     claim = json.loads((ROOT / "docs/results/claim.json").read_text())
     for metrics in claim["paired"].values():
         for entry in metrics.values():
