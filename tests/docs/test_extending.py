@@ -1,6 +1,8 @@
 """Every example of the documentation runs as it stands: one's own things, how to add more."""
 
 import re
+import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project that holds the guide's modules, and photos for its dataset."""
     for block in blocks(GUIDE, "python"):
         path = tmp_path / block.splitlines()[0].removeprefix("# ")
@@ -48,7 +50,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "dvc.yaml").write_text(text.replace("      - rank_e\n", "      - rank_e\n      - mine\n", 1))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]  # another test's `mine` is another module
 
 
 @pytest.fixture

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipeline import repair as module
+from pipeline.board import Board
 from pipeline.dvc import StageError
-from pipeline.flow import run_node
+from pipeline.flow import RUN, Run, run_node
+from pipeline.graph import Node
 from pipeline.repair import KNOWN, artifact_folders, cache_folder, distrust, repair
+from pipeline.run_page import Progress
 from rank_e.errors import RankEError
 from stages.runtime.artifacts import REPAIR
 from tests.helpers.project import ROOT, dvc
@@ -196,9 +199,10 @@ def test_a_stage_that_meets_damage_has_the_next_run_read_everything(
     monkeypatch.setattr("pipeline.flow.get_run_logger", lambda: logging.getLogger())
     repair(made, cache)
     repro = Failing()
+    RUN.set(Run(made, Board([], 1, lambda: False), Progress(made, [], 1), 0, set()))
     for repro.said, kept in (("out of memory", True), (f"artifacts/x is not what was written: {REPAIR}", False)):
         with pytest.raises(StageError):
-            run_node.fn(repro, None)
+            run_node.fn(repro, Node("policy", "policy", None, None, None, (), ()))
         assert (made / KNOWN).exists() is kept
 
 
