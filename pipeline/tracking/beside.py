@@ -9,8 +9,8 @@ from pathlib import Path
 
 TRACKING_LOG = Path(".rank-e") / "tracking.log"
 """What the copier beside a run has to say besides its lines: where it failed, its last line says why."""
-PATIENCE = 90.0
-"""Seconds that the end of a run waits for the last copy to MLflow."""
+PATIENCE = 300.0
+"""Seconds that the end of a run waits for the last copy to MLflow; where a server is away, that ends far sooner."""
 
 
 @contextmanager
