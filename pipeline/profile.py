@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from rank_e.config.profiles import load_profile, resolve
+from rank_e.io.files import replacing
 
 PROFILES = Path("profiles")
 
@@ -23,7 +24,8 @@ def write_profile(project: Path, name: str) -> Path:
     """Write the whole of a profile over params.yaml once it has proved valid; where the profile lies in the project."""
     path = PROFILES / f"{name}.yaml"
     load_profile(project / path)
-    (project / "params.yaml").write_text(resolve(project / path), encoding="utf-8")
+    with replacing(project / "params.yaml") as file:  # a kill leaves the former one or this one
+        file.write_text(resolve(project / path), encoding="utf-8")
     return path
 
 

@@ -31,7 +31,8 @@ CPU = torch.device("cpu")
 
 def put(path: Path, value: float) -> str:
     """Write a value into the last floating tensor of a file that has more than one number; the tensor's name."""
-    tensors: dict[str, Tensor] = load_file(path) if path.suffix == ".safetensors" else torch.load(path)
+    official = path.suffix != ".safetensors"
+    tensors: dict[str, Tensor] = torch.load(path, weights_only=True) if official else load_file(path)
     name = [key for key, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel() > 1][-1]
     tensors[name] = tensors[name].clone()
     tensors[name].view(-1)[-1] = value
