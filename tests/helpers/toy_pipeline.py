@@ -22,6 +22,8 @@ if pathlib.Path("refuse-" + name).exists():
     sys.exit(65)
 pathlib.Path(out).mkdir(parents=True)
 (pathlib.Path(out) / "f.txt").write_text(name)
+if name.startswith("policy"):
+    (pathlib.Path(out) / "optimizer.safetensors").write_text("optimizer of " + name)
 """
 PIPELINE = """
 stages:

@@ -27,6 +27,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from pipeline.profile import profile_names
+from tests.helpers.project import dvc
 from tests.pipeline.test_flow import environment
 
 ROOT = Path(__file__).parents[2]
@@ -140,3 +141,22 @@ def test_an_overlapping_run_waits_and_a_cancelled_one_ends_all_of_its_stages(
         artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[second]))
     )
     assert [(item.type, item.data) for item in artifacts] == [("progress", 100.0)]
+
+
+def test_a_served_run_frees_rounds_and_hands_over(client: SyncPrefectClient, project: Path, tmp_path: Path) -> None:
+    dvc(project, "remote", "add", "team", str(tmp_path / "team"), "--quiet")
+    run = begin(client, keep="last", remote="team", track=False)
+    until(lambda: state(client, run) in ("Completed", "Failed", "Crashed"))
+    assert state(client, run) == "Completed" and set(states(client, run).values()) == {"Completed"}
+    for arm in ("frozen", "coevolved"):
+        first, last = (project / f"out/{arm}/s0/r{number}" for number in (1, 2))
+        assert (first / "f.txt").is_file() and not (first / "optimizer.safetensors").exists()
+        assert (last / "optimizer.safetensors").read_text() == f"optimizer of policy-{arm}-2"
+    shared = {path.read_bytes() for path in (tmp_path / "team").rglob("*") if path.is_file()}
+    assert {b"report", b"policy-frozen-1", b"optimizer of policy-frozen-2"} <= shared
+    assert b"optimizer of policy-frozen-1" not in shared
+
+    lost = begin(client, remote="elsewhere", track=False)
+    until(lambda: state(client, lost) in ("Completed", "Failed", "Crashed"))
+    found = client.read_flow_run(lost).state
+    assert found is not None and found.name == "Failed" and "remote elsewhere: " in (found.message or "")
