@@ -18,7 +18,7 @@ from dvc.repo import Repo, lock_repo
 
 from pipeline.graph import load_graph
 from pipeline.lock import owning
-from pipeline.remote import Remote, remote_of
+from pipeline.remote import Remote, RemoteError, remote_of
 from pipeline.retention import (
     Content,
     File,
@@ -65,11 +65,19 @@ def collect(
     nodes = load_graph(project)
     with Repo(str(project), _wait_for_lock=True) as repo:
         store = remote_of(repo, remote)
+        if store is not None and not store.found:
+            if remote is not None:
+                fix = "mount it, or see `dvc remote list`"
+                raise RemoteError(f"remote {store.name}: nothing is at {store.place}: {fix}")
+            yield f"remote {store.name}: nothing is at {store.place}, nothing there is freed"
+            store = None
         stale = stale_stages(repo)
         content = contents(repo)
         kept = kept_rounds(params, keep, nodes, stale)
         files = files_to_drop(params, nodes, stale, kept, dropped, content)
-        yield from described(kept, rounds_done(nodes, stale), files)
+        markers = _markers(repo)
+        freed = {(n.chain, n.round) for n in nodes if n.chain and n.round is not None and n.address in markers}
+        yield from described(kept, rounds_done(nodes, stale), files, freed)
         lost = lost_objects(repo, content, files)
         there = _sizes(repo, store, lost, files)
         sizes = ", ".join(f"{gigabytes(size)} in {place}" for place, size in there.items())

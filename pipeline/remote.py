@@ -31,7 +31,18 @@ class Remote:
             self._odb = repo.cloud.get_remote_odb(name, "rank-e")
             self._fs = self._odb.fs
             legacy = repo.cloud.get_remote_odb(name, "rank-e", hash_name="md5-dos2unix")
-            self._runs = self._fs.join(legacy.path, "runs")
+            self._root, self._runs = legacy.path, self._fs.join(legacy.path, "runs")
+
+    @property
+    def place(self) -> str:
+        """Its address: a folder, or a URL."""
+        return str(self._fs.unstrip_protocol(self._root)).removeprefix("local://")
+
+    @property
+    def found(self) -> bool:
+        """Whether anything is at its address: a folder that is not mounted is not."""
+        with self.errors():
+            return bool(self._fs.exists(self._root))
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:

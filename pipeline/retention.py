@@ -204,12 +204,20 @@ def _seconds(project: Path, name: str, arm: str, seed: int, number: int) -> floa
     return 0.0 if usage is None else float(usage["seconds"])
 
 
-def described(kept: Mapping[Chain, Collection[int]], last: Mapping[Chain, int], files: Sequence[File]) -> list[str]:
-    """What stays and what goes, in lines."""
+def described(
+    kept: Mapping[Chain, Collection[int]],
+    last: Mapping[Chain, int],
+    files: Sequence[File],
+    freed: Collection[tuple[Chain, int]],
+) -> list[str]:
+    """What stays and what goes, in lines; freed: the rounds that lost files earlier."""
     lines = []
     for chain, rounds in kept.items():
-        whole = spans(sorted(number for number in rounds if number <= last[chain]))
-        lines.append(f"kept whole of {chain[0]} s{chain[1]}: rounds {whole}")
+        stay = sorted(number for number in rounds if number <= last[chain])
+        whole = spans([number for number in stay if (chain, number) not in freed])
+        parts = spans([number for number in stay if (chain, number) in freed])
+        line = f"kept whole of {chain[0]} s{chain[1]}: rounds {whole}"
+        lines.append(f"{line}; what is left of {parts}, freed before" if parts else line)
     for kind in dict.fromkeys(file.kind for file in files):
         chosen = [file for file in files if file.kind == kind]
         numbers = spans(sorted({file.node.round or 0 for file in chosen}))

@@ -87,6 +87,21 @@ def test_what_is_not_kept_goes_everywhere_and_nothing_else(made: Path, freed: tu
     assert freed[1][-1] == f"freed {size} in workspace and cache, {size} in remote store"
 
 
+def test_a_round_that_lost_files_is_not_said_to_be_whole(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = gc(project, monkeypatch, "last,every=1", really=False)
+    assert said[0] == "kept whole of coevolved s0: rounds 0, 3; what is left of 1-2, freed before"
+
+
+def test_a_remote_that_is_not_there_is_not_an_empty_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = project.parent / "unmounted"
+    dvc(project, "remote", "modify", "store", "url", str(store), "--quiet")
+    said = gc(project, monkeypatch, really=False)
+    assert said[0] == f"remote store: nothing is at {store}, nothing there is freed" and said[-1] == "nothing to free"
+    with pytest.raises(RankEError, match=rf"^remote store: nothing is at {store}: mount it"):
+        list(collect(project, load(), read_keep("last"), DROPPED, "store", really=True))
+    assert not store.exists()
+
+
 def test_nothing_is_left_to_do_and_the_next_round_has_the_same_bytes(
     made: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
