@@ -30,16 +30,18 @@ def test_each_image_is_seen_alone() -> None:
         torch.testing.assert_close(discriminator()(images)[:1], discriminator()(images[:1]))
 
 
-def test_a_logit_sees_a_patch_only_and_passes_a_gradient_to_it() -> None:
-    net = PatchGAN(channels=8, layers=1).initialise(generator(0))
+@pytest.mark.parametrize(("layers", "side"), [(1, 16), (2, 34), (3, 70), (4, 142)])
+def test_a_logit_sees_a_patch_only_and_passes_a_gradient_to_it(layers: int, side: int) -> None:
+    net = PatchGAN(channels=8, layers=layers).initialise(generator(0))
     for module in net.layers:
         if isinstance(module, torch.nn.GroupNorm):  # normalisation mixes places; without it the patch is exact
             module.register_forward_hook(lambda _, inputs, __: inputs[0])
-    image = torch.rand(1, 3, 48, 48, generator=generator(0), requires_grad=True)
-    net(image)[0, 0, 10, 10].backward()
+    image = torch.rand(1, 3, 256, 256, generator=generator(0), requires_grad=True)
+    logits = net(image)[0, 0]
+    logits[len(logits) // 2, len(logits) // 2].backward()
     assert image.grad is not None
     seen = image.grad[0].abs().sum(0).nonzero()
-    assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [16, 16]
+    assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [side, side]
 
 
 def test_it_learns_to_tell_two_textures_apart() -> None:
