@@ -89,8 +89,9 @@ def one_line(name: str) -> Iterator[None]:
     """The block is a whole program: its exit status is 1 after an error that its user can meet, said by `name`.
 
     130 after Ctrl-C and a line that says so, 141 when nobody reads its output any more, as in `... | head`. Signs that
-    the terminal's encoding lacks are written as escapes.
+    the terminal's encoding lacks are written as escapes. A stream that was closed, as by `>&-`, says nothing.
     """
+    _open_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -98,8 +99,7 @@ def one_line(name: str) -> Iterator[None]:
         try:
             yield
         finally:  # here, where it can be said, not at Python's end
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except BrokenPipeError:
         _drop_output()
         sys.exit(128 + signal.SIGPIPE)
@@ -115,6 +115,22 @@ def one_line(name: str) -> Iterator[None]:
         except OSError:
             _drop_output()
         sys.exit("\n".join(f"{name}: {line}" for line in lines.splitlines()))
+
+
+def _open_closed() -> None:
+    """The null device where a standard stream was closed: the next file that is opened would get its number.
+
+    What processes that are started here print would then be written into that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number)
+            if null == number:
+                os.set_inheritable(number, True)  # dup2 leaves it as it is
+            else:
+                os.close(null)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _drop_output() -> None:

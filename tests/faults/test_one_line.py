@@ -76,6 +76,27 @@ def test_a_closed_pipe_is_silent() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize("fails", [False, True])
+def test_closed_streams_say_nothing_and_no_file_takes_their_place(
+    tmp_path: Path, closed: tuple[int, ...], fails: bool
+) -> None:
+    """As `>&-` in a shell closes them; what a child prints must not land in a file that was opened meanwhile."""
+    code = (
+        "import subprocess\nfrom rank_e.errors import RankEError\nfrom stages.runtime.failures import one_line\n"
+        f"with one_line('x'), open({str(tmp_path / 'file')!r}, 'w') as file:\n"
+        "    print('said', flush=True)\n    subprocess.run(['sh', '-c', 'echo child; echo child >&2'])\n"
+        f"    file.write('whole')\n    if {fails}: raise RankEError('a problem')"
+    )
+    closing = " ".join(f"{number}>&-" for number in closed)
+    shell = ["sh", "-c", f'exec "$0" -c "$1" {closing}', sys.executable, code]
+    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True)
+    assert (tmp_path / "file").read_text() == "whole"
+    assert done.returncode == int(fails)
+    assert done.stdout == ("" if 1 in closed else "said\nchild\n")
+    assert done.stderr == ("" if 2 in closed else "child\n" + "x: a problem\n" * fails)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_output_to_a_full_disk_is_said() -> None:
     with open("/dev/full", "w") as full:
