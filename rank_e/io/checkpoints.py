@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rank_e.errors import RankEError, listed
 from rank_e.io.archives import is_archive
-from rank_e.io.files import plain, replacing
+from rank_e.io.files import check_name, plain, replacing
 from rank_e.io.json_text import parse_json
 from rank_e.io.stand_ins import stand_in
 from rank_e.io.verified import WEIGHTS
@@ -270,8 +270,9 @@ def check_space(target: str | Path, needed: int) -> None:
 
 
 def check_absent(target: str | Path) -> None:
-    """CheckpointError when `target` exists already and is not an empty folder."""
+    """CheckpointError when `target` exists already and is not an empty folder; RankEError if its name is not UTF-8."""
     target = Path(target)
+    check_name(target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise CheckpointError(f"{target} exists already; remove it or name another folder")
 

@@ -10,8 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rank_e.errors import RankEError
+
 if TYPE_CHECKING:  # readers of tables and scalars start without torch
     from torch import Tensor
+
+
+def check_name(path: Path) -> None:
+    """RankEError where a path is not UTF-8: neither torch nor safetensors opens one."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise RankEError(f"{path}: its name is not UTF-8; rename it") from None
 
 
 def sha256_of(path: str | Path) -> str:

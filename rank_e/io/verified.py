@@ -9,6 +9,7 @@ import hashlib
 from pathlib import Path
 
 from rank_e.io.archives import Contents, contents_of
+from rank_e.io.files import check_name
 
 
 class Verified:
@@ -51,6 +52,7 @@ class Verified:
 
 def _state_of(path: Path) -> str:
     """A hash of a file's place, size, time and inode: as long as they stay, so do its contents."""
+    check_name(path)
     status = path.stat()
     state = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
     return hashlib.sha256(state.encode()).hexdigest()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rank_e.io.foreign import foreign_model
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 from rank_e.precision import channels_last, float32_island
 from rank_e.rewards.aesthetic import build_head
@@ -77,7 +78,7 @@ def build_networks(what: str, tensors: Mapping[str, Tensor]) -> Networks:
         layer_norm_eps=1e-12,
         is_decoder=True,  # transformers' way to ask for cross attention; the text still attends both ways
     )
-    with torch.device("meta"):
+    with foreign_model(what):
         vision_model = VisionTransformer(
             img_size=grid * patch,
             patch_size=patch,

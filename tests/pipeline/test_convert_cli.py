@@ -1,14 +1,16 @@
 """`rank-e convert`: official files in, a base folder out, one line about it; nothing is left after an error."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.cli import main
 from rank_e.backbones import janus, llamagen
 from rank_e.io.manifest import read_manifest
 from tests.helpers import tiny_janus
-from tests.helpers.llamagen_files import Official
+from tests.helpers.llamagen_files import Official, tiny_policy, tiny_tokenizer
 
 
 def test_llamagens_two_files_become_a_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,6 +37,7 @@ def test_a_janus_folder_becomes_a_base(tmp_path: Path, capsys: pytest.CaptureFix
         (["llamagen", "{dir}/t2i_tiny.pt", "{dir}/nothing.pt"], "nothing.pt"),
         (["llamagen", "{dir}/vq_ds2_t2i.pt", "{dir}/t2i_tiny.pt"], "vq_ds2_t2i.pt"),
         (["llamagen", "{dir}/t2i_tiny.pt", "{dir}/vq_ds2_t2i.pt", "--heads", "2", "--image-size", "0"], "image_size 0"),
+        (["llamagen", "{dir}/t2i_tiny.pt", "{dir}/vq_ds2_t2i.pt", "--heads", "2", "--image-size", "9998"], "to 8192; "),
         (["llamagen", "{dir}/t2i_tiny.pt", "{dir}/vq_ds2_t2i.pt", "--heads", "0"], "0 heads; give 1 or more"),
         (["janus", "{dir}"], "config.json does not exist; give a Hugging Face folder of Janus-Pro"),
     ],
@@ -46,6 +49,36 @@ def test_wrong_files_are_one_line_and_leave_nothing(tmp_path: Path, arguments: l
     text = str(error.value)
     assert text.startswith("rank-e: ") and message in text and "\n" not in text
     assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "shape", "message"),
+    [
+        ("t2i_tiny.pt", "layers.0.feed_forward.w1.weight", (0, 32), "is not a LlamaGen policy: no layers.0.feed_fo"),
+        ("t2i_tiny.pt", "tok_embeddings.weight", (64, 0), "is not a LlamaGen policy: no tok_embeddings.weight"),
+        ("t2i_tiny.pt", "freqs_cis", (136, 0, 2), "freqs_cis is not LlamaGen's 2D rotary table"),
+        ("t2i_tiny.pt", "freqs_cis", (), "freqs_cis is not LlamaGen's 2D rotary table"),
+        ("vq_ds2_t2i.pt", "encoder.conv_in.weight", (0, 3, 3, 3), "not a LlamaGen tokenizer: no encoder.conv_in.w"),
+        ("vq_ds2_t2i.pt", "encoder.conv_out.weight", (), "is not a LlamaGen tokenizer: no encoder.conv_out.weight"),
+        ("vq_ds2_t2i.pt", "quantize.embedding.weight", (64,), "LlamaGen tokenizer: no quantize.embedding.weight"),
+        ("vq_ds2_t2i.pt", "encoder.conv_blocks.1.res.0.conv1.weight", (), "vq_ds2_t2i.pt does not fit the model; "),
+    ],
+)
+def test_tensors_of_no_such_shape_are_one_line(
+    tmp_path: Path, file: str, name: str, shape: tuple[int, ...], message: str
+) -> None:
+    official = Official(tmp_path)
+    state = tiny_policy() if file == "t2i_tiny.pt" else tiny_tokenizer()
+    official.write(file, state | {name: torch.zeros(shape)})
+    official.refuses(message)
+
+
+def test_a_name_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    """Neither torch nor safetensors opens one."""
+    official = Official(tmp_path)
+    name = os.fsdecode(b"odd\xff")
+    official.refuses("odd.*: its name is not UTF-8; rename it", policy=official.policy.rename(tmp_path / f"{name}.pt"))
+    official.refuses("odd.*: its name is not UTF-8; rename it", to=tmp_path / name)
 
 
 @pytest.mark.parametrize(

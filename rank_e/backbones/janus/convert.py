@@ -16,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from rank_e.backbones.janus import FORMAT
@@ -33,6 +32,7 @@ from rank_e.io.checkpoints import (
     shapes_of,
     write_folder,
 )
+from rank_e.io.foreign import foreign_model
 from rank_e.io.headers import WEIGHT_FILES
 from rank_e.io.json_text import parse_json
 from rank_e.io.manifest import read_manifest, write_manifest
@@ -81,7 +81,7 @@ def convert_janus(checkpoint: str | Path, to: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{checkpoint}: {wrong}; download it again")
     files = read_weights(checkpoint)
     tensors = {name: tensor for part in files.values() for name, tensor in part.items()}
-    check_shapes(tensors, expected_shapes(config, TEXT_HEAD in tensors), checkpoint)
+    check_shapes(tensors, expected_shapes(config, TEXT_HEAD in tensors, checkpoint / "config.json"), checkpoint)
     check_finite(tensors, checkpoint)
     names = [[*part] for part in files.values()]
     with write_folder(to) as folder:
@@ -150,12 +150,15 @@ def read_config(folder: Path) -> JanusConfig:
     return config
 
 
-def expected_shapes(config: JanusConfig, text_head: bool) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight of the model; a tied text head may be left out of a checkpoint."""
+def expected_shapes(config: JanusConfig, text_head: bool, where: str | Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight of the model; a tied text head may be left out of a checkpoint.
+
+    CheckpointError naming `where` if no model has the sizes of `config`.
+    """
     declare_torchvision_ops()
     from transformers import JanusForConditionalGeneration
 
-    with torch.device("meta"):
+    with foreign_model(where):
         shapes = shapes_of(JanusForConditionalGeneration(config).state_dict())
     if config.tie_word_embeddings and not text_head:
         shapes.pop(TEXT_HEAD)

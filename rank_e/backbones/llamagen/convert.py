@@ -40,6 +40,7 @@ from rank_e.io.files import sha256_of
 from rank_e.io.manifest import read_manifest, write_manifest
 
 MULTIPLE = 256  # of the width of SwiGLU layers in every official size
+LARGEST = 8192  # side in pixels: the table of rotary positions grows with its square
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,15 @@ def policy_shape(tensors: Mapping[str, Tensor], where: str | Path, heads: int | 
     if "cls_embedding.embedding_table.weight" in tensors:
         raise CheckpointError(f"{where} is a class-conditional (c2i) policy; give a text-to-image (t2i) one")
     names = ("tok_embeddings.weight", "cls_embedding.uncond_embedding", "layers.0.feed_forward.w1.weight")
-    absent = [name for name in names if name not in tensors or tensors[name].ndim != 2]
-    if absent:
+    if absent := _absent(tensors, dict.fromkeys(names, 2)):
         raise CheckpointError(f"{where} is not a LlamaGen policy: no {', '.join(absent)}; give such as t2i_XL_*.pt")
     (vocab_size, dim), (rows, caption_dim), (hidden, _) = (tensors[name].shape for name in names)
     n_layer = _count(tensors, r"layers\.(\d+)\.")
     named = [name for name, size in LLAMAGEN.items() if (size["dim"], size["n_layer"]) == (dim, n_layer)]
     known = {LLAMAGEN[name]["n_head"] for name in named}
     if ROTARY in tensors:
+        if _absent(tensors, {ROTARY: 3}):
+            raise CheckpointError(f"{where}: {ROTARY} is not LlamaGen's 2D rotary table; give an official checkpoint")
         known.add(dim // (2 * tensors[ROTARY].shape[1]))
     if heads is not None:
         if heads < 1:
@@ -99,30 +101,39 @@ def policy_shape(tensors: Mapping[str, Tensor], where: str | Path, heads: int | 
 
 def tokenizer_config(tensors: Mapping[str, Tensor], where: str | Path, image_size: int) -> TokenizerConfig:
     """The config of a VQ model from its tensors; VQ-16 and VQ-8 are 5 and 4 levels. CheckpointError as above."""
-    names = (
-        "encoder.conv_in.weight",
-        "encoder.conv_out.weight",
-        "quantize.embedding.weight",
-        "encoder.conv_blocks.0.res.0.conv1.weight",
-    )
-    absent = [name for name in names if name not in tensors]
-    if absent:
+    names = {
+        "encoder.conv_in.weight": 4,
+        "encoder.conv_out.weight": 4,
+        "quantize.embedding.weight": 2,
+        "encoder.conv_blocks.0.res.0.conv1.weight": 4,
+    }
+    if absent := _absent(tensors, names):
         raise CheckpointError(
             f"{where} is not a LlamaGen tokenizer: no {', '.join(absent)}; give such as vq_ds16_t2i.pt"
         )
-    channels, z_channels = tensors[names[0]].shape[0], tensors[names[1]].shape[0]
-    codebook_size, codebook_dim = tensors[names[2]].shape
+    channels, z_channels = (tensors[f"encoder.conv_{end}.weight"].shape[0] for end in ("in", "out"))
+    codebook_size, codebook_dim = tensors["quantize.embedding.weight"].shape
     levels = [
         tensors.get(f"encoder.conv_blocks.{i}.res.0.conv1.weight")
         for i in range(_count(tensors, r"encoder\.conv_blocks\.(\d+)\."))
     ]
-    widths = [channels if level is None else level.shape[0] for level in levels]  # a missing one is named later
+    # What is missing or has no width is named later.
+    widths = [channels if level is None or not level.ndim else level.shape[0] for level in levels]
     blocks = _count(tensors, r"encoder\.conv_blocks\.0\.res\.(\d+)\.")
     multipliers = tuple(width // channels for width in widths)
     try:
         return TokenizerConfig(image_size, channels, multipliers, blocks, z_channels, codebook_size, codebook_dim)
     except RankEError as error:
         raise CheckpointError(f"{where}: {error}") from None
+
+
+def _absent(tensors: Mapping[str, Tensor], dimensions: Mapping[str, int]) -> list[str]:
+    """The names that have no tensor, or an empty one or one of another number of dimensions."""
+    return [
+        name
+        for name, count in dimensions.items()
+        if name not in tensors or tensors[name].ndim != count or not tensors[name].numel()
+    ]
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
@@ -140,8 +151,10 @@ def image_side(path: str | Path, tensors: Mapping[str, Tensor], downsampling: in
     if ROTARY in tensors:
         places = tensors[ROTARY].shape[0] - tensors["cls_embedding.uncond_embedding"].shape[0]
         said[f"{ROTARY} x {downsampling} (tokenizer)"] = isqrt(max(places, 0)) * downsampling
-    if given is not None and given < 1:
-        raise CheckpointError(f"{path}: image_size {given} is not a side in pixels; give 256 or 512")
+    if given is not None and not 1 <= given <= LARGEST:
+        raise CheckpointError(
+            f"{path}: image_size {given} is not a side in pixels from 1 to {LARGEST}; give 256 or 512"
+        )
     if not said:
         raise CheckpointError(
             f"{path}: its shapes do not tell the image's size; give image_size (stage 1: 256, 2: 512)"

@@ -22,6 +22,7 @@ from torch import Tensor
 from rank_e.backbones.llamagen import TEXT_TOKENIZER_FILES
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import CheckpointError, check_shapes, check_whole, read_tensors, shapes_of
+from rank_e.io.foreign import foreign_model
 from rank_e.io.headers import WEIGHT_FILES
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 
@@ -200,10 +201,13 @@ def t5_config(folder: str | Path) -> Any:
     if not path.is_file():
         raise RankEError(f"text encoder: {path} does not exist; give the folder of flan-t5-xl")
     check_whole(path)
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         config = _transformers().T5Config.from_json_file(path)
-    except (ValueError, TypeError) as error:
-        raise RankEError(f"text encoder: {path} is not a T5 config ({error}); download it again") from None
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        cause = " ".join(str(error).split())[:160]
+        raise RankEError(f"text encoder: {path} is not a T5 config ({cause}); download it again") from None
     if config.model_type != "t5":
         raise RankEError(f"text encoder: {path} is of model_type {config.model_type!r}, not 't5'; give flan-t5-xl")
     return config
@@ -228,7 +232,7 @@ def read_t5_encoder(folder: str | Path, config: Any) -> dict[str, Tensor]:
     if table is None:
         raise CheckpointError(f"{path} holds no shared.weight; give the weights of a T5")
     state |= dict.fromkeys(names, table)
-    with torch.device("meta"):
+    with foreign_model(Path(folder) / "config.json"):
         expected = shapes_of(_transformers().T5EncoderModel(config).state_dict())
     check_shapes(state, expected, path)
     return state

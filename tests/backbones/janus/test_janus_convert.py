@@ -185,6 +185,8 @@ BAD = [
         change("generation_head.proj_out.bias", {"model.generation_head.proj_out.bias": torch.full((32,), torch.nan)}),
         r"not finite in model\.generation_head\.proj_out\.bias",
     ),
+    (settings(text_config__head_dim=-1), r"config\.json: no model has such sizes .*negative dimension"),
+    (settings(text_config__pad_token_id=10**19), r"config\.json: no model has such sizes .*Padding_idx"),
     (settings(model_type="multi_modality"), "DeepSeek's own layout"),
     (settings(model_type="llama"), "model_type 'llama', not 'janus'"),
     (settings(vision_config__num_image_tokens=576), "num_image_tokens 576 does not fit the image size"),

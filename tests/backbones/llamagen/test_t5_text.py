@@ -133,6 +133,15 @@ def test_bad_folders_are_one_line_errors(folder: Path, tmp_path: Path) -> None:
     refused(place, "of model_type 'bert'")
     (place / "config.json").write_text("{")
     refused(place, "is not a T5 config")
+    place = broken("sizes")
+    sizes = json.loads((place / "config.json").read_text())
+    for changes, message in (
+        ({"d_ff": "x"}, "is not a T5 config .*'d_ff' expected int"),
+        ({"d_kv": -1}, r"config\.json: no model has such sizes .*negative dimension"),
+        ({"vocab_size": -1}, r"config\.json: no model has such sizes"),
+    ):
+        (place / "config.json").write_text(json.dumps(sizes | changes))
+        refused(place, message)
     place = broken("tokenizer")
     (place / "spiece.model").write_bytes(b"nonsense")
     refused(place, "no readable tokenizer")

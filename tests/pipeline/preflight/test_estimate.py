@@ -146,7 +146,7 @@ def test_published_sizes_of_janus_are_those_of_transformers_model() -> None:
         vision_config={"num_image_tokens": sizes.length},
         vq_config={"num_patches": 24},
     )
-    shapes = {name: prod(shape) for name, shape in janus.expected_shapes(config, True).items()}
+    shapes = {name: prod(shape) for name, shape in janus.expected_shapes(config, True, "janus").items()}
     frozen = shapes.pop(janus.MODEL + TEXT_EMBEDDING)
     parts = (janus.POLICY, janus.VQ, janus.DECODER)
     counted = [sum(n for name, n in shapes.items() if name.startswith(part)) for part in parts]
