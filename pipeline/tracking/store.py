@@ -4,6 +4,7 @@ import getpass
 import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ KEY, KIND, SHA, STATE = "rank_e.round_key", "rank_e.kind", "rank_e.sha256.", "ra
 PROJECT, BY, OTHER = "rank_e.project", "rank_e.superseded_by", "rank_e.other_params"
 CURRENT, SUPERSEDED = "current", "superseded"
 PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
+IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
 BATCH, PARAMS = 800, 100
 """Points, and parameters, of one call: MLflow takes 1000 of both and of tags together."""
 
@@ -40,6 +42,11 @@ def refusals(uri: str) -> Iterator[None]:
     """Turn what MLflow raises into one line that says where, and what helps."""
     try:
         yield
+    except ModuleNotFoundError as error:  # the driver of another database, which nothing else here needs
+        fix = f"install it into {sys.prefix}, or set MLFLOW_TRACKING_URI"
+        raise TrackingError(
+            f"MLflow at {server_of(uri) or urlsplit(uri).scheme}: no module {error.name}; {fix}"
+        ) from error
     except (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error) as error:
         text = str(error).strip() or type(error).__name__
         shown = server_of(uri) or uri  # without its password
@@ -66,6 +73,9 @@ class Store:
 
     def __init__(self, uri: str, project: Path) -> None:
         """Open or create the experiment; TrackingError or what MLflow raises if the store cannot be opened."""
+        if uri in IN_MEMORY:
+            fix = "set MLFLOW_TRACKING_URI to a file's, such as sqlite:///mlflow.db"
+            raise TrackingError(f"MLflow at {uri}: a store in memory keeps nothing; {fix}")
         self.project, self.uri, file = project, uri, file_of(uri)
         self.said = [] if file is None else make_whole(file)
         self.client = MlflowClient(uri)

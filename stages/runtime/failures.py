@@ -32,6 +32,7 @@ FIXES = {
     errno.ENOENT: ("does not exist", "put it there, or correct the path"),
     errno.ENOTDIR: ("a part of the path is no folder", "remove it, or correct the path"),
     errno.EISDIR: ("is a folder, not a file", "remove it, or correct the path"),
+    errno.EFBIG: ("the file is larger than is allowed here", f"raise `ulimit -f`, {AGAIN}"),
     errno.EIO: ("the device reports an error", "look at the disk"),
 }
 """What the system's errors are called here, and what helps."""
@@ -52,11 +53,16 @@ def words(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or starved:
         fewer = "lower batch_size and microbatch_size in params.yaml, or `rank-e run --jobs 1`"
         return f"out of memory: {_cut(text) or 'an allocation was refused'}{_place(error)}; {fewer}"
+    if isinstance(error, FileNotFoundError) and text.endswith("]") and "No usable temporary directory" in text:
+        folders = text[text.index("[") + 1 : -1]  # what Python raises when each of them is full, read-only or not there
+        return f"{_cut(folders)}: no temporary file can be written there; free some room, or set TMPDIR, {AGAIN}"
     if isinstance(error, OSError) and error.errno is not None:
         what, fix = FIXES.get(error.errno, (error.strerror or text, f"look there, {AGAIN}"))
         room = f", {_free(error)} are free" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         names = (name for name in (error.filename, error.filename2) if isinstance(name, str | bytes))
         named = " -> ".join(map(os.fsdecode, names))
+        if error.errno in (errno.EACCES, errno.EPERM) and named and not os.path.lexists(named):
+            fix = fix.replace("its", "its folder's", 1)  # there is nothing yet whose mode could be changed
         return f"{_cut(named) or str(Path.cwd())}: {what}{room}{'' if named else _place(error)}; {fix}"
     if any(sign in text for sign in FULL):
         what, fix = FIXES[errno.ENOSPC]

@@ -290,3 +290,16 @@ def test_a_store_elsewhere_keeps_whole_paths(
     for place in ("mlflow-artifacts:/1/a/artifacts", "s3://bucket/a", "file:///a", "/a"):
         store.log_file(SimpleNamespace(info=SimpleNamespace(run_id="a", artifact_uri=place)), folder / "params.yaml")
     assert asked == 4 * [("a", str(folder / "params.yaml"))]
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_store_that_would_keep_nothing_is_refused(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(TrackingError, match="a store in memory keeps nothing; set MLFLOW_TRACKING_URI to a file's"):
+        Store(uri, tmp_path)
+
+
+def test_a_database_without_its_driver_is_named_without_its_password() -> None:
+    with pytest.raises(TrackingError) as error, refusals("postgresql://me:secret@host/db"):
+        raise ModuleNotFoundError("No module named 'psycopg2'", name="psycopg2")
+    said = str(error.value)
+    assert said.startswith("MLflow at postgresql: no module psycopg2; install it into ") and "secret" not in said
