@@ -30,7 +30,7 @@ def system(number: int, *names: str) -> OSError:
         (system(errno.EACCES, "/locked/x"), ["/locked/x: permission denied; change its folder's mode or owner"]),
         (system(errno.EACCES, "/etc/passwd"), ["/etc/passwd: permission denied; change its mode or owner"]),
         (system(errno.EFBIG, "x"), ["x: the file is larger than is allowed here; raise `ulimit -f`"]),
-        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/a']"), ["'/tmp', '/a': no te"]),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/a']"), ["'/a': no te"]),
         (system(errno.ENAMETOOLONG, "x" * 300), ["xxx...: the name is too long; shorten it"]),
         (system(errno.ELOOP, "x"), ["x: a link that leads back to itself; remove it"]),
         (system(errno.EMFILE), ["too many open files", "raise `ulimit -n`"]),

@@ -22,7 +22,7 @@ from pipeline.tracking.following import follow
 from pipeline.tracking.local import make_whole
 from pipeline.tracking.lock import TrackingError
 from pipeline.tracking.stamp import default_uri, stamp
-from pipeline.tracking.store import EXPERIMENT, Store
+from pipeline.tracking.store import EXPERIMENT, Store, refusals
 from pipeline.tracking.tracking import Tracker
 from rank_e.config import Params
 from rank_e.errors import RankEError
