@@ -18,10 +18,8 @@ class PatchGAN(nn.Module):
     """`layers` convolutions of stride 2, one of stride 1, one to a single channel; widths double up to 8x.
 
     Images [N, 3, H, W] in [0, 1] (mapped to [-1, 1] inside) -> logits [N, 1, h, w], unbounded; a side of S gives
-    S / 2^layers - 2. A logit sees a patch of 16, 34, 70, 142 px a side for 1, 2, 3, 4 layers. The larger that is beside
-    the image, the more of what the discriminator finds is content, which the tokens decide and no decoder can mend:
-    pix2pix and VQGAN take 70 of 256 px. Group norms see each image alone, where the original's batch norms mix the
-    images of a batch.
+    S / 2^layers - 2. A logit sees a patch of 16, 34, 70, 142 px a side for 1, 2, 3, 4 layers; pix2pix and VQGAN take 70
+    of 256 px. Group norms see each image alone, where the original's batch norms mix the images of a batch.
     """
 
     def __init__(self, channels: int = 64, layers: int = 3) -> None:
