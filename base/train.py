@@ -1,6 +1,6 @@
 """Training the embedded world's base: one network a call, then packing, and comparison with the one that is shipped.
 
-python -m base.train text|reward|evaluator|tokenizer|policy|pack|compare|adopt
+python -m base.train text|reward|evaluator|tokenizer|decoder|policy|pack|compare|adopt
 """
 
 import argparse
@@ -24,6 +24,7 @@ from rank_e.shapes.base import (
     load_params,
     policy_config,
     train_base_clip,
+    train_base_decoder,
     train_base_policy,
     train_base_tokenizer,
 )
@@ -34,7 +35,9 @@ from stages.runtime.stage import WORK, follow_parent
 
 ROOT = Path("base/trained")
 SHIPPED = Path("assets/shapes")
-NETWORKS = (*CLIPS, "tokenizer", "policy")
+TRAINED = (*CLIPS, "tokenizer", "decoder", "policy")
+# file of the packed base -> what is trained; a tokenizer travels with the decoder that was trained last
+PACKED = {**{name: name for name in CLIPS}, "tokenizer": "decoder", "policy": "policy"}
 
 
 class Steps:
@@ -56,9 +59,9 @@ def trained_clip(name: str) -> torch.nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def load_tokenizer(params: BaseParams) -> Tokenizer:
+def load_tokenizer(params: BaseParams, name: str = "tokenizer") -> Tokenizer:
     tokenizer = Tokenizer(TokenizerConfig(**params.tokenizer_size.model_dump()))
-    tokenizer.load_state_dict(read_artifact(ROOT / "tokenizer", "tokenizer").tensors("weights"))
+    tokenizer.load_state_dict(read_artifact(ROOT / name, name).tensors("weights"))
     return tokenizer.eval()
 
 
@@ -70,6 +73,9 @@ def train(name: str, params: BaseParams) -> None:
     inputs = {}
     if name == "tokenizer":
         model = train_base_tokenizer(settings, params.tokenizer_size, log)
+    elif name == "decoder":
+        inputs = {"tokenizer": ROOT / "tokenizer"}
+        model = train_base_decoder(settings, load_tokenizer(params), log)
     elif name == "policy":
         inputs = {"text": ROOT / "text", "tokenizer": ROOT / "tokenizer"}
         text = clip.TextEncoder(trained_clip("text"))
@@ -83,15 +89,15 @@ def train(name: str, params: BaseParams) -> None:
 def pack(params: BaseParams) -> None:
     """All networks in float16 with a manifest of sizes, parameters and metrics: base/trained/packed."""
     text = clip.TextEncoder(trained_clip("text"))
-    tokenizer = load_tokenizer(params)
+    tokenizer = load_tokenizer(params, "decoder")
     sizes = {
         "policy": vars(policy_config(params.policy_size, text, tokenizer)),
         "tokenizer": params.tokenizer_size.model_dump(mode="json"),
     }
-    trained = {name: ROOT / name for name in NETWORKS}
+    trained = {name: ROOT / name for name in PACKED.values()}
     with ArtifactWriter(ROOT / "packed", "packed", seed=0, deterministic=False, inputs=trained) as out:
-        for name in NETWORKS:
-            weights = read_artifact(ROOT / name, name).tensors("weights")
+        for name, source in PACKED.items():
+            weights = read_artifact(ROOT / source, source).tensors("weights")
             out.tensors(name, {k: v.half() if v.is_floating_point() else v for k, v in weights.items()})
         folder = out.file(BASE_FILE).parent
         base = {"schema_version": 1, "origin": {}, "params": params.model_dump(mode="json"), **sizes}
@@ -118,7 +124,7 @@ def adopt() -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     SHIPPED.mkdir(parents=True, exist_ok=True)
     commits = json.loads((SHIPPED / BASE_FILE).read_text())["commits"] if (SHIPPED / BASE_FILE).is_file() else {}
-    for name in NETWORKS:
+    for name in PACKED:
         new, old = (folder / f"{name}.safetensors" for folder in (ROOT / "packed", SHIPPED))
         if not old.is_file() or new.read_bytes() != old.read_bytes():
             shutil.copyfile(new, old)
@@ -129,7 +135,7 @@ def adopt() -> None:
 def main() -> None:
     """Entry point of the base's DVC stages and of `make base`."""
     parser = argparse.ArgumentParser(prog="python -m base.train", description=__doc__)
-    parser.add_argument("what", choices=(*NETWORKS, "pack", "compare", "adopt"))
+    parser.add_argument("what", choices=(*TRAINED, "pack", "compare", "adopt"))
     what = parser.parse_args().what
     follow_parent()
     params = load_params("base/params.yaml")

@@ -1,6 +1,6 @@
-"""Training the embedded world's tokenizer and policy from nothing: plain maximum likelihood, one core, minutes.
+"""Training the embedded world's tokenizer, decoder and policy from nothing: one core, minutes.
 
-Both loops choose every batch by a generator seeded by the step, so a base is a function of its parameters.
+The loops choose every batch by a generator seeded by the step, so a base is a function of its parameters.
 """
 
 from collections.abc import Callable
@@ -69,6 +69,33 @@ def train_tokenizer(
             step,
             {"loss": loss.item(), "l1": error.abs().mean().item() / 2, "codes": indices.unique().numel()},
         )
+    tokenizer.eval()
+
+
+def train_decoder(
+    tokenizer: Tokenizer,
+    images: Tensor,
+    tokens: Tensor,
+    *,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    log: Log,
+) -> None:
+    """L1 + L2 reconstruction by the decoder alone; encoder and codes stay as they are.
+
+    images: [N, 3, H, W] uint8; tokens: int64 [N, L], theirs. The tokenizer is changed in place.
+    """
+    parameters = [parameter for _, parameter in tokenizer.decoder_parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.95), weight_decay=1e-4)
+    tokenizer.train()
+    for step in range(steps):
+        rows = torch.randint(len(images), (batch,), generator=generator(seed, "decoder", step))
+        error = tokenizer.decode_tokens(tokens[rows]) - (images[rows].float() / 127.5 - 1)
+        loss = error.abs().mean() + error.square().mean()
+        descend([optimizer], parameters, loss, cosine_learning_rate(step, steps, learning_rate, 50))
+        log(step, {"loss": loss.item(), "l1": error.abs().mean().item() / 2})
     tokenizer.eval()
 
 

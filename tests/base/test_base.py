@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from rank_e.shapes.measure import TOLERANCE
@@ -14,7 +15,8 @@ from stages.runtime.artifacts import read_artifact
 from tests.helpers.project import ROOT, dvc, environment
 
 pytestmark = pytest.mark.slow
-NETWORKS = {"text", "reward", "evaluator", "tokenizer", "policy"}
+NETWORKS = {"text", "reward", "evaluator", "tokenizer", "policy"}  # files of the base
+TRAINED = {*NETWORKS, "decoder"}
 
 
 def base(folder: Path, what: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +33,7 @@ def test_a_base_is_trained_from_nothing_and_compared_with_the_shipped_one(tmp_pa
         )
     path = tmp_path / "base/params.yaml"
     params = yaml.safe_load(path.read_text())
-    for network in NETWORKS:
+    for network in TRAINED:
         params[network] |= {"steps": 3, "batch": 8, "images": 90}
     path.write_text(yaml.safe_dump(params))
     dvc(tmp_path / "base", "config", "core.no_scm", "true")
@@ -48,6 +50,14 @@ def test_a_base_is_trained_from_nothing_and_compared_with_the_shipped_one(tmp_pa
         own, other = (folder / f"{network}.safetensors" for folder in (packed.path, ROOT / "assets/shapes"))
         assert abs(own.stat().st_size - other.stat().st_size) < 200  # the shipped one's sizes, other weights
         assert own.read_bytes() != other.read_bytes()
+
+    before, after = (
+        read_artifact(tmp_path / f"base/trained/{name}", name).tensors("weights") for name in ("tokenizer", "decoder")
+    )
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if name.startswith(("decoder.", "post_quant_conv."))}
+    shipped_codes = packed.tensors("tokenizer")
+    assert all(torch.equal(value.half(), shipped_codes[name]) for name, value in after.items())
 
     compared = base(tmp_path, "compare")
     assert compared.returncode == 1 and "disagrees with the shipped one" in compared.stderr
