@@ -1,4 +1,4 @@
-"""The embedded world's base, from nothing: three CLIPs, a tokenizer, its decoder, a policy, and what they measure together.
+"""The embedded world's base, from nothing: three CLIPs, tokenizer, decoder, policy, and what they measure together.
 
 Each function is one training stage: parameters and earlier networks in, weights out. Text encoder, reward and
 evaluator differ in seed, size and images, so that what is rewarded is not what evaluates.
