@@ -177,6 +177,12 @@ def test_shapes_name_every_difference() -> None:
     )
 
 
+def test_weights_of_whole_numbers_are_not_weights() -> None:
+    found = {"a": torch.ones(2), "b": torch.ones(3, dtype=torch.int32)}
+    with pytest.raises(CheckpointError, match=r"1 of whole numbers: b$"):
+        check_shapes(found, {"a": (2,), "b": (3,)}, "f.pt")
+
+
 def test_values_that_are_not_finite_are_named() -> None:
     good = state()
     check_finite(good, "f.pt")
@@ -232,3 +238,5 @@ def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path) -> None:
     check_space(tmp_path / "a" / "b", 1)
     with pytest.raises(CheckpointError, match=r"needs 1000000000\.0 GB"):
         check_space(tmp_path / "a" / "b", 10**18)
+    with pytest.raises(CheckpointError, match=r"/proc keeps no files; name a folder on a disk"):
+        check_space("/proc/base", 1)

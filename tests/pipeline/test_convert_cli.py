@@ -38,7 +38,11 @@ def test_a_janus_folder_becomes_a_base(tmp_path: Path, capsys: pytest.CaptureFix
         (["llamagen", "{dir}/vq_ds2_t2i.pt", "{dir}/t2i_tiny.pt"], "vq_ds2_t2i.pt"),
         (["llamagen", "{dir}/t2i_tiny.pt", "{dir}/vq_ds2_t2i.pt", "--heads", "2", "--image-size", "0"], "image_size 0"),
         (["llamagen", "{dir}/t2i_tiny.pt", "{dir}/vq_ds2_t2i.pt", "--heads", "2", "--image-size", "9998"], "to 8192; "),
-        (["llamagen", "{dir}/t2i_tiny.pt", "{dir}/vq_ds2_t2i.pt", "--heads", "0"], "0 heads; give 1 or more"),
+        (
+            ["llamagen", "{dir}/t2i_tiny.pt", "{dir}/vq_ds2_t2i.pt", "--heads", "0"],
+            "0 heads of width 32; give a number ",
+        ),
+        (["llamagen", "{dir}/t2i_tiny.pt", "{dir}/vq_ds2_t2i.pt", "--heads", "3"], "whose fourfold divides 32"),
         (["janus", "{dir}"], "config.json does not exist; give a Hugging Face folder of Janus-Pro"),
     ],
 )

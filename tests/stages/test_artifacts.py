@@ -134,7 +134,7 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
         artifact.tensors("ema")
     with pytest.raises(ArtifactError, match="is of kind 'policy', wanted 'decoder'"):
         read_artifact(path, "decoder")
-    with pytest.raises(ArtifactError, match=r"missing/manifest.json does not exist"):
+    with pytest.raises(ArtifactError, match=r"missing/manifest.json does not exist: run `dvc repro`$"):
         write(tmp_path / "b", inputs={"prompts": tmp_path / "missing"})
 
     (path / "note.txt").write_text("by Hand")

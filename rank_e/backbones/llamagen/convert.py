@@ -83,8 +83,8 @@ def policy_shape(tensors: Mapping[str, Tensor], where: str | Path, heads: int | 
             raise CheckpointError(f"{where}: {ROTARY} is not LlamaGen's 2D rotary table; give an official checkpoint")
         known.add(dim // (2 * tensors[ROTARY].shape[1]))
     if heads is not None:
-        if heads < 1:
-            raise CheckpointError(f"{where}: {heads} heads; give 1 or more")
+        if heads < 1 or dim % (4 * heads):
+            raise CheckpointError(f"{where}: {heads} heads of width {dim}; give a number whose fourfold divides {dim}")
         known.add(heads)
     if not known:
         sizes = ", ".join(f"{name} ({s['n_layer']} x {s['dim']})" for name, s in LLAMAGEN.items())

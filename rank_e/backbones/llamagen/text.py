@@ -186,6 +186,8 @@ def load_t5_tokenizer(folder: str | Path) -> Any:
         raise RankEError(f"text encoder: {folder} holds no {names}; copy it from flan-t5-xl")
     for path in found:
         check_whole(path)
+        if path.suffix == ".model":
+            _check_sentencepiece(path)
     try:
         return _transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True, truncation_side="right")
     except Exception as error:  # the libraries beneath raise nothing narrower for a damaged file
@@ -193,6 +195,14 @@ def load_t5_tokenizer(folder: str | Path) -> Any:
         raise RankEError(
             f"text encoder: {folder} holds no readable tokenizer ({line}); download {found[0].name} again"
         ) from None
+
+
+def _check_sentencepiece(path: Path) -> None:
+    """RankEError where the file is not what it is called: transformers would take it for another library's."""
+    try:
+        import_module("sentencepiece").SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError):
+        raise RankEError(f"text encoder: {path} is not a SentencePiece model; download it again") from None
 
 
 def t5_config(folder: str | Path) -> Any:
