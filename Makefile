@@ -36,7 +36,7 @@ claim: install
 	$(BIN)/rank-e claim
 	$(BIN)/python -m docs.generated
 
-# What each part of the method is worth: the first three arms on two cores, all of them with GPU=1.
+# What each part of the method is worth: the first four arms on two cores, all of them with GPU=1.
 claim-ablations: install
 	$(BIN)/rank-e profile claim-ablations$(ON)
 	$(BIN)/rank-e run --jobs $(JOBS)
