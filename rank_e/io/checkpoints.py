@@ -205,7 +205,7 @@ def without(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], where: str | Path) -> None:
-    """CheckpointError that counts the missing, unexpected, mis-shaped and integer keys of `tensors`, found in `where`.
+    """CheckpointError that counts the missing, unexpected and mis-shaped keys of `tensors`, found in `where`.
 
     It names the first of each; a checkpoint of another model has thousands.
     """
@@ -219,7 +219,6 @@ def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[
             for name in wanted
             if name in found and found[name] != wanted[name]
         ],
-        "of whole numbers": [name for name in wanted if name in found and not tensors[name].is_floating_point()],
     }
     if any(lists.values()):
         text = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names)

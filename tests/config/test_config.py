@@ -190,9 +190,9 @@ def test_no_key_has_a_default(section: str) -> None:
         (lambda d: d["rounds"][1].update(id=5), "rounds.1.id = 5: must be 2"),
         (lambda d: d["rounds"][2].update(prev=1), "rounds.2.prev = 1: must be id - 1 = 2"),
         (lambda d: d.update(evaluated=[1, 1, 5]), "evaluated = [1, 1, 5]: must be ids of rounds in rising order"),
-        (lambda d: d.update(evaluated=[1, 2]), "evaluated = [1, 2]: must be a list that ends with round 5"),
+        (lambda d: d.update(evaluated=[1, 2]), "evaluated = [1, 2]: must be a list that ends with round 9"),
         (lambda d: d["seeds"].append(0), "seeds = [0, 0]: must be different from each other"),
-        (lambda d: d["factorial"].update(round=2), "factorial.round = 2: must be the last round, 5"),
+        (lambda d: d["factorial"].update(round=2), "factorial.round = 2: must be the last round, 9"),
         (lambda d: d["factorial"]["arms"].__setitem__(1, "x"), 'factorial.arms.1 = "x": must be one of'),
         (
             lambda d: d["decoder"].update(microbatch_size=21),

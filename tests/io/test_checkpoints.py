@@ -23,6 +23,7 @@ from rank_e.io.checkpoints import (
     write_folder,
 )
 from rank_e.io.files import plain
+from rank_e.io.foreign import check_floating
 from rank_e.seeds import generator
 
 
@@ -179,8 +180,9 @@ def test_shapes_name_every_difference() -> None:
 
 def test_weights_of_whole_numbers_are_not_weights() -> None:
     found = {"a": torch.ones(2), "b": torch.ones(3, dtype=torch.int32)}
-    with pytest.raises(CheckpointError, match=r"1 of whole numbers: b$"):
-        check_shapes(found, {"a": (2,), "b": (3,)}, "f.pt")
+    check_floating({"a": found["a"]}, "f.pt")
+    with pytest.raises(CheckpointError, match=r"f\.pt holds whole numbers in b; give"):
+        check_floating(found, "f.pt")
 
 
 def test_values_that_are_not_finite_are_named() -> None:

@@ -32,7 +32,7 @@ from rank_e.io.checkpoints import (
     shapes_of,
     write_folder,
 )
-from rank_e.io.foreign import foreign_model
+from rank_e.io.foreign import check_floating, foreign_model
 from rank_e.io.headers import WEIGHT_FILES
 from rank_e.io.json_text import parse_json
 from rank_e.io.manifest import read_manifest, write_manifest
@@ -82,6 +82,7 @@ def convert_janus(checkpoint: str | Path, to: str | Path) -> dict[str, Any]:
     files = read_weights(checkpoint)
     tensors = {name: tensor for part in files.values() for name, tensor in part.items()}
     check_shapes(tensors, expected_shapes(config, TEXT_HEAD in tensors, checkpoint / "config.json"), checkpoint)
+    check_floating(tensors, checkpoint)
     check_finite(tensors, checkpoint)
     names = [[*part] for part in files.values()]
     with write_folder(to) as folder:

@@ -37,6 +37,7 @@ from rank_e.io.checkpoints import (
     write_folder,
 )
 from rank_e.io.files import sha256_of
+from rank_e.io.foreign import check_floating
 from rank_e.io.manifest import read_manifest, write_manifest
 
 MULTIPLE = 256  # of the width of SwiGLU layers in every official size
@@ -172,6 +173,7 @@ def check_policy(tensors: Mapping[str, Tensor], config: PolicyConfig, where: str
     with torch.device("meta"):
         policy = Policy(config)
     check_shapes(without(tensors, ROTARY), shapes_of(policy.state_dict()), where)
+    check_floating(tensors, where)
     if ROTARY in tensors and not tensors[ROTARY].is_meta:
         table = torch.view_as_real(rotary_table(config))
         table = torch.cat([torch.zeros(config.cls_token_num, *table.shape[1:]), table])
@@ -185,6 +187,7 @@ def check_tokenizer(tensors: Mapping[str, Tensor], config: TokenizerConfig, wher
     with torch.device("meta"):
         tokenizer = Tokenizer(config)
     check_shapes(without(tensors, USAGE), shapes_of(tokenizer.state_dict()), where)
+    check_floating(without(tensors, USAGE), where)
 
 
 def convert_llamagen(
