@@ -29,7 +29,7 @@ def test_without_a_choice_everything_is_wanted() -> None:
 
 def test_an_arm_alone_comes_with_what_all_share_and_nothing_of_another_arm() -> None:
     wanted, left_out = select(NODES, Choice(arms=("coevolved",)), ())
-    assert [node.label for node in left_out] == ["factorial coevolved s0 r5"]  # it reads the control's tokens
+    assert [node.label for node in left_out] == ["factorial coevolved s0 r9"]  # it reads the control's tokens
     report = {"report"}
     assert wanted == (addresses("coevolved") | addresses(None)) - {node.address for node in left_out} - report
     for node in NODES:
@@ -42,10 +42,10 @@ def test_an_arm_alone_comes_with_what_all_share_and_nothing_of_another_arm() -> 
 def test_the_factorial_follows_an_arm_that_is_there_or_is_asked_for_by_name() -> None:
     chosen = Choice(arms=("coevolved",))
     wanted, left_out = select(NODES, chosen, addresses("frozen"))
-    assert not left_out and "factorial coevolved s0 r5" in names(wanted)
+    assert not left_out and "factorial coevolved s0 r9" in names(wanted)
     named, left_out = select(NODES, Choice(arms=("coevolved",), only=("factorial",)), ())
-    assert not left_out and {"factorial coevolved s0 r5", "evaluation frozen s0 r5"} <= names(named)
-    assert "factorial frozen s0 r5" not in names(named)
+    assert not left_out and {"factorial coevolved s0 r9", "evaluation frozen s0 r9"} <= names(named)
+    assert "factorial frozen s0 r9" not in names(named)
 
 
 def test_only_a_stage_brings_what_it_needs_and_no_more() -> None:

@@ -74,7 +74,7 @@ def test_a_stage_knows_its_cell(project: Path) -> None:
     [
         ("melted", 0, 1, "arm 'melted' is not in params.yaml: it has frozen, coevolved"),
         ("frozen", 7, 1, r"seed 7 is not in params.yaml: seeds = \[0, 1, 2\]"),
-        ("frozen", 0, 6, "round 6 is not in params.yaml: it has 1 to 5"),
+        ("frozen", 0, 10, "round 10 is not in params.yaml: it has 1 to 9"),
     ],
 )
 def test_a_cell_outside_the_grid_is_an_error(project: Path, arm: str, seed: int, round_id: int, message: str) -> None:

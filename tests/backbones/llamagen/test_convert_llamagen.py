@@ -65,8 +65,8 @@ def test_every_official_size_is_recognised(name: str) -> None:
         weights = Policy(config).state_dict()
     sizes = policy_shape(weights, "t2i")
     assert sizes.name == name and sizes.config(256) == config
-    with pytest.raises(RankEError, match=r"number of heads \[\d+, 7\] disagree|number of heads \[7, \d+\] disagree"):
-        policy_shape(weights, "t2i", heads=7)
+    with pytest.raises(RankEError, match=r"number of heads \[\d+, 8\] disagree|number of heads \[8, \d+\] disagree"):
+        policy_shape(weights, "t2i", heads=8)
 
 
 @pytest.mark.parametrize("multipliers", [(1, 1, 2, 2, 4), (1, 2, 2, 4)])
