@@ -29,8 +29,11 @@ def _of(arm: ArmParams | Params, params: Params) -> Iterator[str]:
                     yield f"decoder.{key} = {value:g} has {why}; write null"
         if decoder.rank_weighting != "uniform" and ranking.keep == 1:
             yield "ranking.temperature has no effect with keep: 1, where every rank weight is 1"
-        steps = decoder.steps * len(params.rounds)
-        if decoder.discriminator_start >= steps:
+        rounds = len(params.rounds)
+        steps = decoder.steps * (rounds + 1 - decoder.first_round)
+        if decoder.first_round > rounds:
+            yield f"decoder.first_round = {decoder.first_round}: no round trains the decoder, a run has {rounds}"
+        elif decoder.discriminator_start >= steps:
             start = f"decoder.discriminator_start = {decoder.discriminator_start}"
             yield f"{start}: the discriminator never starts, a run has {steps} decoder steps"
     for key in SAMPLING:

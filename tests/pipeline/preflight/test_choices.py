@@ -51,6 +51,11 @@ def test_what_cannot_come_into_play_is_named() -> None:
         "note: decoder.discriminator_start = 4: the discriminator never starts, a run has 4 decoder steps"
     ]
     assert said(decoder__discriminator_start=3) == []
+    assert said(decoder__discriminator_start=2, decoder__first_round=2) == [
+        "note: decoder.discriminator_start = 2: the discriminator never starts, a run has 2 decoder steps"
+    ]
+    assert said(decoder__discriminator_start=1, decoder__first_round=2) == []
+    assert said(decoder__first_round=3) == ["note: decoder.first_round = 3: no round trains the decoder, a run has 2"]
 
 
 @pytest.mark.parametrize(
