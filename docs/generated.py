@@ -50,6 +50,8 @@ METRICS = {
     "token_kl": ("token KL", 1.0, 3),
     "fd": ("FD", 1.0, 1),
     "fd_matched": ("FD, matched", 1.0, 1),
+    "fd_mid": ("mid-level FD", 1.0, 1),
+    "fd_patch": ("patch FD", 1.0, 2),
 }
 """What of the claim the first page shows: name, factor and decimals, by key."""
 CLAIM = "<!-- claim: from docs/results/claim.json, by `python -m docs.generated` -->"

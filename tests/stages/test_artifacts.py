@@ -105,7 +105,7 @@ def test_a_killed_writer_leaves_only_what_the_next_one_removes(tmp_path: Path) -
             os._exit(9)
     os.waitpid(process, 0)
     assert [path.name for path in tmp_path.iterdir()] == [".a.tmp-new"]
-    with pytest.raises(ArtifactError, match="does not exist"):
+    with pytest.raises(ArtifactError, match=r"a does not exist: run `dvc repro`$"):
         read_artifact(tmp_path / "a", "policy")
     write(tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

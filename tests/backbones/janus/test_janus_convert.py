@@ -182,6 +182,10 @@ BAD = [
         r"model\.generation_head\.proj_out\.bias \[7\], not \[32\]",
     ),
     (
+        change("generation_head.proj_out.bias", {"model.generation_head.proj_out.bias": torch.ones(32).int()}),
+        r"whole numbers in model\.generation_head\.proj_out\.bias",
+    ),
+    (
         change("generation_head.proj_out.bias", {"model.generation_head.proj_out.bias": torch.full((32,), torch.nan)}),
         r"not finite in model\.generation_head\.proj_out\.bias",
     ),

@@ -192,6 +192,10 @@ def test_wrong_files_are_one_line_errors_and_leave_nothing(official: Official) -
     official.refuses(r"1 missing: layers\.1\.ffn_norm\.weight$", policy=official.write("partial.pt", partial))
     spoilt = weights | {"norm.weight": weights["norm.weight"] * torch.nan}
     official.refuses(r"not finite in norm\.weight", policy=official.write("spoilt.pt", spoilt))
+    whole = weights | {"norm.weight": torch.ones(32, dtype=torch.int64)}
+    official.refuses(r"whole numbers in norm\.weight", policy=official.write("whole.pt", whole))
+    counted = tiny_tokenizer() | {"decoder.conv_out.bias": torch.ones(3).short()}
+    official.refuses(r"whole numbers in decoder\.conv_out\.bias", tokenizer=official.write("counted.pt", counted))
     thin = weights | {"layers.1.feed_forward.w3.weight": torch.zeros(8, 32)}
     official.refuses(r"w3\.weight \[8, 32\], not \[256, 32\]", policy=official.write("thin.pt", thin))
     small = TokenizerConfig(8, 32, (1, 2), 1, 32, 48, 8)
