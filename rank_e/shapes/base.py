@@ -122,8 +122,8 @@ def train_base_tokenizer(params: TrainingParams, size: TokenizerSize, log: Log) 
 def train_base_decoder(params: TrainingParams, tokenizer: Tokenizer, log: Log) -> Tokenizer:
     """The same encoder and codes with a decoder that is trained anew, and for less long.
 
-    The decoder that the codes were learned with reconstructs this world almost without a flaw, which no published
-    tokenizer does to photographs, and then hardly anything that is wrong with an image is the decoder's to mend.
+    The decoder that the codes were learned with reconstructs this world almost without a flaw, and leaves nothing for
+    the decoder's update to mend.
     """
     images, _ = real_set("train", params.images, params.seed)
     tokens = encode_images(tokenizer, images)

@@ -35,7 +35,6 @@ if TYPE_CHECKING:  # readers of tables and scalars start without torch and panda
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 KEYS = {"kind", "cell", "seed", "deterministic", "params", "inputs", "files", "sha256"}  # beside the schema's version
-MAKE = "run `dvc repro`"
 REPAIR = "run `rank-e repair`, then `dvc repro`"
 """DVC trusts what its cache holds: what is damaged there must be dropped before it makes the artifact again."""
 READ = Verified()
@@ -141,7 +140,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         text = (path / MANIFEST).read_text(encoding="utf-8")
         manifest = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(f"{path} does not exist: {_fix(path) if path.exists() else MAKE}") from None
+        raise ArtifactError(f"{path} does not exist: {_fix(path)}") from None
     except ValueError:
         raise ArtifactError(f"{path / MANIFEST} is not JSON: {REPAIR}") from None
     if not isinstance(manifest, dict) or "schema_version" not in manifest:
@@ -285,9 +284,9 @@ def manifest_sha256(path: str | Path) -> str:
     """sha256 of an artifact's manifest, which stands for the artifact: it holds the sha256 of every file."""
     manifest = Path(path) / MANIFEST
     if not manifest.is_file():
-        raise ArtifactError(f"{manifest} does not exist: {_fix(Path(path)) if Path(path).exists() else MAKE}")
+        raise ArtifactError(f"{manifest} does not exist: {_fix(Path(path))}")
     return sha256_of(manifest)
 
 
 def _fix(path: Path) -> str:
-    return f"{MAKE}, or remove {path} and run it again"
+    return "run `dvc repro`" + (f", or remove {path} and run it again" if path.exists() else "")
