@@ -12,6 +12,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -32,13 +35,16 @@ from benchmarks.networks import (
     tokenizer,
 )
 from benchmarks.reference import ReferenceTrainer, open_reference, reference_policy, reference_sampling
+from rank_e.backbones.llamagen.tokenizer import Tokenizer
 from rank_e.backbones.protocol import PolicyModel
 from rank_e.config import load
 from rank_e.precision import Precision
+from rank_e.rewards.mixture import Mixture, Term
 from rank_e.sampling.distribution import SamplingConfig
 from rank_e.sampling.sampler import Sampler
 from rank_e.sampling.scoring import score
 from rank_e.training.decoder_update import DecoderUpdate, Nets
+from rank_e.training.lpips_vgg import LpipsVGG
 from rank_e.training.patchgan import PatchGAN
 from rank_e.training.policy_update import PolicyUpdate, Rollouts
 from rank_e.training.ranked_images import RankedImages
@@ -70,35 +76,63 @@ class Hardware:
 
 
 class Bench:
-    """The cases; each adds its rows."""
+    """The cases; each adds its rows. `theirs`: what `measure_reference` found."""
 
-    def __init__(self, report: Report, device: torch.device, sizes: Sizes, reference: bool) -> None:
-        self.report, self.device, self.sizes, self.reference = report, device, sizes, reference
+    def __init__(self, report: Report, device: torch.device, sizes: Sizes) -> None:
+        self.report, self.device, self.sizes = report, device, sizes
         self.hardware = Hardware(report, device, sizes.probe)
+        self.theirs: dict[str, Timed] = {}
+
+    def measure_reference(self) -> None:
+        """The reference's own sampling, updates and reward, by one trainer that is gone before ours begins."""
+        config, side = self.sizes.policy, self.sizes.tokenizer.image_size
+        trainer = ReferenceTrainer(config, self.device)
+        trainer.roll()
+        images = 2 * torch.rand(4 * self.sizes.images, 3, side, side, device=self.device) - 1
+        model = reference_policy(config, self.device, HALF)
+        calls: dict[str, tuple[Callable[[], object], int]] = {
+            "policy": (trainer.update_policy, 3),
+            **{f"decoder {n}": (lambda n=n: trainer.update_decoder(images[:n], n // 4), 2) for n in (16, 32)},  # type: ignore[misc]
+            **{f"reward {n}": (lambda n=n: trainer.reward(images[:n]), 5) for n in (32, 128)},  # type: ignore[misc]
+            "sampling": (reference_sampling(model, *self._text(self.sizes.prompts[0]), 8, GUIDED), 1),
+        }
+        for name, (call, repeats) in calls.items():
+            with self.report.case(f"reference, {name}"):
+                self.theirs[name] = timed(call, self.device, repeats, warm_ups=int(name != "sampling"))
+        # The reference allows TF32; ours says by itself what may be rounded.
+        choose_algorithms(False)
 
     def sampling_xl(self) -> None:
         """256 tokens at guidance 6: captured and compiled, the plain loop, the reference at its own batch."""
         config, least = self.sizes.policy, self.sizes.prompts[0]
-        policy, theirs = random_policy(config, self.device, HALF), None
+        policy = random_policy(config, self.device, HALF)
         weights = parameters_of(policy)
-        if self.reference:
-            model = reference_policy(config, self.device, HALF)
-            theirs = timed(reference_sampling(model, *self._text(least), 8, GUIDED), self.device, 1)
-            del model
-        for prompts, fast in ((least, False), *((count, True) for count in self.sizes.prompts)):
+        for prompts, fast in (*((count, True) for count in self.sizes.prompts), (least, False)):
             text, mask = self._text(prompts)
             count = 8 * prompts
-            sampler = Sampler(policy, GUIDED, count, fast=fast)
-            found = timed(lambda s=sampler, i=(text, mask, list(range(count)), 8): s(*i), self.device, 2)  # type: ignore[misc]
             read = 2 * count * config.n_layer * 2 * config.dim * 2 * config.block_size / 2
             floor = self.hardware.floor(config.block_size, weights, read, 2 * count)
-            how = "" if fast else ", plain loop"
-            name = f"sampling XL, {count} images{how}"
-            self.report.add(
-                row(name, found, theirs if prompts == least else None, floor, f"{count / found.seconds:.1f} images/s")
-            )
-            del sampler
+            name = f"sampling XL, {count} images{'' if fast else ', plain loop'}"
+            theirs = self.theirs.get("sampling") if prompts == least else None
+            with self.report.case(name):
+                self._sampling(name, Sampler(policy, GUIDED, count, fast=fast), text, mask, theirs, floor)
         self._compare_loops(policy)
+
+    def _sampling(
+        self,
+        name: str,
+        sampler: Sampler,
+        text: Tensor,
+        mask: Tensor,
+        theirs: Timed | None,
+        floor: float,
+        repeats: int = 2,
+    ) -> None:
+        seeds = list(range(8 * len(text)))
+        first = timed(lambda: sampler(text, mask, seeds, 8), self.device, 1, 0)
+        found = timed(lambda: sampler(text, mask, seeds, 8), self.device, repeats, 0)
+        note = f"{len(seeds) / found.seconds:.1f} images/s; first batch {first.seconds:.1f} s"
+        self.report.add(row(name, found, theirs, floor, note))
 
     def _compare_loops(self, policy: PolicyModel) -> None:
         """Where captured bfloat16 tokens leave the plain loop's, and how far log-probabilities differ until then."""
@@ -124,119 +158,117 @@ class Bench:
         policy = janus_policy(self.sizes, self.device, HALF)
         layers, width = len(policy.layers), self.sizes.janus_text["hidden_size"]
         weights = sum(w.numel() for w in policy.language_model.parameters())
-        for prompts in self.sizes.prompts[:3]:
+        for prompts in self.sizes.prompts[:2]:
             count = 8 * prompts
             text, mask = janus_text(prompts, self.device)
-            sampler = Sampler(policy, SamplingConfig(5.0), count, fast=True)
-            found = timed(lambda s=sampler, i=(text, mask, list(range(count)), 8): s(*i), self.device, 1)  # type: ignore[misc]
             read = 2 * count * layers * 2 * width * 2 * policy.length / 2
             floor = self.hardware.floor(policy.length, weights, read, 2 * count)
-            self.report.add(
-                row(
-                    f"sampling Janus-Pro-1B, {count} images",
-                    found,
-                    None,
-                    floor,
-                    f"{count / found.seconds:.1f} images/s",
-                )
-            )
-            del sampler
+            name = f"sampling Janus-Pro-1B, {count} images"
+            with self.report.case(name):
+                sampler = Sampler(policy, SamplingConfig(5.0), count, fast=True)
+                self._sampling(name, sampler, text, mask, None, floor, repeats=1)
 
     def policy_update(self) -> None:
         """32 rollouts of XL; guided scoring runs two branches and the anchor's forward, the reference's neither."""
-        theirs = self._trained(lambda trainer: trainer.update_policy)
         settings, config = load(PROFILE).arm("coevolved").policy, self.sizes.policy
-        online, average = (random_policy(config, self.device, HALF) for _ in range(2))
         text, mask = self._text(4)
         tokens = torch.randint(config.vocab_size, (32, config.block_size), device=self.device)
-        with torch.no_grad():
-            log_probs = score(online, text, mask, tokens, GUIDED, owners=torch.arange(32, device=self.device) // 8)
-        rollouts = Rollouts(text, mask, tokens, log_probs, torch.randn(32), torch.randn(32))
-        weights = parameters_of(online)
-        for scoring, anchor, checkpointing in (
-            ("guided", 0.05, False),
-            ("guided", 0.05, True),
-            ("unguided", 0.0, False),
-            ("unguided", 0.0, True),
+        for scoring, anchor, checkpointing, fast in (
+            ("guided", 0.05, False, True),
+            ("guided", 0.05, True, True),
+            ("unguided", 0.0, True, True),
+            ("guided", 0.05, False, False),
         ):
-            sizes = {"minibatch_size": 32, "microbatch_size": 32, "checkpointing": checkpointing}
-            params = settings.model_copy(update=sizes | {"scoring": scoring, "kl_coefficient": anchor})
-            update = PolicyUpdate(online, average, None, rollouts, params, GUIDED, 0, 1, 0)
-            found = timed(lambda u=update: u.step(0), self.device, 3)  # type: ignore[misc]
-            branches = 2 if scoring == "guided" else 1
-            passes = 6 + 2 * bool(anchor)  # forward 2, backward 4, the anchor's forward 2 operations a weight
-            floor = passes * weights * config.block_size * 32 * branches / self.hardware.half
             how = f"{scoring}{', with anchor' if anchor else ''}{', checkpointing' if checkpointing else ''}"
-            same_work = theirs if scoring == "unguided" and checkpointing else None
-            self.report.add(row(f"policy update XL, 32 rollouts, {how}", found, same_work, floor))
-            del update
+            name = f"policy update XL, 32 rollouts, {how}{'' if fast else ', plain'}"
+            with self.report.case(name):
+                online, average = (random_policy(config, self.device, HALF) for _ in range(2))
+                with torch.no_grad():
+                    owners = torch.arange(32, device=self.device) // 8
+                    log_probs = score(online, text, mask, tokens, GUIDED, owners=owners)
+                rollouts = Rollouts(text, mask, tokens, log_probs, torch.randn(32), torch.randn(32))
+                sizes = {"minibatch_size": 32, "microbatch_size": 32, "checkpointing": checkpointing}
+                params = settings.model_copy(update=sizes | {"scoring": scoring, "kl_coefficient": anchor})
+                update = PolicyUpdate(online, average, None, rollouts, params, GUIDED, 0, 1, 0, fast)
+                first = timed(lambda u=update: u.step(0), self.device, 1, 0)  # type: ignore[misc]
+                found = timed(lambda u=update: u.step(0), self.device, 3)  # type: ignore[misc]
+                branches = 2 if scoring == "guided" else 1
+                passes = 6 + 2 * bool(anchor)  # forward 2, backward 4, the anchor's forward 2 operations a weight
+                work = passes * parameters_of(online) * config.block_size * 32 * branches
+                same_work = self.theirs.get("policy") if scoring == "unguided" and checkpointing else None
+                note = f"first step {first.seconds:.1f} s"
+                self.report.add(row(name, found, same_work, work / self.hardware.half, note))
+                del update, online, average
+
+    @cached_property
+    def reward(self) -> Mixture:
+        """CLIP ViT-L/14 as the stages compute it."""
+        return Mixture({"clip": Term(clip_reward(self.sizes, self.device))}, HALF)
+
+    def _nets(self) -> Nets:
+        patchgan = PatchGAN(64, 3).initialise(torch.Generator().manual_seed(5)).to(self.device)
+        online, average = deepcopy(self.tokenizer), deepcopy(self.tokenizer)
+        return Nets(online, average, patchgan, self.reward, self.perceptual)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return tokenizer(self.sizes, self.device)
+
+    @cached_property
+    def perceptual(self) -> LpipsVGG:
+        return lpips(self.device)
 
     def decoder_update(self) -> None:
         """The paper's step at 256 pixels: PatchGAN, LPIPS, CLIP ViT-L/14, the adaptive rule."""
         settings = load(PROFILE).arm("coevolved").decoder
-        reward, perceptual = clip_reward(self.sizes, self.device), lpips(self.device)
-        side, most = self.sizes.tokenizer.image_size, self.sizes.images
-        for count, micro, keep in ((4, 4, 1), (16, 16, 4), (32, 32, None), (32, 16, None)):
-            if count > most:
+        for count, micro in ((16, 16), (32, 16), (32, 32), (4, 4)):
+            if count > self.sizes.images:
                 continue
-            images = 2 * torch.rand(count, 3, side, side, device=self.device) - 1
-            theirs = (
-                self._trained(lambda trainer, i=images, k=keep: lambda: trainer.update_decoder(i, k))  # type: ignore[misc]
-                if keep is not None
-                else None
-            )
             sizes = {
                 "rollouts_per_step": count,
                 "reals_per_step": count,
                 "microbatch_size": micro,
                 "discriminator_start": 0,
             }
-            patchgan = PatchGAN(64, 3).initialise(torch.Generator().manual_seed(5)).to(self.device)
-            nets = Nets(
-                tokenizer(self.sizes, self.device), tokenizer(self.sizes, self.device), patchgan, reward, perceptual
-            )
-            update = DecoderUpdate(nets, self._ranked(), settings.model_copy(update=sizes), 0, 1, 1000, dtype=HALF)
-            found = timed(lambda u=update: u.step(0), self.device, 3)  # type: ignore[misc]
-            self.report.add(row(f"decoder update, {count} + {count}, microbatches of {micro}", found, theirs))
-            del update, nets
+            name = f"decoder update, {count} + {count}, microbatches of {micro}"
+            with self.report.case(name):
+                made = settings.model_copy(update=sizes)
+                update = DecoderUpdate(self._nets(), self._ranked(), made, 0, 1, 1000, dtype=HALF)
+                first = timed(lambda u=update: u.step(0), self.device, 1, 0)  # type: ignore[misc]
+                found = timed(lambda u=update: u.step(0), self.device, 5, 0)  # type: ignore[misc]
+                note = f"first step {first.seconds:.1f} s"
+                self.report.add(row(name, found, self.theirs.get(f"decoder {count}"), note=note))
+                del update
 
     def ranking(self) -> None:
-        """Decoding 32 images and their CLIP ViT-L/14 scores."""
-        autoencoder, reward, precision = (
-            tokenizer(self.sizes, self.device),
-            clip_reward(self.sizes, self.device),
-            Precision(self.device, HALF),
-        )
-        images, tokens = self._ranked().reals, self._ranked().tokens.flatten(0, 1)
-        images, tokens = images.to(self.device), tokens[: len(images)].to(self.device)
+        """Decoding images and their CLIP ViT-L/14 scores, as the ranking stage computes them."""
+        precision, ranked = Precision(self.device, HALF), self._ranked()
+        for count in (self.sizes.images, 4 * self.sizes.images):
+            images = torch.rand(count, *ranked.reals.shape[1:], device=self.device)
+            tokens = ranked.tokens.flatten(0, 1).repeat(count // len(ranked.reals), 1)[:count].to(self.device)
 
-        @torch.no_grad()
-        def decode() -> Tensor:
-            with precision.autocast():
-                return autoencoder.decode_tokens(tokens)
+            @torch.no_grad()
+            def decode(tokens: Tensor = tokens) -> Tensor:
+                with precision.autocast():
+                    return self.tokenizer.decode_tokens(tokens)
 
-        @torch.no_grad()
-        def rank() -> Tensor:
-            with precision.autocast():
-                return reward(images, ["a prompt"] * len(images))
+            @torch.no_grad()
+            def rank(images: Tensor = images) -> Tensor:
+                return self.reward(images, ["a prompt"] * len(images))
 
-        self.report.add(row(f"decoding {len(images)} images", timed(decode, self.device, 5)))
-        theirs = self._trained(lambda trainer: lambda: trainer.reward(images))
-        self.report.add(row(f"CLIP ViT-L/14 reward of {len(images)} images", timed(rank, self.device, 5), theirs))
+            self.report.add(row(f"decoding {count} images", timed(decode, self.device, 5)))
+            theirs = self.theirs.get(f"reward {count}")
+            self.report.add(row(f"CLIP ViT-L/14 reward of {count} images", timed(rank, self.device, 5), theirs))
 
     def repeats(self) -> None:
         """What `runtime.deterministic: false` moves: one decoder step twice from the same weights."""
         settings = load(PROFILE).arm("coevolved").decoder
         sizes = {"rollouts_per_step": 4, "reals_per_step": 4, "microbatch_size": 4, "discriminator_start": 0}
-        reward, perceptual = clip_reward(self.sizes, self.device), lpips(self.device)
         for deterministic in (True, False):
             choose_algorithms(deterministic)
             weights = []
             for _ in range(2):
-                patchgan = PatchGAN(64, 3).initialise(torch.Generator().manual_seed(5)).to(self.device)
-                nets = Nets(
-                    tokenizer(self.sizes, self.device), tokenizer(self.sizes, self.device), patchgan, reward, perceptual
-                )
+                nets = self._nets()
                 update = DecoderUpdate(nets, self._ranked(), settings.model_copy(update=sizes), 0, 1, 1000, dtype=HALF)
                 update.step(0)
                 weights.append(torch.cat([w.detach().flatten() for _, w in nets.online.decoder_parameters()]))
@@ -256,17 +288,6 @@ class Bench:
     def _text(self, prompts: int) -> tuple[Tensor, Tensor]:
         return random_text(prompts, self.sizes.policy, self.device, HALF)
 
-    def _trained(self, call: Callable[[ReferenceTrainer], Callable[[], object]]) -> Timed | None:
-        """Times a call of the reference's trainer; None without a reference."""
-        if not self.reference:
-            return None
-        trainer = ReferenceTrainer(self.sizes.policy, self.device)
-        trainer.roll()
-        found = timed(call(trainer), self.device, 2)
-        # The reference allows TF32; ours says by itself what may be rounded.
-        torch.backends.cuda.matmul.allow_tf32 = False
-        return found
-
 
 def choose_algorithms(deterministic: bool) -> None:
     """As a stage has them under `runtime.deterministic`."""
@@ -276,7 +297,7 @@ def choose_algorithms(deterministic: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-CASES = ("sampling_xl", "decoder_update", "policy_update", "ranking", "sampling_janus", "repeats")
+CASES = ("sampling_xl", "policy_update", "decoder_update", "ranking", "sampling_janus", "repeats")
 
 
 def main() -> None:
@@ -285,6 +306,9 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="the reference's checkout; without it ours alone")
     parser.add_argument("--only", nargs="*", choices=CASES, default=CASES)
     parser.add_argument("--output", type=Path, help="folder of the result (default: benchmarks/results)")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds after which no case begins")
+    parser.add_argument("--commit", help="what is measured, where the folder is no checkout")
+    parser.add_argument("--prompts", type=int, nargs="+", help="of a batch of 8 samples each (default: 4 16 64 128)")
     parser.add_argument("--small", action="store_true", help="toy sizes on the CPU: whether the script works")
     given = parser.parse_args()
     if not given.small and not torch.cuda.is_available():
@@ -293,11 +317,17 @@ def main() -> None:
     if given.reference is not None:
         open_reference(given.reference)
     device, sizes = (torch.device("cpu"), SMALL) if given.small else (torch.device("cuda"), PUBLISHED)
+    if given.prompts:
+        sizes = replace(sizes, prompts=tuple(given.prompts))
     report = Report("gpu", device, **({"folder": given.output} if given.output else {}))
+    report.head["commit"] = given.commit or report.head["commit"]
     choose_algorithms(False)
-    bench = Bench(report, device, sizes, given.reference is not None)
+    bench = Bench(report, device, sizes)
+    if given.reference is not None:
+        with report.case("reference"):
+            bench.measure_reference()
     for name in given.only:
-        with report.case(name, LIMIT) as in_time:
+        with report.case(name, given.limit) as in_time:
             if in_time:
                 getattr(bench, name)()
 

@@ -146,5 +146,6 @@ def lpips(device: torch.device) -> LpipsVGG:
 def clip_reward(sizes: Sizes, device: torch.device) -> ClipReward:
     """A CLIP reward with fresh weights; every prompt has the same ids."""
     open_clip = import_open_clip()
-    network = open_clip.create_model(sizes.clip, pretrained=None).to(device).eval().requires_grad_(False)
+    with device:  # weights are drawn where they are used
+        network = open_clip.create_model(sizes.clip, pretrained=None, device=device).eval().requires_grad_(False)
     return ClipReward(network, lambda texts: torch.ones(len(texts), 77, dtype=torch.int64), prepare=clip_protocol)

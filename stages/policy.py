@@ -39,6 +39,7 @@ def build(stage: Stage, inputs: dict[str, Artifact]) -> PolicyUpdate:
         seed=stage.seed,
         round_id=stage.round,
         steps_before=before,
+        fast=stage.params.runtime.fast,
     )
     optimizer = previous.tensors("optimizer") if before > 0 else {}
     update.load({"online": online, "ema": average, "optimizer": optimizer})

@@ -25,7 +25,7 @@ def filter_logits(
         logits = logits / temperature
     keep = None
     if 0 < top_k < logits.shape[-1]:
-        keep = logits >= logits.topk(top_k, dim=-1).values[..., -1:]
+        keep = logits >= logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     if top_p < 1.0:
         allowed = logits if keep is None else logits.masked_fill(~keep, float("-inf"))
         ordered, order = allowed.detach().sort(dim=-1, descending=True, stable=True)

@@ -32,6 +32,7 @@ def score(
     guided: bool = True,
     owners: Tensor | None = None,
     checkpointing: bool = False,
+    fast: bool = False,
 ) -> Tensor:
     """Teacher-forced log-probabilities float32 [N, L] of tokens int64 [N, L]; differentiable.
 
@@ -47,7 +48,7 @@ def score(
     owners = torch.arange(len(tokens), device=device) if owners is None else owners.to(device)
     text, mask, tokens = text.to(device), mask.to(device).bool(), tokens.to(device)
     prefix = branch_rows(policy, text, mask, owners, settings, checkpointing)
-    hidden = policy.hidden(prefix, tokens.repeat(settings.branches, 1), checkpointing)
+    hidden = policy.hidden(prefix, tokens.repeat(settings.branches, 1), checkpointing, fast)
     return by_parts(policy, hidden, tokens, lambda logits, part: pick(log_distribution(logits, settings, part), part))
 
 

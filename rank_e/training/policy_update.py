@@ -68,9 +68,11 @@ class PolicyUpdate:
         seed: int,
         round_id: int,
         steps_before: int,
+        fast: bool = False,
     ) -> None:
         """online is trained; average is its EMA; base is the fixed initial policy, None unless `params.reads_base`;
-        steps_before counts the updates of earlier rounds."""
+        steps_before counts the updates of earlier rounds; fast: on CUDA half precision runs compiled layers."""
+        self.fast = fast
         if params.reads_base and base is None:
             raise RankEError("policy: no base to anchor to; give the initial policy, or set policy.kl_coefficient to 0")
         self.online, self.average = online, average
@@ -103,6 +105,7 @@ class PolicyUpdate:
             guided=self.guided,
             owners=owners,
             checkpointing=self.params.checkpointing,
+            fast=self.fast,
         )
 
     @torch.no_grad()
@@ -131,7 +134,9 @@ class PolicyUpdate:
         scored = torch.cat(self.minibatches[: 1 if exact and self.guided else per_epoch])
         for rows in scored.split(self.params.minibatch_size):
             for microbatch in rows.split(self.params.microbatch_size):  # as `step` scores them
-                self.old[microbatch] = self._score(self.online, microbatch)
+                # With a graph as in `step`: compiled layers round differently where they keep nothing for it.
+                with torch.enable_grad():
+                    self.old[microbatch] = self._score(self.online, microbatch).detach()
         gaps = (self.old[scored] - self.rollouts.log_probs[scored]).abs()
         largest, mean = gaps.max().item(), gaps.mean().item()
         gap, allowed = (largest, SAMPLER_TOLERANCE) if exact else (mean, HALF_PRECISION_TOLERANCE)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rank_e.backbones.protocol import PolicyModel
 from rank_e.config.profiles import load_profile
 from stages.runtime.algorithms import configure_torch
 from tests.helpers.official import write_vgg16
@@ -71,6 +72,12 @@ def test_a_fast_round_runs(kind: Kind, size: Size, vgg16: Path) -> None:
     everything(OneRound(kind, size, torch.device("cuda"), torch.bfloat16, vgg16))
 
 
+def teacher_forced(policy: PolicyModel, *inputs: torch.Tensor) -> torch.Tensor:
+    """Logits of text, mask and tokens."""
+    text, mask, tokens = inputs
+    return policy.logits(policy.hidden(policy.prefix(text, mask), tokens))
+
+
 @gpu
 @pytest.mark.parametrize("kind", ["llamagen", "janus"])
 def test_a_gpu_finds_what_a_cpu_does(kind: Kind, vgg16: Path) -> None:
@@ -80,9 +87,9 @@ def test_a_gpu_finds_what_a_cpu_does(kind: Kind, vgg16: Path) -> None:
     text, mask = host.text
     with torch.no_grad():
         tokens = torch.randint(policy.vocab_size, (2, policy.length), generator=torch.Generator().manual_seed(0))
-        on_host = policy.decode(policy.prefix(text, mask), tokens)
+        on_host = teacher_forced(policy, text, mask, tokens)
         images = tokenizer.decode_tokens(tokens)
         policy.to("cuda"), tokenizer.to("cuda")  # type: ignore[attr-defined]
-        on_card = policy.decode(policy.prefix(text.cuda(), mask.cuda()), tokens.cuda())
+        on_card = teacher_forced(policy, text.cuda(), mask.cuda(), tokens.cuda())
         torch.testing.assert_close(on_card.cpu(), on_host, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(tokenizer.decode_tokens(tokens.cuda()).cpu(), images, rtol=1e-3, atol=1e-3)

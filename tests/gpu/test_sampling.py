@@ -1,17 +1,17 @@
-"""Sampling on a GPU: the captured loop beside the plain one, and the flash kernel beside attention by hand."""
+"""Sampling on a GPU: the captured loop beside the plain one, and the kernel beside attention by hand."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from rank_e.backbones.decoding.flash import Packed, attend_packed
+from rank_e.backbones.decoding.attention import attend_slots
 from rank_e.sampling.distribution import SampledTokens, SamplingConfig
 from rank_e.sampling.sampler import Sampler
 from rank_e.seeds import generator
 from tests.gpu.test_one_round import configure
 from tests.helpers.one_round import Kind, OneRound
-from tests.helpers.packed_attention import attend_by_hand
+from tests.helpers.slot_attention import attend_by_hand
 
 pytestmark = pytest.mark.gpu
 CONFIG = SamplingConfig(guidance=3.0, top_k=48)
@@ -48,15 +48,19 @@ def test_a_compiled_loop_is_the_plain_one_up_to_rounding(kind: Kind) -> None:
     assert (first.log_probs - plain.log_probs).abs()[same].mean() < 0.1
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2])
-def test_the_flash_kernel_is_attention_by_hand(kv_heads: int) -> None:
-    device, draw = torch.device("cuda"), generator(0, "packed")
-    query = torch.randn(7, 4, 64, generator=draw).to(device, torch.bfloat16)
-    keys, values = torch.randn(2, 30, kv_heads, 64, generator=draw).to(device, torch.bfloat16)
-    # Runs of 1, 4 and 2 queries before 9, 3 and 1 of 10 slots each; one more run without queries.
-    queries, slots, used = ([0, 1, 5, 7, 7], [0, 10, 20, 30, 30], [9, 3, 1, 0])
-    parts = (torch.tensor(part, dtype=torch.int32, device=device) for part in (queries, slots, used))
-    packed = Packed(*parts, 7, 10)
-    found, expected = attend_packed(query, keys, values, packed), attend_by_hand(query, keys, values, packed)
-    torch.testing.assert_close(found[0], expected[0], atol=2e-2, rtol=2e-2)
-    torch.testing.assert_close(found[1], expected[1], atol=2e-2, rtol=2e-2)
+@pytest.mark.parametrize(("kv_heads", "head_dim"), [(4, 64), (2, 64), (4, 100), (1, 128)])
+def test_the_kernel_is_attention_by_hand(kv_heads: int, head_dim: int) -> None:
+    check_kernel(torch.device("cuda"), torch.bfloat16, kv_heads, head_dim)
+
+
+def check_kernel(device: torch.device, dtype: torch.dtype, kv_heads: int, head_dim: int) -> None:
+    """Rows that share runs of 0, 1, 64 and 130 of 150 slots; queries that are part of a wider tensor."""
+    draw = generator(0, "slots")
+    query = torch.randn(6, 2, 4, head_dim, generator=draw).to(device, dtype)[:, 1] * head_dim**-0.5
+    keys, values = torch.randn(2, 4, 150, kv_heads, head_dim, generator=draw).to(device, dtype)
+    which, used = (torch.tensor(x, dtype=torch.int32, device=device) for x in ([0, 1, 1, 2, 3, 3], [0, 1, 64, 130]))
+    keys[used.argmin(), 0] = values[2, 64] = torch.nan  # what is not written is not read
+    found = attend_slots(query, keys, values, which, used)
+    expected = attend_by_hand(query, keys, values, which, used)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-2 if dtype == torch.bfloat16 else 1e-5, rtol=2e-2)

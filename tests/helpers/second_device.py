@@ -21,14 +21,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-from tests.helpers.packed_attention import flash_forward
+from rank_e.backbones.decoding import attention  # noqa: F401  (registers its operation)
+from tests.helpers.slot_attention import attend_by_hand
 
 ROOT = Path(__file__).parents[2]
 NAME = "second"
 aten = torch.ops.aten
 WAITS = (aten._local_scalar_dense, aten.equal, aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim)
 """Operations whose result, or its size, the host waits for; so does an index with a mask."""
-STAND_INS: dict[Any, Callable[..., Any]] = {aten._flash_attention_forward.default: flash_forward}
+STAND_INS: dict[Any, Callable[..., Any]] = {torch.ops.rank_e.attend_slots.default: attend_by_hand}
 """What a CPU has no kernel for."""
 INDEXED = (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_)
 

@@ -54,7 +54,7 @@ class Head(nn.Module):
     def prefix(self, text: Tensor, mask: Tensor, unconditional: Tensor | None = None, checkpointing: bool = False):
         return Rows(text[:, 0])
 
-    def hidden(self, prefix: Rows, tokens: Tensor, checkpointing: bool = False) -> Tensor:
+    def hidden(self, prefix: Rows, tokens: Tensor, checkpointing: bool = False, fast: bool = False) -> Tensor:
         return self.body[: len(tokens)]
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -257,7 +257,7 @@ class Bigram(nn.Module):
         self.checkpointed.append(checkpointing)
         return self.first[torch.where(unconditional, 3, text[:, -1])]
 
-    def hidden(self, prefix: Tensor, tokens: Tensor, checkpointing: bool = False) -> Tensor:
+    def hidden(self, prefix: Tensor, tokens: Tensor, checkpointing: bool = False, fast: bool = False) -> Tensor:
         self.checkpointed.append(checkpointing)
         return torch.cat([prefix[:, None], self.next[tokens[:, :-1]]], 1)
 

@@ -1,4 +1,4 @@
-"""The key-value cache of half precision on CUDA: flash kernels for the image and for the text, merged exactly."""
+"""The key-value cache of half precision on CUDA: one kernel reads what is written, image and text merged exactly."""
 
 from __future__ import annotations
 
@@ -8,53 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rank_e.backbones.decoding.attention import attend_slots, merge
 from rank_e.backbones.decoding.slots import DevicePosition, TextSlots
 
 SPARE_TEXTS, TEXT_ROWS = 2, 32
 """Room for a batch with a few more texts, and the multiple to which their length is rounded up."""
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Where runs of queries and of slots lie in packed tensors, int32 on the device.
-
-    queries [R + 1]: run r has rows queries[r] to queries[r + 1]; slots [R + 1]: its slots begin at slots[r]; used [R]:
-    how many of them are read. longest_queries and longest_slots bound both.
-    """
-
-    queries: Tensor
-    slots: Tensor
-    used: Tensor
-    longest_queries: int
-    longest_slots: int
-
-
-def attend_packed(query: Tensor, keys: Tensor, values: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
-    """Flash attention of packed queries [Q, heads, D] to packed slots [S, kv_heads, D], run by run.
-
-    Returns their means of values [Q, heads, D] and the log-sum-exps of the scores, float32 [Q, heads].
-    """
-    mixed, log_sums, *_ = torch.ops.aten._flash_attention_forward(
-        query,
-        keys,
-        values,
-        packed.queries,
-        packed.slots,
-        packed.longest_queries,
-        packed.longest_slots,
-        0.0,
-        False,
-        False,
-        scale=1.0,
-        seqused_k=packed.used,
-    )
-    return mixed, log_sums.T
-
-
-def merge(one: Tensor, one_log_sum: Tensor, other: Tensor, other_log_sum: Tensor) -> Tensor:
-    """Attention to two sets of slots together, from each one's mean [N, heads, D] and log-sum-exp [N, heads]."""
-    share = torch.sigmoid(one_log_sum - other_log_sum).unsqueeze(-1)
-    return torch.lerp(other.float(), one.float(), share).type_as(one)
 
 
 class TextLayer(Protocol):
@@ -95,74 +53,64 @@ class SlotText:
 
 @dataclass(frozen=True)
 class SharedLayer:
-    """Keys and values [R, T, kv_heads, D] of the texts of R runs of rows."""
+    """Keys and values [R, T, kv_heads, D] of R texts; which int32 [N]: each row's text; used int32 [R]: their rows."""
 
     keys: Tensor
     values: Tensor
-    packed: Packed
+    which: Tensor
+    used: Tensor
 
     def attend(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        return attend_packed(query, self.keys.flatten(0, 1), self.values.flatten(0, 1), self.packed)
+        return attend_slots(query, self.keys, self.values, self.which, self.used)
 
 
 class SharedText:
-    """Texts that neighbouring rows share: each run of rows with one text reads its keys and values once.
+    """Texts that rows share: each lies in memory once, and rows beside each other find it in the card's cache.
 
-    Hidden rows are moved behind the others, where no run looks.
+    Hidden rows are moved behind the others, where nobody looks.
     """
 
     def __init__(self, text: TextSlots) -> None:
         assert text.keys is not None
-        self.rows, shape = len(text.index), text.values[0].shape
-        self.room, self.length = len(_runs(text.index)[0]) + SPARE_TEXTS, -(-shape[1] // TEXT_ROWS) * TEXT_ROWS
-        device = text.index.device
-        starts = torch.zeros(self.room + 1, dtype=torch.int32, device=device)
-        slots = torch.arange(self.room + 1, dtype=torch.int32, device=device) * self.length
-        self.packed = Packed(starts, slots, torch.zeros_like(starts[1:]), self.rows, self.length)
-        both = text.keys[0].new_zeros(2, len(text.values), self.room, self.length, *shape[2:])
-        self.layers = [SharedLayer(k, v, self.packed) for k, v in zip(*both, strict=True)]
+        count, length, *shape = text.values[0].shape
+        self.room, self.length = count + SPARE_TEXTS, -(-length // TEXT_ROWS) * TEXT_ROWS
+        self.which = torch.zeros_like(text.index, dtype=torch.int32)
+        self.used = torch.zeros(self.room, dtype=torch.int32, device=self.which.device)
+        both = text.keys[0].new_zeros(2, len(text.values), self.room, self.length, *shape)
+        self.layers = [SharedLayer(k, v, self.which, self.used) for k, v in zip(*both, strict=True)]
 
     def fits(self, text: TextSlots) -> bool:
-        runs = len(_runs(text.index)[0])
-        return self.rows == len(text.index) and runs <= self.room and text.bias.shape[1] <= self.length
+        count, length = text.bias.shape
+        return len(self.which) == len(text.index) and count <= self.room and length <= self.length
 
     def fill(self, text: TextSlots) -> None:
         assert text.keys is not None
-        which, counts = _runs(text.index)
-        hidden = text.bias.index_select(0, which) < 0
+        hidden = text.bias < 0
         order = hidden.int().argsort(dim=1, stable=True)[..., None, None]
-        runs, count = hidden.shape
-        self.packed.used.zero_()
-        self.packed.used[:runs] = (~hidden).sum(1).int()
-        self.packed.queries.fill_(self.rows)
-        self.packed.queries[0] = 0
-        self.packed.queries[1 : runs + 1] = counts.cumsum(0).int()
+        count, length = hidden.shape
+        self.which.copy_(text.index)
+        self.used[:count] = (~hidden).sum(1)
         for layer, keys, values in zip(self.layers, text.keys, text.values, strict=True):
             for buffer, texts in ((layer.keys, keys), (layer.values, values)):
-                buffer[:runs, :count] = texts.index_select(0, which).take_along_dim(order, 1)
-
-
-def _runs(index: Tensor) -> tuple[Tensor, Tensor]:
-    """The text of each run of equal neighbours, and the run's length."""
-    which, counts = torch.unique_consecutive(index, return_counts=True)
-    return which, counts
+                buffer[:count, :length] = texts.take_along_dim(order, 1)
 
 
 @dataclass(frozen=True)
 class FlashLayer:
-    """keys, values [N, L, kv_heads, D] of the image; the text's own layer."""
+    """keys, values [N, L, kv_heads, D] of the image; which and used as in `attend_slots`; the text's own layer."""
 
     keys: Tensor
     values: Tensor
     text: TextLayer
     position: DevicePosition
-    packed: Packed
+    which: Tensor
+    used: Tensor
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         self.keys.index_copy_(1, self.position.index, key.unsqueeze(1))
         self.values.index_copy_(1, self.position.index, value.unsqueeze(1))
-        image = attend_packed(query, self.keys.flatten(0, 1), self.values.flatten(0, 1), self.packed)
-        return merge(*image, *self.text.attend(query))
+        mixed, log_sum = attend_slots(query, self.keys, self.values, self.which, self.used)
+        return merge(mixed, log_sum, *self.text.attend(query))
 
 
 class FlashCache:
@@ -172,11 +120,11 @@ class FlashCache:
         device, rows, shape = text.index.device, len(text.index), text.values[0].shape
         self.position = DevicePosition(device)
         self.text: SlotText | SharedText = SlotText(text) if text.keys is None else SharedText(text)
-        starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
-        self.packed = Packed(starts, starts * length, torch.ones_like(starts[1:]), 1, length)
+        self.which = torch.arange(rows, dtype=torch.int32, device=device)
+        self.used = torch.ones_like(self.which)
         both = text.values[0].new_zeros(2, len(text.values), rows, length, *shape[2:])
         self.layers = [
-            FlashLayer(keys, values, layer, self.position, self.packed)
+            FlashLayer(keys, values, layer, self.position, self.which, self.used)
             for keys, values, layer in zip(*both, self.text.layers, strict=True)
         ]
 
@@ -185,9 +133,9 @@ class FlashCache:
 
     def fill(self, text: TextSlots) -> None:
         self.position.index.zero_()
-        self.packed.used.fill_(1)
+        self.used.fill_(1)
         self.text.fill(text)
 
     def advance(self) -> None:
         self.position.advance()
-        self.packed.used.add_(1)
+        self.used.add_(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,6 +63,11 @@ class PolicyCache:
     def kernel(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The function that is to run for a layer's step: itself, or compiled."""
         return _compiled(function) if self.compiled else function
+
+
+def layer_kernel(function: Callable[..., Any], x: Tensor, fast: bool) -> Callable[..., Any]:
+    """The function that is to run for a layer's rows x in training: itself, or if `fast` compiled, as `open` says."""
+    return _compiled(function) if fast and x.is_cuda and x.dtype != torch.float32 else function
 
 
 @functools.cache

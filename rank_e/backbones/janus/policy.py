@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rank_e.backbones.decoding.opening import PolicyCache
+from rank_e.backbones.decoding.opening import PolicyCache, layer_kernel
 from rank_e.backbones.decoding.slots import LayerCache, TextSlots
 from rank_e.backbones.llamagen.policy import attention_mask
 from rank_e.errors import RankEError
@@ -192,15 +192,16 @@ class JanusPolicy(nn.Module):
             )
         return text if unconditional is None else torch.where(unconditional[:, None], blank, text)
 
-    def hidden(self, prefix: JanusPrefix, tokens: Tensor, checkpointing: bool = False) -> Tensor:
+    def hidden(self, prefix: JanusPrefix, tokens: Tensor, checkpointing: bool = False, fast: bool = False) -> Tensor:
         """Teacher forcing after N prefix rows: tokens int64 [N, L] -> rows [N, L, dim], whose `logits` predict them."""
         x = self._embed(tokens[:, :-1])
+        image_layer = layer_kernel(_image_layer, x, fast)
         steps, mask = torch.arange(x.shape[1], device=x.device), prefix.mask.index_select(0, prefix.index)
         turn = self._rotation(mask.sum(-1, keepdim=True) + steps, x.dtype)
         image = (steps[:, None] >= steps).expand(len(x), 1, -1, -1)
         allowed = torch.cat([mask[:, None, None].expand(-1, -1, len(steps), -1), image], dim=-1)
         for layer, key, value in zip(self.layers, prefix.keys, prefix.values, strict=True):
-            x = _run(_image_layer, checkpointing, layer, x, allowed, turn, key, value, prefix.index)
+            x = _run(image_layer, checkpointing, layer, x, allowed, turn, key, value, prefix.index)
         return torch.cat([prefix.hidden[:, None], x], dim=1)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rank_e.backbones.decoding.opening import PolicyCache
+from rank_e.backbones.decoding.opening import PolicyCache, layer_kernel
 from rank_e.backbones.decoding.slots import TextSlots
 from rank_e.backbones.llamagen.transformer import Block, RMSNorm
 from rank_e.errors import RankEError
@@ -210,18 +210,20 @@ class Policy(nn.Module):
             values.append(value)
         return Prefix(tuple(values), mask.sum(-1).float().log(), x[:, -1])
 
-    def hidden(self, prefix: Prefix, tokens: Tensor, checkpointing: bool = False) -> Tensor:
+    def hidden(self, prefix: Prefix, tokens: Tensor, checkpointing: bool = False, fast: bool = False) -> Tensor:
         """Teacher forcing after N prefix rows: tokens int64 [N, L] -> rows [N, L, dim], whose `logits` predict them."""
         steps = tokens.shape[1] - 1
         # Spread over the heads of queries and keys: a wide contiguous factor multiplies several times faster.
         rotation = self._rotation[:steps, None].to(tokens.device).repeat(1, 2 * self.config.n_head, 1)
         x = self.tok_embeddings(tokens[:, :-1])
+        image = layer_kernel(Block.image, x, fast)
+        rotation = rotation if image is Block.image else torch.view_as_real(rotation)
         # Image row i sees the text slot (column 0) and image columns 1 ... i + 1.
         bias = torch.full((steps, steps + 1), float("-inf"), device=x.device, dtype=x.dtype).triu(2)
         bias = bias.expand(len(x), 1, -1, -1).clone()
         bias[..., 0] = prefix.log_count[:, None, None]
         for block, value in zip(self.blocks, prefix.values, strict=True):
-            x = _run(block.image, checkpointing, x, value, rotation, bias)
+            x = _run(image, checkpointing, block, x, value, rotation, bias)
         return torch.cat([prefix.hidden[:, None], x], dim=1)
 
     def forward(
@@ -278,6 +280,6 @@ class Policy(nn.Module):
         return self.logits(x)
 
 
-def _run(block: Callable[..., Any], checkpointing: bool, *inputs: Tensor) -> Any:
+def _run(block: Callable[..., Any], checkpointing: bool, *inputs: Any) -> Any:
     """Call a block, recomputing it in the backward pass if asked to."""
     return checkpoint(block, *inputs, use_reentrant=False) if checkpointing else block(*inputs)

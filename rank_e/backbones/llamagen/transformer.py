@@ -15,13 +15,18 @@ from rank_e.backbones.decoding.slots import LayerCache
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the pairs of x [..., head_dim] by unit complex numbers [..., head_dim / 2]; same type and shape as x."""
+    """Turn the pairs of x [..., head_dim] by unit numbers; same type and shape as x.
+
+    rotation is complex [..., head_dim / 2], or real [..., head_dim / 2, 2], of which a compiler makes one kernel: the
+    products and sums are the same.
+    """
+    if not rotation.is_complex():
+        return _rotate_in_reals(x, rotation)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).type_as(x)
 
 
-def rotate_in_reals(x: Tensor, rotation: Tensor) -> Tensor:
-    """The same products and sums, rotation [..., head_dim / 2, 2]: a compiler makes one kernel of real numbers."""
+def _rotate_in_reals(x: Tensor, rotation: Tensor) -> Tensor:
     (first, second), (cosine, sine) = x.float().unflatten(-1, (-1, 2)).unbind(-1), rotation.unbind(-1)
     turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
     return turned.flatten(-2).type_as(x)
@@ -55,7 +60,7 @@ class Attention(nn.Module):
     def image(self, x: Tensor, text_value: Tensor, rotation: Tensor, bias: Tensor) -> Tensor:
         """Image rows x [N, M, dim] -> [N, M, dim], before the residual.
 
-        text_value [N, dim], rotation [M, 2 heads, head_dim / 2], bias [N, 1, M, M + 1].
+        text_value [N, dim], rotation [M, 2 heads, head_dim / 2] or the same in reals, bias [N, 1, M, M + 1].
         """
         n, m, dim = x.shape
         qkv = self.wqkv(x).view(n, m, 3 * self.heads, -1)
@@ -71,7 +76,7 @@ class Attention(nn.Module):
         """One image row x [N, dim]; rotation [2 heads, head_dim / 2, 2], the softmax scale on the queries' half."""
         qkv = self.wqkv(x).view(len(x), 3 * self.heads, -1)
         both, value = qkv.split([2 * self.heads, self.heads], dim=1)
-        turned = rotate(both, torch.view_as_complex(rotation)) if x.is_cpu else rotate_in_reals(both, rotation)
+        turned = rotate(both, torch.view_as_complex(rotation) if x.is_cpu else rotation)
         query, key = turned.chunk(2, dim=1)
         return self.wo(cache.attend(query, key, value).reshape(x.shape))
 

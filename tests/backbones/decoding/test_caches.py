@@ -9,13 +9,14 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from rank_e.backbones.decoding import flash
-from rank_e.backbones.decoding.flash import FlashCache, merge
+from rank_e.backbones.decoding.attention import merge
+from rank_e.backbones.decoding.flash import FlashCache
 from rank_e.backbones.decoding.host import HostCache
 from rank_e.backbones.decoding.masked import MaskedCache
 from rank_e.backbones.decoding.slots import TextSlots
-from rank_e.backbones.llamagen.transformer import Block, rotate, rotate_in_reals
+from rank_e.backbones.llamagen.transformer import Block, rotate
 from rank_e.seeds import generator
-from tests.helpers.packed_attention import attend_by_hand
+from tests.helpers.slot_attention import attend_by_hand
 from tests.helpers.tiny_nets import tiny_policy
 
 LENGTH, LAYERS, HEADS, HEAD_DIM = 5, 2, 4, 8
@@ -24,7 +25,7 @@ LENGTH, LAYERS, HEADS, HEAD_DIM = 5, 2, 4, 8
 @pytest.fixture
 def by_hand(monkeypatch):
     """The flash cache without a GPU."""
-    monkeypatch.setattr(flash, "attend_packed", attend_by_hand)
+    monkeypatch.setattr(flash, "attend_slots", attend_by_hand)
 
 
 def texts(kind: str, index: list[int], kv_heads: int, seed: int) -> TextSlots:
@@ -92,9 +93,17 @@ def test_a_batch_of_another_size_does_not_fit(by_hand, name):
 
 
 def test_a_flash_cache_has_room_for_a_few_more_texts_and_says_when_it_has_not(by_hand):
-    cache = FlashCache(texts("rows", [0] * 6, HEADS, 0), LENGTH)
-    assert cache.fits(texts("rows", [0, 0, 1, 1, 2, 2], HEADS, 0))
-    assert not cache.fits(texts("rows", [0, 1, 0, 1, 0, 1], HEADS, 0))
+    text = texts("rows", [0] * 6, HEADS, 0)
+    cache = FlashCache(text, LENGTH)
+
+    def more(count: int) -> TextSlots:
+        keys, values = (
+            [torch.cat([x, x[:1].expand(count, -1, -1, -1)]) for x in part] for part in (text.keys, text.values)
+        )
+        return TextSlots(keys, values, torch.cat([text.bias, text.bias[:1].expand(count, -1)]), text.index)
+
+    assert cache.fits(more(2))
+    assert not cache.fits(more(3))
 
 
 def test_merging_two_sets_of_slots_is_attention_to_both():
@@ -113,7 +122,7 @@ def test_merging_two_sets_of_slots_is_attention_to_both():
 def test_both_forms_of_a_rotation_agree():
     x, angles = torch.randn(3, 6, 8, generator=generator(0, "x")), torch.linspace(0, 3, 24).view(6, 4)
     rotation = torch.polar(torch.ones_like(angles), angles)
-    assert torch.equal(rotate_in_reals(x, torch.view_as_real(rotation)), rotate(x, rotation))
+    assert torch.equal(rotate(x, torch.view_as_real(rotation)), rotate(x, rotation))
 
 
 def take(monkeypatch, kind) -> None:

@@ -69,7 +69,7 @@ class ToyPolicy(nn.Module):
         cache.position.advance()
         return self.logits(cache.hidden + self.image(tokens))
 
-    def hidden(self, prefix: ToyPrefix, tokens: Tensor, checkpointing: bool = False) -> Tensor:
+    def hidden(self, prefix: ToyPrefix, tokens: Tensor, checkpointing: bool = False, fast: bool = False) -> Tensor:
         return prefix.hidden[:, None] + F.pad(self.image(tokens[:, :-1]), (0, 0, 1, 0))
 
 
