@@ -51,8 +51,8 @@ class RuntimeParams(Section):
     threads: CPU threads of one stage.
     dtype: what networks compute in; trained weights, averages and optimisers are float32.
     deterministic: the same bytes twice on one device; false takes the fastest algorithms.
-    fast: on CUDA sampling replays captured steps, compiled in bfloat16; false runs the same steps one by one. A CPU has
-        one way.
+    fast: on CUDA sampling replays captured steps, and in bfloat16 the layers of sampling and of the policy update are
+        compiled; false runs the same one by one. A CPU has one way.
     """
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]

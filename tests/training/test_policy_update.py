@@ -1,8 +1,12 @@
 """The policy update: on-policy at first, moves what should move, learns, resumes to the same bits."""
 
+from functools import cache
+
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
+from rank_e.backbones.decoding.opening import layer_kernel
 from rank_e.backbones.llamagen.policy import Policy
 from rank_e.errors import RankEError
 from rank_e.objectives.grpo import group_advantages, k2_kl
@@ -27,7 +31,7 @@ def rollouts(policy, config=GUIDED):
     return Rollouts(text, mask, samples.tokens, samples.log_probs, advantages, rewards)
 
 
-def make(params=None, config=GUIDED, data=None, steps_before=0):
+def make(params=None, config=GUIDED, data=None, steps_before=0, fast=False):
     online = tiny_policy()
     return PolicyUpdate(
         online,
@@ -39,6 +43,7 @@ def make(params=None, config=GUIDED, data=None, steps_before=0):
         seed=5,
         round_id=1,
         steps_before=steps_before,
+        fast=fast,
     )
 
 
@@ -226,6 +231,38 @@ def test_checkpointing_changes_memory_and_not_results():
         results.append(snapshot(update.online))
     for name, value in results[0].items():
         torch.testing.assert_close(value, results[1][name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_one_compilation_serves_all_layers_of_prepare_and_of_a_step_and_changes_nothing(monkeypatch, checkpointing):
+    counter, asked = CompileCounter(), []
+
+    @cache
+    def compiled(function):
+        return torch.compile(function, backend=counter, dynamic=False, fullgraph=True)
+
+    def kernel(function, x, fast):
+        asked.append(fast)
+        return compiled(function) if fast else function
+
+    monkeypatch.setattr("rank_e.backbones.llamagen.policy.layer_kernel", kernel)
+    params = policy_params(checkpointing=checkpointing)
+    logs = []
+    for fast in (False, True):
+        update = make(params, fast=fast)
+        assert len(update.online.blocks) > 1
+        logs.append(update.prepare() | update.step(0))
+        assert set(asked) == {fast}
+        asked.clear()
+        assert counter.frame_count == int(fast)
+    # The graph of a step is that of `prepare`: another one could round differently.
+    assert logs[1]["ratio_deviation"] == 0.0
+    assert logs[1] == pytest.approx(logs[0], rel=1e-4, abs=1e-6)
+
+
+def test_layers_are_compiled_for_half_precision_on_cuda_alone():
+    rows = {dtype: torch.zeros(1, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
+    assert [layer_kernel(snapshot, x, True) for x in rows.values()] == [snapshot, snapshot]
 
 
 @pytest.mark.parametrize(
