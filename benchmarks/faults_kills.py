@@ -170,8 +170,8 @@ def role(process: psutil.Process, pid: int) -> str:
     words = words_of(process)
     with contextlib.suppress(psutil.Error):
         parent = words_of(psutil.Process(process.ppid()))
-        if "stages.runtime.warm" in words:  # a stage is a fork of it
-            return "stage" if "stages.runtime.warm" in parent else "warm"
+        if "stages.runtime.server" in words:  # a stage is a fork of it
+            return "stage" if "stages.runtime.server" in parent else "warm"
         if words[1:3] == ["-m", "stages"] and "RANK_E_WARM" not in process.environ():
             return "stage"
     return "other"

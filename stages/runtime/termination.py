@@ -27,6 +27,7 @@ class Termination:
         self._signal: signal.Signals | None = None
         self._loops = 0
         self._leaving = False
+        self._wake: int | None = None
 
     @property
     def asked(self) -> bool:
@@ -34,14 +35,15 @@ class Termination:
         return self._signal is not None
 
     def listen(self, title: str) -> None:
-        """From now on SIGTERM and Ctrl-C mean this; called in the main thread of a stage's process."""
-        self._title = title
-        read, write = os.pipe()
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        """From now on SIGTERM and Ctrl-C mean this; called in the main thread of a process when a stage begins."""
+        self._title, self._signal, self._loops, self._leaving = title, None, 0, False
+        if self._wake is None:
+            read, self._wake = os.pipe()
+            os.set_blocking(self._wake, False)
+            threading.Thread(target=self._insist, args=(read,), daemon=True).start()
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         for kind in KINDS:
             signal.signal(kind, self._ask)
-        threading.Thread(target=self._insist, args=(read,), daemon=True).start()
 
     @contextmanager
     def loop(self) -> Iterator[None]:

@@ -1,7 +1,6 @@
 """Stages forked from a warm process: the same output, exit code and surroundings as a process of their own."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from stages.runtime.warm import SOCKET, warm_stages
+from tests.helpers.warm_project import changed_server, gone, run, start, wait_until, write_project
 
-ROOT = Path(__file__).parents[2]
 FAKE = """
 import os, pathlib, signal, sys, time
 print("torch" in sys.modules, pathlib.Path.cwd().name, os.environ["COLOUR"], sys.argv)
@@ -44,13 +43,8 @@ match sys.argv[1]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose only stage is FAKE."""
     folder = tmp_path_factory.mktemp("project")
-    (folder / "stages" / "runtime").mkdir(parents=True)
-    for name in ("__init__", "__main__", "runtime/__init__", "runtime/process", "runtime/warm"):
-        shutil.copy(ROOT / "stages" / f"{name}.py", folder / "stages" / f"{name}.py")
-    (folder / "stages" / "fake.py").write_text(FAKE)
-    (folder / "rank_e").symlink_to(ROOT / "rank_e")
+    write_project(folder, FAKE)
     return folder
 
 
@@ -58,38 +52,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def warm(project: Path) -> Iterator[str]:
     with warm_stages(project):
         yield os.environ[SOCKET]
-
-
-def start(project: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "stages", "fake", *arguments],
-        cwd=project,
-        env={**os.environ, "COLOUR": "red", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(project: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    process = start(project, *arguments, **environment)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie that its parent has not buried yet has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or before it was read
-        return True
-
-
-def wait_until(condition: object) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("word", "code"), [("0", 0), ("7", 7), ("message", 1), ("raise", 1)])
@@ -147,15 +109,11 @@ def test_sigterm_to_who_asked_is_the_stages_and_its_exit_code_comes_back(project
 
 
 def test_a_stage_that_does_not_end_when_asked_is_ended(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shorter = (
-        "import socket, sys\nfrom stages.runtime import warm\n"
-        "warm.GRACE = 0.5\nwarm.Server(socket.socket(fileno=int(sys.argv[1]))).run()\n"
+    changed_server(
+        monkeypatch,
+        "import socket, sys\nfrom stages.runtime import server\n"
+        "server.GRACE = 0.5\nserver.Server(socket.socket(fileno=int(sys.argv[1]))).run()\n",
     )
-    monkeypatch.setattr(
-        subprocess, "Popen", lambda words, real=subprocess.Popen, **options: real(
-            [*words[:1], "-c", shorter, *words[3:]] if words[1:3] == ["-m", "stages.runtime.warm"] else words, **options
-        ),
-    )  # fmt: skip
     monkeypatch.delenv(SOCKET, raising=False)
     (project / "heard").unlink(missing_ok=True)
     with warm_stages(project):
@@ -212,7 +170,7 @@ def test_the_warm_process_ends_with_its_block_and_says_when_it_is_gone(project: 
 
 BOTH_AT_ONCE = """
 import os, socket, sys
-from stages.runtime.warm import Server
+from stages.runtime.server import Server
 server = Server(socket.socket(socket.AF_UNIX))
 here, there = socket.socketpair()
 child = os.fork()
