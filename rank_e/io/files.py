@@ -24,6 +24,14 @@ def check_name(path: Path) -> None:
         raise RankEError(f"{path}: its name is not UTF-8; rename it") from None
 
 
+def state_of(path: Path) -> tuple[int, int, int] | None:
+    """Size, time and inode of a file, which stay as long as its contents do; None where there is no file."""
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
 def sha256_of(path: str | Path) -> str:
     """sha256 of a file's contents, in hexadecimal."""
     with Path(path).open("rb") as file:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rank_e.io.files import state_of
 from rank_e.io.json_text import parse_json
 from rank_e.io.torchvision_ops import import_open_clip
 from rank_e.rewards.base import RewardError
@@ -87,8 +88,7 @@ def load_clip(model: str, file: str | Path, device: torch.device) -> tuple[ClipM
 
 def shared_clip(model: str, file: Path, device: torch.device) -> tuple[ClipModel, Tokenize]:
     """`load_clip`, but one network for all in this process that use the same file, as long as the file is the same."""
-    state = file.stat() if file.is_file() else None
-    return _shared_clip(model, file, device, state and (state.st_size, state.st_mtime_ns, state.st_ino))
+    return _shared_clip(model, file, device, state_of(file))
 
 
 @lru_cache(maxsize=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from rank_e.errors import RankEError
 from rank_e.io.checkpoints import check_finite, check_shapes, read_tensors, shapes_of
+from rank_e.io.files import state_of
 from rank_e.precision import channels_last, float32_island
 
 SMALLEST_SIDE = 16  # four poolings
@@ -70,5 +72,10 @@ class LpipsVGG:
 
 
 def lpips(folder: Path, device: torch.device, *, file: str) -> LpipsVGG:
-    """LPIPS with the VGG16 of `file` within `folder`."""
-    return LpipsVGG(folder / file, device)
+    """LPIPS with the VGG16 of `file` within `folder`: one for all in this process, as long as the file is the same."""
+    return _shared(folder / file, device, state_of(folder / file))
+
+
+@lru_cache(maxsize=1)
+def _shared(vgg16: Path, device: torch.device, state: object) -> LpipsVGG:
+    return LpipsVGG(vgg16, device)

@@ -1,9 +1,9 @@
 """A process that stays on a GPU and runs one stage after another, in which what takes seconds to make is made once.
 
-Kept from stage to stage are the device's context, compiled layers and captured kernels, and frozen networks whose files
-are the same. Artifacts on the disk are the only truth: a stage reads all its inputs anew and has nothing from the stage
-before it. The process ends, and another takes its place, after a stage that failed or was stopped, and before one that
-would run under other settings or other code.
+Kept from stage to stage are the device's context, compiled layers, and the frozen networks of CLIP and LPIPS as long as
+their files are the same. Artifacts on the disk are the only truth: a stage reads all its inputs anew. The process ends,
+and another takes its place, after a stage that failed or was stopped, and before one that would run under other settings
+or other code.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ def serve(channel: socket.socket, parent: int) -> NoReturn:
             if code == 0:
                 _clean_up()
                 known |= {path: state for path, state in _sources().items() if path not in known}
-            send_code(channel, code)
-            if code != 0:
-                break
+            send_code(channel, code)  # after one that failed the channel is closed
     os._exit(0)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rank_e.errors import RankEError
 from rank_e.io.torchvision_ops import declare_torchvision_ops
 from rank_e.seeds import generator
-from rank_e.training.lpips_vgg import LpipsVGG
+from rank_e.training.lpips_vgg import LpipsVGG, lpips
 from tests.helpers.discriminator_files import vgg_features
 
 CUTS = (3, 8, 15, 22, 29)  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 in torchvision's `features`
@@ -155,3 +155,16 @@ def test_a_file_that_is_no_vgg16_is_named(vgg_file, tmp_path):
 def test_images_too_small_for_four_poolings_are_refused(distance):
     with pytest.raises(RankEError, match="sides >= 16"):
         distance(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
+
+
+def test_one_network_serves_all_as_long_as_its_file_is_the_same(vgg_file: Path, tmp_path: Path) -> None:
+    file, device = tmp_path / "vgg16.pth", torch.device("cpu")
+    file.write_bytes(vgg_file.read_bytes())
+    first = lpips(tmp_path, device, file=file.name)
+    assert lpips(tmp_path, device, file=file.name) is first
+    tensors = torch.load(file, weights_only=True)
+    torch.save({name: 2 * x for name, x in tensors.items()}, file, _use_new_zipfile_serialization=False)
+    second = lpips(tmp_path, device, file=file.name)
+    assert second is not first
+    images = torch.rand(2, 1, 3, 16, 16, generator=generator(0, "images"))
+    assert first(*images) != second(*images)
