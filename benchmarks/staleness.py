@@ -1,6 +1,6 @@
 """What stale rollouts cost on the embedded world: 1, 4, 16 or 64 policy updates from one round's rollouts.
 
-    python -m benchmarks.staleness [--device cuda] [--jobs 4] [--updates 192] [--seeds 0 1 2]
+    python -m benchmarks.staleness [--device cuda] [--jobs 4] [--updates 64] [--seeds 0 1 2]
 
 All runs make the same number of updates from the same number of rollouts (8 prompts x 8 an update); what differs is
 how many updates old the policy is that sampled them. Each run ends with the averaged policy's images of validation
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--updates", type=int, default=192, help="updates of each run, a multiple of 64")
+    parser.add_argument("--updates", type=int, default=64, help="updates of each run, a multiple of 64")
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=RESULTS)
