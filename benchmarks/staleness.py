@@ -3,8 +3,8 @@
     python -m benchmarks.staleness [--device cuda] [--jobs 4] [--updates 64] [--seeds 0 1 2]
 
 All runs make the same number of updates from the same number of rollouts (8 prompts x 8 an update); what differs is
-how many updates old the policy is that sampled them. Each run ends with the averaged policy's images of validation
-captions.
+how many updates old the policy is that sampled them. Each run ends with the averaged policy's images of training captions
+and of validation captions, compositions that no training has seen; so begins the table, with the base's.
 
 Writes benchmarks/results/staleness-<date>.json: every run, and means over the seeds.
 """
@@ -48,11 +48,14 @@ WEIGHTS = ROOT / "assets" / "shapes"
 class Run:
     """One run: settings, what its updates logged (means), and what its policy is worth at the end.
 
-    reward: mean over the images; accuracy: percent that the checker accepts; kl: to the base, at the last update.
+    reward: mean over the images; accuracy: percent that the checker accepts; train: of training captions, else of
+    validation; kl: to the base, at the last update.
     """
 
     updates_a_round: int
     seed: int
+    reward_train: float
+    accuracy_train: float
     reward: float
     accuracy: float
     kl: float
@@ -62,7 +65,7 @@ class Run:
 
 
 def run(updates_a_round: int, seed: int, updates: int, images: int, device: str) -> Run:
-    """Train `updates` updates, then judge `images` images."""
+    """Train `updates` updates, then judge `images` images of each kind; 0 updates a round: the base."""
     torch.set_num_threads(1)
     began, place, params = time.monotonic(), torch.device(device), load(ROOT / "profiles" / "shapes.yaml")
     arm = params.arm("frozen")
@@ -85,7 +88,7 @@ def run(updates_a_round: int, seed: int, updates: int, images: int, device: str)
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     state, log = None, []
-    for number in range(updates // updates_a_round):
+    for number in range(updates // updates_a_round if updates_a_round else 0):
         count = PROMPTS_AN_UPDATE * updates_a_round
         prompts = [text for text, _ in train.prompts(count, seed_for(seed, "prompts", number))]
         text, mask = backbone.encode_text(prompts)
@@ -100,20 +103,23 @@ def run(updates_a_round: int, seed: int, updates: int, images: int, device: str)
         update.prepare()
         log += [update.step(index) for index in range(update.steps)]
         state = update.state()
-    held_out = [text for text, _ in ShapesDataset("validation").prompts(images, 777)]
-    text, mask = backbone.encode_text(held_out)
-    seeds = [seed_for(777, "evaluation", index) for index in range(images)]
-    tokens = Sampler(average, config, AT_ONCE, fast=True)(text, mask, seeds).tokens
-    drawn, found = judged(tokens, held_out)
-    accepted = checker(WEIGHTS, place)(list(to_bytes(drawn)), held_out)
+    found_on = {}
+    for split in ("train", "validation"):
+        captions = [text for text, _ in ShapesDataset(split).prompts(images, 777)]
+        text, mask = backbone.encode_text(captions)
+        seeds = [seed_for(777, "evaluation", index) for index in range(images)]
+        tokens = Sampler(average, config, AT_ONCE, fast=True)(text, mask, seeds).tokens
+        drawn, found = judged(tokens, captions)
+        accepted = checker(WEIGHTS, place)(list(to_bytes(drawn)), captions)
+        found_on[split] = round(found.mean().item(), 3), round(100 * float(accepted.float().mean()), 2)
     return Run(
         updates_a_round,
         seed,
-        reward=round(found.mean().item(), 3),
-        accuracy=round(100 * float(accepted.float().mean()), 2),
-        kl=round(log[-1]["kl"], 5),
-        clip_fraction=round(mean(row["clip_fraction"] for row in log), 5),
-        ratio_deviation=round(mean(row["ratio_deviation"] for row in log), 4),
+        *found_on["train"],
+        *found_on["validation"],
+        kl=round(log[-1]["kl"], 5) if log else 0.0,
+        clip_fraction=round(mean(row["clip_fraction"] for row in log), 5) if log else 0.0,
+        ratio_deviation=round(mean(row["ratio_deviation"] for row in log), 4) if log else 0.0,
         seconds=round(time.monotonic() - began, 1),
     )
 
@@ -131,16 +137,16 @@ def main() -> None:
     if given.updates % max(STALENESS):
         parser.error(f"--updates {given.updates}: give a multiple of {max(STALENESS)}")
     moment, began = datetime.now(UTC), time.monotonic()
-    cells = list(product(given.seeds, STALENESS))
+    cells = [(given.seeds[0], 0), *product(given.seeds, STALENESS)]
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(run, stale, seed, given.updates, given.images, given.device) for seed, stale in cells]
         runs = []
         for future in futures:
             runs.append(future.result())
             print(runs[-1], flush=True)
-    names = ("reward", "accuracy", "kl", "clip_fraction", "ratio_deviation")
+    names = ("reward_train", "accuracy_train", "reward", "accuracy", "kl", "clip_fraction", "ratio_deviation")
     by_staleness = {}
-    for stale in STALENESS:
+    for stale in (0, *STALENESS):
         rows = [asdict(item) for item in runs if item.updates_a_round == stale]
         values = {name: [row[name] for row in rows] for name in names}
         by_staleness[stale] = {
