@@ -3,8 +3,8 @@
     python -m benchmarks.staleness [--device cuda] [--jobs 4] [--updates 64] [--seeds 0 1 2]
 
 All runs make the same number of updates from the same number of rollouts (8 prompts x 8 an update); what differs is
-how many updates old the policy is that sampled them. Each run ends with the averaged policy's images of training captions
-and of validation captions, compositions that no training has seen; so begins the table, with the base's.
+how many updates old the policy is that sampled them. Each run ends with the averaged policy's images of training
+captions and of validation captions, compositions that no training has seen; the table begins with the base's.
 
 Writes benchmarks/results/staleness-<date>.json: every run, and means over the seeds.
 """
