@@ -1,8 +1,9 @@
 """A process that stays on a GPU and runs one stage after another, in which what takes seconds to make is made once.
 
-Kept from stage to stage are the device's context, compiled layers, and the frozen networks of CLIP and LPIPS as long as
-their files are the same. Artifacts on the disk are the only truth: a stage reads all its inputs anew. After a stage that
-failed or was stopped, and before one that would run under other settings or other code, another process takes its place.
+Kept from stage to stage are the device's context, compiled layers, and the frozen networks of CLIP and LPIPS as long
+as their files are the same. Artifacts on the disk are the only truth: a stage reads all its inputs anew. After a stage
+that failed or was stopped, and before one that would run under other settings or other code, another process takes its
+place.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from rank_e.backbones.decoding.opening import layer_kernel
+from rank_e.backbones.layers import layer_kernel
 from rank_e.backbones.llamagen.policy import Policy
 from rank_e.errors import RankEError
 from rank_e.objectives.grpo import group_advantages, k2_kl

@@ -6,10 +6,8 @@ every position runs the same kernels on the same memory, so that one step can be
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +16,7 @@ from rank_e.backbones.decoding.flash import FlashCache
 from rank_e.backbones.decoding.host import HostCache
 from rank_e.backbones.decoding.masked import MaskedCache
 from rank_e.backbones.decoding.slots import Cache, Position, TextSlots
+from rank_e.backbones.layers import compiled
 
 
 def open_slots(text: TextSlots, length: int) -> Cache:
@@ -62,15 +61,4 @@ class PolicyCache:
 
     def kernel(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The function that is to run for a layer's step: itself, or compiled."""
-        return _compiled(function) if self.compiled else function
-
-
-def layer_kernel(function: Callable[..., Any], x: Tensor, fast: bool) -> Callable[..., Any]:
-    """The function that is to run for a layer's rows x in training: itself, or if `fast` compiled, as `open` says."""
-    return _compiled(function) if fast and x.is_cuda and x.dtype != torch.float32 else function
-
-
-@functools.cache
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Compiled once a process for all layers; the compiler keeps its kernels on disk for the next process."""
-    return torch.compile(function, dynamic=False, fullgraph=True)
+        return compiled(function) if self.compiled else function

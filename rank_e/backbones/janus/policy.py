@@ -14,17 +14,16 @@ is frozen and shared between policies: image tokens never read it, and the under
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from rank_e.backbones.decoding.opening import PolicyCache, layer_kernel
+from rank_e.backbones.decoding.opening import PolicyCache
 from rank_e.backbones.decoding.slots import LayerCache, TextSlots
+from rank_e.backbones.layers import layer_kernel, run_layer
 from rank_e.backbones.llamagen.policy import attention_mask
 from rank_e.errors import RankEError
 from rank_e.io.torchvision_ops import declare_torchvision_ops
@@ -158,7 +157,7 @@ class JanusPolicy(nn.Module):
         allowed = attention_mask(mask)[:, None]
         keys, values = [], []
         for layer in self.layers:
-            x, key, value = _run(_text_layer, checkpointing, layer, x, allowed, turn)
+            x, key, value = run_layer(_text_layer, checkpointing, layer, x, allowed, turn)
             keys.append(key)
             values.append(value)
         return JanusPrefix(tuple(keys), tuple(values), mask, x[:, -1], torch.arange(len(ids), device=ids.device))
@@ -201,7 +200,7 @@ class JanusPolicy(nn.Module):
         image = (steps[:, None] >= steps).expand(len(x), 1, -1, -1)
         allowed = torch.cat([mask[:, None, None].expand(-1, -1, len(steps), -1), image], dim=-1)
         for layer, key, value in zip(self.layers, prefix.keys, prefix.values, strict=True):
-            x = _run(image_layer, checkpointing, layer, x, allowed, turn, key, value, prefix.index)
+            x = run_layer(image_layer, checkpointing, layer, x, allowed, turn, key, value, prefix.index)
         return torch.cat([prefix.hidden[:, None], x], dim=1)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -294,8 +293,3 @@ def _slots(prefix: JanusPrefix) -> TextSlots:
     keys, values = (tuple(part.transpose(1, 2) for part in parts) for parts in (prefix.keys, prefix.values))
     bias = torch.zeros_like(prefix.mask, dtype=torch.float32).masked_fill(~prefix.mask, float("-inf"))
     return TextSlots(keys, values, bias, prefix.index)
-
-
-def _run(function: Callable[..., Any], checkpointing: bool, *inputs: Any) -> Any:
-    """Call a layer, recomputing it in the backward pass if asked to."""
-    return checkpoint(function, *inputs, use_reentrant=False) if checkpointing else function(*inputs)

@@ -15,18 +15,17 @@ columns off, diagonal on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from rank_e.backbones.decoding.opening import PolicyCache, layer_kernel
+from rank_e.backbones.decoding.opening import PolicyCache
 from rank_e.backbones.decoding.slots import TextSlots
+from rank_e.backbones.layers import layer_kernel, run_layer
 from rank_e.backbones.llamagen.transformer import Block, RMSNorm
 from rank_e.errors import RankEError
 
@@ -206,7 +205,7 @@ class Policy(nn.Module):
         weights = allowed / allowed.sum(-1, keepdim=True)
         values = []
         for block in self.blocks:
-            x, value = _run(block.text, checkpointing, x, weights)
+            x, value = run_layer(block.text, checkpointing, x, weights)
             values.append(value)
         return Prefix(tuple(values), mask.sum(-1).float().log(), x[:, -1])
 
@@ -223,7 +222,7 @@ class Policy(nn.Module):
         bias = bias.expand(len(x), 1, -1, -1).clone()
         bias[..., 0] = prefix.log_count[:, None, None]
         for block, value in zip(self.blocks, prefix.values, strict=True):
-            x = _run(image, checkpointing, block, x, value, rotation, bias)
+            x = run_layer(image, checkpointing, block, x, value, rotation, bias)
         return torch.cat([prefix.hidden[:, None], x], dim=1)
 
     def forward(
@@ -278,8 +277,3 @@ class Policy(nn.Module):
             x = step(block, x, rotation, layer)
         cache.slots.advance()
         return self.logits(x)
-
-
-def _run(block: Callable[..., Any], checkpointing: bool, *inputs: Any) -> Any:
-    """Call a block, recomputing it in the backward pass if asked to."""
-    return checkpoint(block, *inputs, use_reentrant=False) if checkpointing else block(*inputs)
