@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rank_e.config import Params
 from rank_e.config.profiles import load_profile
 from rank_e.errors import RankEError
 from rank_e.io.files import replacing
+from rank_e.io.json_text import parse_json
 from stages.report.claim import numbers, write_json
 from stages.report.curves import by_round, pareto
 from stages.report.data import Results, load_results
@@ -29,9 +30,13 @@ ABLATIONS = "claim-ablations-gpu"
 def write_claim(params: Params, project: Path, folder: Path, name: str) -> str:
     """Write FOLDER/NAME.json and NAME-*.svg, NAME-images.png; returns a line that says so.
 
-    ArtifactError where the run is not finished.
+    ArtifactError where the run is not finished; RankEError for a name that is a path, or where the file that is there
+    is of more seeds.
     """
+    if not name or Path(name).name != name:
+        raise RankEError(f"claim: --name {name!r} is no name of a file; give the folder by --to")
     results = load_results(params, project)
+    _check_place(folder / f"{name}.json", results.seeds)
     found = {**made_by(params), **numbers(results), "seconds": seconds(results, project)}
     control = params.factorial.arms[0]
     for arm in load_profile(project / "profiles" / f"{ABLATIONS}.yaml").arms if name != "claim" else ():
@@ -44,7 +49,20 @@ def write_claim(params: Params, project: Path, folder: Path, name: str) -> str:
             file.write_text(drawing, encoding="utf-8")
     makers = makers_of(params, project, results.seeds[0])
     sheet([maker.images for maker in makers], 12).save(folder / f"{name}-images.png")
-    return f"{folder / name}.json: {len(results.seeds)} seeds, bar {json.dumps(found['bar'])}"
+    seeds = f"{len(results.seeds)} seed{'s' if len(results.seeds) > 1 else ''}"
+    return f"{folder / name}.json: {seeds}, bar {json.dumps(found['bar'])}"
+
+
+def _check_place(path: Path, seeds: Sequence[int]) -> None:
+    """A claim of more seeds is not replaced: the shipped one took hours, a demo takes minutes."""
+    try:
+        there = parse_json(path.read_text(encoding="utf-8"))["seeds"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or none that says so
+        return
+    if len(there) > len(seeds):
+        raise RankEError(
+            f"claim: {path} is of {len(there)} seeds, this run of {len(seeds)}: give another folder by --to"
+        )
 
 
 def made_by(params: Params) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from pipeline.dvc import ending_children
 from pipeline.guardian import leave, working
 from pipeline.handover import between
 from pipeline.plan import Choice, Plan, make_plan, write_part
-from pipeline.repair import cache_folder, repair
+from pipeline.repair import cache_folder, distrust, repair
 from pipeline.tracking.beside import tracker_beside
 from pipeline.tracking.stamp import pages, tracked
 from rank_e.config import load
 from rank_e.errors import RankEError
+from stages.runtime.artifacts import ArtifactError
 
 
 def run_here(
@@ -52,14 +53,16 @@ def run_here(
                 run(project, jobs, retries, choice)
             elif plan.report:
                 print(write_part(project, plan))
-        print_ending(plan)
-    print("Where to look next:")
-    print("  report/index.html   the page: every seed, the images, the way through the rounds")
-    print("  rank-e compare      every difference with its interval and every seed")
+        try:
+            print_ending(plan)
+        except ArtifactError:
+            distrust(project)
+            raise
+    first = f" (first: {activation})" if (activation := activate_first()) else ""
+    print("Where to look next: report/index.html has every seed, and the images")
+    print(f"  rank-e compare: every difference with its interval{first}")
     if track:
         print(f"  {pages()}   the curves of every step")
-    if activation := activate_first():
-        print(f"before these commands: {activation}")
     if wrong := [*untracked, *failures]:
         raise RankEError(f"every stage is done, but {wrong[0]}")
 
@@ -67,7 +70,9 @@ def run_here(
 def activate_first() -> str | None:
     """The command that puts `rank-e` on the PATH, where it is not there yet and there is one."""
     script = Path(sys.executable).parent / "activate"
-    if shutil.which("rank-e") is not None or not script.exists():
+    # `make` puts it on the PATH for its own commands, which says nothing of the shell that is left afterwards.
+    activated = os.environ.get("VIRTUAL_ENV") == sys.prefix
+    if activated or not script.exists() or (shutil.which("rank-e") is not None and "MAKELEVEL" not in os.environ):
         return None
     return f". {shlex.quote(os.path.relpath(script))}"
 

@@ -4,7 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from pipeline.claim import write_claim
+from rank_e.errors import RankEError
 from tests.helpers.fake_artifacts import write_project
 from tests.helpers.project import ROOT
 
@@ -22,3 +25,18 @@ def test_ablations_that_were_not_run_are_null_and_nothing_is_compared_with_itsel
     null = {name for name, value in ablations["arms"].items() if value is None}
     assert {"uniform", "shuffled", "post_hoc", "keep_1"} <= null and not null & {"frozen", "coevolved"}
     assert {name for name, value in ablations["paired"].items() if value is None} == {f"{arm}-frozen" for arm in null}
+
+
+def test_a_claim_of_more_seeds_is_not_replaced(tmp_path: Path) -> None:
+    params = write_project(tmp_path, seeds=[0, 1], rounds=1)
+    there = tmp_path / "claim.json"
+    there.write_text(json.dumps({"seeds": [0, 1, 2]}))
+    with pytest.raises(RankEError, match="is of 3 seeds, this run of 2: give another folder by --to"):
+        write_claim(params, tmp_path, tmp_path, "claim")
+    assert json.loads(there.read_text()) == {"seeds": [0, 1, 2]}
+    for text in (json.dumps({"seeds": [5]}), "no JSON"):
+        there.write_text(text)
+        assert "2 seeds" in write_claim(params, tmp_path, tmp_path, "claim")
+    for name in ("../claim", "a/b", ""):
+        with pytest.raises(RankEError, match="is no name of a file"):
+            write_claim(params, tmp_path, tmp_path, name)

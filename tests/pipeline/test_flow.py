@@ -249,12 +249,19 @@ def test_bare_commands_are_named_with_what_makes_them_work(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path / "a project")
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
     monkeypatch.setenv("PATH", str(folder))
+    for name in ("MAKELEVEL", "VIRTUAL_ENV"):
+        monkeypatch.delenv(name, raising=False)
     assert activate_first() is None  # no environment of Python's to activate
     (folder / "activate").touch()
     assert activate_first() == ". .venv/bin/activate"
     (folder / "rank-e").write_text("#!/bin/sh\n")
     (folder / "rank-e").chmod(0o755)
     assert activate_first() is None  # it is on the PATH already
+    monkeypatch.setenv("MAKELEVEL", "1")  # which make does for its own commands alone
+    assert activate_first() == ". .venv/bin/activate"
+    monkeypatch.setattr(sys, "prefix", str(folder.parent))
+    monkeypatch.setenv("VIRTUAL_ENV", str(folder.parent))
+    assert activate_first() is None
 
 
 def test_prefect_reads_its_settings_whatever_comes_first() -> None:

@@ -97,12 +97,29 @@ def test_the_ending_fits_a_terminal_with_and_without_a_claim(tmp_path: Path) -> 
     read = read_claim(tmp_path, params)
     assert read is not None
     lines = (ending(results, read) + "\n" + closing(read)).splitlines()
-    assert len(bare) + 8 <= 30 and len(lines) + 6 <= 30
+    where_to_look = 3
+    assert len(bare) + 1 + where_to_look <= 30 and len(lines) + where_to_look <= 30
     assert all(len(line) <= WIDTH for line in (*bare, *lines)), [line for line in lines if len(line) > WIDTH]
     fd = next(line for line in lines if line.startswith("FD"))
     entry = claim["paired"]["frozen-base"]["fd"]
     assert f"{entry['mean']:+.2f}" in fd and ("*" in fd) == (entry["low"] > 0 or entry["high"] < 0)
     assert "*" not in "\n".join(bare)
+
+
+def test_a_star_stands_on_the_claims_figures_alone(tmp_path: Path) -> None:
+    params = write_project(tmp_path, seeds=[0], rounds=1)
+    results = load_results(params, tmp_path)
+    claim = numbers(results) | {"backbone": "shapes", "seeds": [0, 1, 2], "bar": {"a": True, "b": False, "d": None}}
+    wide, clear, worse = ({"mean": -7.25, "low": low, "high": high} for low, high in ((-9, 1), (-9, -1), (1, 9)))
+    claim["paired"]["coevolved-frozen"] = {"fd": clear, "fd_mid": wide, "clip": worse | {"mean": -7.25, "high": -1}}
+    claim["paired"]["frozen_tokens:coevolved-affine"] = {"fd": wide, "fd_mid": clear}
+    text = ending(results, claim)
+    own = text[text.index("coevolved - frozen:") : text.index("claim of 3 seeds:")]
+    assert "*" not in own
+    of_claim = text[text.index("claim of 3 seeds:") :].splitlines()[0]
+    assert "FD −7.25*" in of_claim.replace("Mid-level FD", "") and "not Mid-level FD, CLIP score" in of_claim
+    assert "clear of affine in the claim: Mid-level FD −7.25*, not FD" in text
+    assert closing(claim).endswith("(a) met; (b) not met.")
 
 
 def test_a_claim_that_is_damaged_or_of_another_backbone_is_not_believed(tmp_path: Path) -> None:
