@@ -57,10 +57,12 @@ def pareto(results: Results, distance: Column) -> str:
     """The first score that has a better way against a distance, round by round; the reward is the last of them."""
     score = next(metric for metric in results.metrics if metric.group == "score" and metric.better != "nearer")
     horizontal, vertical = by_round(results, score), by_round(results, distance)
-    lines = [
-        Line(a.name, [(dict(a.points)[x], y) for x, y in b.points if x in dict(a.points)], a.strong, a.label)
-        for a, b in zip(horizontal, vertical, strict=True)
-    ]
+    lines = []
+    for a, b in zip(horizontal, vertical, strict=True):
+        scores, distances = dict(a.points), dict(b.points)
+        rounds = [x for x in distances if x in scores]
+        points = [(scores[x], distances[x]) for x in rounds]
+        lines.append(Line(a.name, points, a.strong, a.label, [int(x) for x in rounds]))
     title = f"{score.name} against {distance.name}"
     return path_chart(title, score.name, distance.name, lines, results.start, score.percent)
 

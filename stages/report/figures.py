@@ -44,12 +44,16 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """One polyline: the series' name (for its colour), its points, and whether it is the mean or a single seed."""
+    """One polyline: the series' name (for its colour), its points, and whether it is the mean or a single seed.
+
+    rounds: of each point, where no axis shows them.
+    """
 
     name: str
     points: Sequence[Point]
     strong: bool
     label: str
+    rounds: Sequence[int] = ()
 
 
 def colour(name: str) -> str:
@@ -210,8 +214,8 @@ def path_chart(
     for line in sorted(lines, key=lambda item: item.strong):
         points = [(to_x(x), to_y(y)) for x, y in line.points]
         parts.append(path(points, colour(line.name), 2.8 if line.strong else 1, 1 if line.strong else 0.38))
-        for index, ((x, y), (first, second)) in enumerate(zip(points, line.points, strict=True)):
-            words = f"{line.label}, round {index}: {x_label} {first:.4g}, {y_label} {second:.4g}"
+        for index, ((x, y), (first, second), round_id) in enumerate(zip(points, line.points, line.rounds, strict=True)):
+            words = f"{line.label}, round {round_id}: {x_label} {first:.4g}, {y_label} {second:.4g}"
             last = index == len(points) - 1
             radius = (5.5 if last or index == 0 else 3.2) if line.strong else (2.6 if last else 1.7)
             parts.append(

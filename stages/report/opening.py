@@ -11,20 +11,26 @@ from stages.report.figures import line_chart
 from stages.report.gallery import first_row
 from stages.report.tables import Head, data_table, escape, keyed, legend, plain, reading
 
+CLAIMED = (
+    ' <a href="../docs/claim.md">docs/claim.md</a> has this world with several seeds: what they settle and what not; '
+    "the table at the end of a run has their intervals beside these changes."
+)
+
 
 def opening(params: Params, project: Path, results: Results) -> str:
     """The first screen as HTML."""
     return (
-        f'<section class="claim">{_words(results)}<div class="halves"><figure>{_figure(results)}'
+        f'<section class="claim">{_words(params, results)}<div class="halves"><figure>{_figure(results)}'
         f"<figcaption>{legend([results.start, *results.arms])}</figcaption></figure>"
         f"<div>{claim_table(results)}</div></div>{first_row(params, project, results)}</section>"
     )
 
 
-def _words(results: Results) -> str:
+def _words(params: Params, results: Results) -> str:
     """What the intervals allow to be said, and which of the bars fixed beforehand they meet."""
     if len(results.seeds) < 2:
-        return f"<p><b>{ONE_SEED[0].upper()}{ONE_SEED[1:]}.</b> What changed here may be the seed's doing.</p>"
+        shown = CLAIMED if params.backbone.name == "shapes" else ""
+        return f"<p><b>{ONE_SEED[0].upper()}{ONE_SEED[1:]}.</b> What changed here may be the seed's doing.{shown}</p>"
     compared = [
         Comparison(first, second, between(results, first, second, results.last))
         for first, second in (*results.pairs[:1], (control_of(results), BASE))
@@ -53,7 +59,7 @@ def _figure(results: Results) -> str:
 
 
 def claim_table(results: Results) -> str:
-    """Levels of base, control and treatment, and the three changes that the claim is about, a row for each metric."""
+    """Levels of base, control and treatment, and the changes that the claim is about, a row for each metric."""
     control, last = control_of(results), results.last
     treatments = [first for first, _ in results.pairs[:1]]
     count = len(results.seeds)
@@ -62,6 +68,9 @@ def claim_table(results: Results) -> str:
     for name in treatments:
         heads += plain(f"{name} − {control}{of(count)}", f"{control} tokens: {name} − original decoder{of(count)}")
         changes += [between(results, name, control, last), of_decoder(results, control, name)]
+    if affine := of_decoder(results, control, "affine"):
+        heads += plain(f"{control} tokens: affine control − original decoder{of(count)}")
+        changes.append(affine)
     by_key = [{item.metric.key: item for item in items} for items in changes]
     rows = []
     for metric in results.metrics:

@@ -69,8 +69,9 @@ def test_the_first_screen_is_one_figure_one_table_and_one_row_and_the_rest_is_fo
     results = load_results(params, folder)
     for item in between(results, "coevolved", "frozen", 2):
         assert item.metric.text(item.mean, True) in opened.words and item.verdict in opened.words
-    assert opened.words.count("n\u00a0=\u00a03)") == 3  # the three columns that have intervals
+    assert opened.words.count("n\u00a0=\u00a03)") == 4  # the four columns that have intervals
     assert "coevolved − frozen: better" in opened.words or "coevolved − frozen: open" in opened.words
+    assert "frozen tokens: affine control − original decoder" in opened.words
     assert BAR_WORDS["a"] in opened.words and BAR_WORDS["d"] not in opened.words  # its arms were not run
 
 

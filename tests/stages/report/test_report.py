@@ -13,7 +13,7 @@ from rich.console import Console
 from scipy import stats
 
 from rank_e.config import Params
-from stages.report.curves import by_round
+from stages.report.curves import by_round, pareto
 from stages.report.data import (
     Results,
     against_start,
@@ -52,6 +52,13 @@ def test_the_interval_is_the_paired_t_interval_of_scipy() -> None:
     assert (item.low, item.high) == pytest.approx((expected.low, expected.high))
     assert item.mean == pytest.approx(1.25)
     assert item.values == pytest.approx({0: 0.5, 1: 2.0, 2: -0.5, 5: 3.0})
+
+
+def test_a_way_names_the_rounds_that_were_judged(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    results = replace(load_results(params, folder), rounds=[2])
+    drawing = pareto(results, LOWER)
+    assert {int(found) for found in re.findall(r"frozen, mean, round (\d+):", drawing)} == {0, 2}
 
 
 def test_pairs_need_both_sides_and_one_seed_has_no_interval() -> None:
