@@ -11,6 +11,8 @@ SAMPLING = ("guidance", "temperature", "top_k", "top_p")
 def choices(params: Params) -> list[str]:
     """A line for each such key; what holds of every arm is said once, of the shared section."""
     shared = list(_of(params, params))
+    if params.data.held_out == params.data.training:
+        shared.append("data.held_out is data.training: what is judged was trained on; name another split")
     found = shared + [
         f"arms.{name}.{line}" for name in params.arms for line in _of(params.arm(name), params) if line not in shared
     ]

@@ -192,6 +192,8 @@ def _cross_problems(params: Params) -> list[str]:
     merged = {f"arms.{name}.": params.arm(name) for name in params.arms}
     groups: dict[str, Params | ArmParams] = {"": params, **merged}
     for prefix, arm in groups.items():
+        weights = {name: reward.weight for name, reward in arm.ranking.rewards.items()}
+        require(any(weights.values()), f"{prefix}ranking.rewards.*.weight", weights, "another number than 0 for one")
         keep, group = arm.ranking.keep, arm.rollouts.group_size
         # Free memory is another on every run, and with the number of rows float noise is.
         same = arm.rollouts.batch_size != "auto" or not params.runtime.deterministic
@@ -213,4 +215,6 @@ def _cross_problems(params: Params) -> list[str]:
     for index, name in enumerate(factorial.arms):
         require(name in params.arms, f"factorial.arms.{index}", name, f"one of {', '.join(params.arms)}")
     require(factorial.round == last, "factorial.round", factorial.round, f"the last round, {last}")
-    return found + unknown_names(evaluation) + taken_names(evaluation)
+    # What is wrong in a shared section is wrong in every arm, and said once.
+    own = [line for line in found if line.split(".", 2)[-1] not in found or not line.startswith("arms.")]
+    return own + unknown_names(evaluation) + taken_names(evaluation)

@@ -69,3 +69,8 @@ def test_another_sampling_in_evaluation_is_a_choice_that_is_named(key: str, valu
         "note: arms.frozen.rollouts.guidance = 4 is not evaluation.guidance = 2: judged is another distribution "
         "than the one trained on"
     ]
+
+
+def test_judging_on_what_was_trained_on_is_named() -> None:
+    line = "note: data.held_out is data.training: what is judged was trained on; name another split"
+    assert line in said(data__held_out__split="train") and line not in said()
