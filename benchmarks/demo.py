@@ -1,7 +1,8 @@
 """Measure the whole pipeline: `rank-e run` in a fresh copy of the project, seconds and peak memory of every
 stage.
 
-Nothing is reused: the copy has no artifacts, no cache and no MLflow store. The peak of a stage is its process's
+What the run found is written too: levels of every arm, and each decoder on the same tokens, as report/results.json has
+them. Nothing is reused: the copy has no artifacts, no cache and no MLflow store. The peak of a stage is its process's
 own (resident, so libraries shared with others count); the total's peak is sampled twice a second over everything
 the command started, DVC, Prefect and the copier to MLflow included, shared pages counted once. Writes
 benchmarks/results/demo-<date>.json.
@@ -111,6 +112,16 @@ def by_stage(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return found
 
 
+def found(workspace: Path) -> dict[str, Any]:
+    """Means of what the finished run's report holds: levels by arm, and differences of decoders on the same tokens."""
+    held = json.loads((workspace / "report" / "results.json").read_text(encoding="utf-8"))
+    same_tokens = {
+        name: {key: entry["mean"] for key, entry in entries.items()}
+        for name, entries in held["decoder_on_same_tokens"].items()
+    }
+    return {"base": held["base"], "arms": held["arms"], "decoder_on_same_tokens": same_tokens}
+
+
 def measure(workspace: Path, profile: str | None, arguments: list[str]) -> dict[str, Any]:
     """Run in `workspace`; the exit status is an error's if the run failed."""
     environment = {**os.environ, "PYTHONPATH": str(workspace), "PREFECT_HOME": str(workspace / ".prefect")}
@@ -136,6 +147,7 @@ def measure(workspace: Path, profile: str | None, arguments: list[str]) -> dict[
         "wall_seconds": round(wall, 1),
         "peak_rss_mb": round(peak.value, 1),
         "by_stage": by_stage(rows),
+        "found": found(workspace),
         "stages": rows,
     }
 
