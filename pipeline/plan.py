@@ -197,6 +197,9 @@ def _check(nodes: Sequence[Node], choice: Choice) -> None:
                 raise ChoiceError(f"--{name} {value}: the run of params.yaml has {', '.join(sorted(known))}")
     if not any(choice.near(node) and _named(node, choice) for node in nodes):
         raise ChoiceError(f"{choice}: no stage is of all these")
+    last = max((node.round for node in nodes if node.round is not None), default=0)
+    if choice.rounds is not None and choice.rounds > last:
+        raise ChoiceError(f"--rounds {choice.rounds}: the run of params.yaml has {last}")
 
 
 def _reads_folder(node: Node, nodes: Sequence[Node]) -> bool:

@@ -82,6 +82,7 @@ def test_a_seed_or_the_first_rounds_alone(toy: Path) -> None:
     [
         (Choice(arms=("warm",)), "--arm warm: the run of params.yaml has coevolved, frozen"),
         (Choice(seeds=(7,)), "--seed 7: the run of params.yaml has 0"),
+        (Choice(rounds=99), "--rounds 99: the run of params.yaml has "),
         (Choice(only=("polcy",)), "--only polcy: the run of params.yaml has baseline, code, decoder, "),
     ],
 )
