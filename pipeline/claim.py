@@ -14,7 +14,7 @@ from rank_e.config.profiles import load_profile
 from rank_e.errors import RankEError
 from rank_e.io.files import replacing
 from rank_e.io.json_text import parse_json
-from stages.report.claim import numbers, write_json
+from stages.report.claim import counted, numbers, write_json
 from stages.report.curves import by_round, pareto
 from stages.report.data import Results, load_results
 from stages.report.figures import Line, line_chart
@@ -49,8 +49,7 @@ def write_claim(params: Params, project: Path, folder: Path, name: str) -> str:
             file.write_text(drawing, encoding="utf-8")
     makers = makers_of(params, project, results.seeds[0])
     sheet([maker.images for maker in makers], 12).save(folder / f"{name}-images.png")
-    seeds = f"{len(results.seeds)} seed{'s' if len(results.seeds) > 1 else ''}"
-    return f"{folder / name}.json: {seeds}, bar {json.dumps(found['bar'])}"
+    return f"{folder / name}.json: {counted(results.seeds)}, bar {json.dumps(found['bar'])}"
 
 
 def _check_place(path: Path, seeds: Sequence[int]) -> None:
@@ -61,7 +60,7 @@ def _check_place(path: Path, seeds: Sequence[int]) -> None:
         return
     if len(there) > len(seeds):
         raise RankEError(
-            f"claim: {path} is of {len(there)} seeds, this run of {len(seeds)}: give another folder by --to"
+            f"claim: {path} is of {counted(there)}, this run of {counted(seeds)}: give another folder by --to"
         )
 
 

@@ -98,9 +98,8 @@ class PolicyModel(Protocol):
     def hidden(self, prefix: Any, tokens: Tensor, checkpointing: bool = False, fast: bool = False) -> Tensor:
         """Teacher forcing after N prefix rows: tokens int64 [N, L] -> hidden rows [N, L, dim] behind all layers.
 
-        fast: layers may run compiled, where that is of use.
-
-        `logits` of row i predicts token i. Rows of the text are left out, but for the last one in front.
+        `logits` of row i predicts token i. Rows of the text are left out, but for the last one in front. fast: layers
+        may run compiled, where that is of use.
         """
         ...
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stages.report.claim import CLAIM, settled
+from stages.report.claim import CLAIM, counted, settled
 from stages.report.data import BASE, Difference, Results, between, mean, of_decoder
 from stages.report.metrics import Column
 
@@ -21,7 +21,7 @@ def ending(results: Results, claim: Mapping[str, Any] | None) -> str:
 
 
 def _lines(results: Results, claim: Mapping[str, Any] | None) -> Iterator[str]:
-    seeds, claimed = _seeds(results.seeds), f"claim of {_seeds(claim['seeds'])}" if claim else ""
+    seeds, claimed = counted(results.seeds), f"claim of {counted(claim['seeds'])}" if claim else ""
     control = results.pairs[0][1] if results.pairs else results.arms[0]
     shown = [BASE, control, *(first for first, _ in results.pairs[:1])]
     yield f"After round {results.last}, {seeds}, held-out prompts. Change and claim: {control} - base"
@@ -109,10 +109,6 @@ def closing(claim: Mapping[str, Any] | None) -> str:
     met, missed = ([part for part, answer in parts if answer is wanted] for wanted in (True, False))
     bar = [f"{', '.join(found)} {word}" for found, word in ((met, "met"), (missed, "not met")) if found]
     return (
-        f"*: settled by {_seeds(claim['seeds'])} of {CLAIM}, not by this run.\n"
+        f"*: settled by {counted(claim['seeds'])} of {CLAIM}, not by this run.\n"
         f"Its bar (docs/claim.md): {'; '.join(bar) or 'nothing is known'}."
     )
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"

@@ -156,10 +156,8 @@ class Server:
             resident = self.resident = self._start(settings, asked)
         resident.work = asked
         self._listen(resident.pid, asked.connection)
-        try:
+        with contextlib.suppress(OSError):  # it has died: `_ended` tells whoever asked
             send_request(resident.channel, asked.request, asked.files)
-        except OSError:  # it has died: `_ended` tells whoever asked
-            return
 
     def _start(self, settings: str, asked: Asked) -> Resident:
         ours, theirs = socket.socketpair()

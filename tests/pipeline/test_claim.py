@@ -31,7 +31,7 @@ def test_a_claim_of_more_seeds_is_not_replaced(tmp_path: Path) -> None:
     params = write_project(tmp_path, seeds=[0, 1], rounds=1)
     there = tmp_path / "claim.json"
     there.write_text(json.dumps({"seeds": [0, 1, 2]}))
-    with pytest.raises(RankEError, match="is of 3 seeds, this run of 2: give another folder by --to"):
+    with pytest.raises(RankEError, match="is of 3 seeds, this run of 2 seeds: give another folder by --to"):
         write_claim(params, tmp_path, tmp_path, "claim")
     assert json.loads(there.read_text()) == {"seeds": [0, 1, 2]}
     for text in (json.dumps({"seeds": [5]}), "no JSON"):

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import cli
 from pipeline import repair as module
 from pipeline.board import Board
 from pipeline.dvc import StageError
 from pipeline.flow import RUN, Run, run_node
 from pipeline.graph import Node
+from pipeline.plan import Plan
 from pipeline.repair import KNOWN, artifact_folders, cache_folder, distrust, repair
 from pipeline.run_page import Progress
 from rank_e.errors import RankEError
-from stages.runtime.artifacts import REPAIR
+from stages.runtime.artifacts import REPAIR, ArtifactError
+from stages.runtime.stage import artifact_path
+from tests.helpers.fake_artifacts import write_project as write_finished
 from tests.helpers.project import ROOT, dvc
 
 MAKE = """
@@ -218,3 +222,27 @@ def test_a_file_without_a_manifest_is_read_by_every_run(made: Path, cache: Path)
     assert not (code / "policy.json").exists()
     code.rmdir()
     dvc(made, "repro")
+
+
+def test_after_damage_that_the_last_table_meets_the_next_run_reads_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_finished(tmp_path, seeds=[0], rounds=1)
+    (tmp_path / ".dvc").mkdir()  # a run's lock looks at DVC's
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    metrics = tmp_path / artifact_path("evaluation", "frozen", 0, 1) / "metrics.json"
+    known = tmp_path / KNOWN
+    known.parent.mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr(cli, "do_validate", lambda _: None)
+    monkeypatch.setattr("pipeline.running.repair", lambda *_, **__: [])
+    monkeypatch.setattr("pipeline.running.make_plan", lambda *_: Plan([], [], [], [], False))
+    given = cli.parser().parse_args(["run", "--no-track"])
+    known.write_text("{}")
+    cli.do_run(given)
+    assert known.exists()
+    metrics.write_text(metrics.read_text().replace("1", "2", 1))
+    with pytest.raises(ArtifactError, match="is not what was written"):
+        cli.do_run(given)
+    assert not known.exists()
