@@ -60,7 +60,7 @@ def run_here(
             raise
     first = f" (first: {activation})" if (activation := activate_first()) else ""
     print("Where to look next: report/index.html has every seed, and the images")
-    print(f"  rank-e compare: every difference with its interval{first}")
+    print(f"  rank-e compare: every difference and interval{first}")
     if track:
         print(f"  {pages()}   the curves of every step")
     if wrong := [*untracked, *failures]:
