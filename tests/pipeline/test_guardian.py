@@ -169,6 +169,9 @@ def started(toy: Path, errors: Path) -> subprocess.Popen[bytes]:
             cwd=toy, env=environment(toy), stdout=file, stderr=file, start_new_session=True,
         )  # fmt: skip
     wait_for_pid(toy)
+    until = time.monotonic() + 60
+    while "hello from policy-coevolved-1" not in errors.read_text() and time.monotonic() < until:
+        time.sleep(0.05)  # what the stage said travels by itself, and must not come after what a test reads here
     return process
 
 
