@@ -28,13 +28,13 @@ GRACE = 30.0
 MOMENT = 0.1
 """Seconds between two looks for the victim."""
 COSTS = ("seconds", "peak_rss_mb", "peak_gpu_mb")
-"""Ends of the names of metrics that no two runs have alike."""
+"""Ends of the names of metrics whose values no two runs have alike."""
 TRACK = ["-m", "pipeline.cli", "track"]
 POINTS = """
 select tag.value, metric.key, metric.step, metric.value from metrics as metric
 join tags as tag on tag.run_uuid = metric.run_uuid and tag.key = 'rank_e.round_key'
 join tags as state on state.run_uuid = metric.run_uuid and state.key = 'rank_e.state'
-where state.value = 'current' order by 1, 2, 3, 4
+where state.value = 'current' and metric.key not like 'system/%' order by 1, 2, 3, 4
 """
 
 
@@ -119,7 +119,10 @@ class Kills:
 
 
 def points(root: Path) -> list[tuple[str, str, int, float]]:
-    """(run, metric, step, value) of every point of the current runs in an MLflow store; costs without value."""
+    """(run, metric, step, value) of every point of the current runs in an MLflow store; costs without value.
+
+    Samples of the machine are left out: how many there are is a matter of seconds.
+    """
     with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as store:
         rows = list(store.execute(POINTS))
     return [(run, key, step, 0.0 if key.endswith(COSTS) else value) for run, key, step, value in rows]
