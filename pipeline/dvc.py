@@ -89,8 +89,8 @@ def environment() -> dict[str, str]:
 
 def command(addresses: Sequence[str]) -> list[str]:
     """`dvc repro` for exactly these stages; waiting for DVC's lock lets several calls work side by side."""
-    options = [option for each in BETWEEN for option in each.options]
-    return [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, *addresses]
+    words = ["repro", "--single-item", *(option for each in BETWEEN for option in each.options)]
+    return [sys.executable, "-m", "pipeline.dvc_restore", "--wait-for-lock", *words, *addresses]
 
 
 class Repro:

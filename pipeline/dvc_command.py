@@ -19,6 +19,7 @@ from dvc.exceptions import NotDvcRepoError
 from dvc.repo import Repo
 
 from pipeline.counting import counting, stages_of
+from pipeline.dvc_restore import restoring_whole
 from pipeline.lock import owning
 from stages.runtime.failures import one_line
 from stages.runtime.locks import patience
@@ -57,7 +58,7 @@ def main() -> None:
     targets = [word for word in words if word not in ("repro", "exp", "experiments", "run")]
     with one_line("dvc"), owning(root, "dvc repro", patience()), warmed(root, words):
         total = stages_of(root, targets)
-        with counting(total):
+        with counting(total), restoring_whole():
             sys.exit(dvc())
 
 

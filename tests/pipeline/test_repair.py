@@ -10,11 +10,12 @@ import pytest
 from pipeline import cli
 from pipeline import repair as module
 from pipeline.board import Board
+from pipeline.cache_objects import holds
 from pipeline.dvc import StageError
 from pipeline.flow import RUN, Run, run_node
 from pipeline.graph import Node
 from pipeline.plan import Plan
-from pipeline.repair import KNOWN, artifact_folders, cache_folder, distrust, repair
+from pipeline.repair import DISTRUST, artifact_folders, cache_folder, distrust, repair
 from pipeline.run_page import Progress
 from rank_e.errors import RankEError
 from stages.runtime.artifacts import REPAIR, ArtifactError
@@ -69,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = tmp_path_factory.mktemp("made")
     (project / "make.py").write_text(MAKE)
     (project / "dvc.yaml").write_text(PIPELINE)
-    for name in ("stages", "rank_e"):
+    for name in ("stages", "rank_e", "pipeline"):
         (project / name).symlink_to(ROOT / name)
     dvc(project, "init", "--no-scm", "--quiet")
     shutil.copy(ROOT / ".dvc/config", project / ".dvc/config")
@@ -131,63 +132,56 @@ def test_rot_of_what_is_in_the_cache_alone_is_never_restored(made: Path, cache: 
     assert contents(made) == before
 
 
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The objects that are read, as they are."""
-    found: list[Path] = []
-    holds = module._holds
-    monkeypatch.setattr(module, "_holds", lambda path: found.append(path) or holds(path))
+def object_of(file: Path, cache: Path) -> Path:
+    """A file's object in the cache; the file is a link to it, or a copy after a stage has run again."""
+    (found,) = (path for path in (cache / "files/md5").glob("*/*") if path.read_bytes() == file.read_bytes())
     return found
 
 
-def test_a_run_reads_what_it_may_restore_once(made: Path, cache: Path, read: list[Path]) -> None:
-    objects = sorted(path for path in (cache / "files/md5").glob("*/*"))
-    listings = [path for path in objects if path.suffix == ".dir"]
+@pytest.mark.parametrize("damaged", ["file", "listing", "swapped", "gone", "none"])
+def test_dvc_restores_nothing_that_rotted(made: Path, cache: Path, damaged: str) -> None:
+    before, folder = contents(made), made / "artifacts/frozen/s0/r1/ranking"
+    file = folder / "metrics.json"
+    files = [path for path in (cache / "files/md5").glob("*/*") if path.suffix != ".dir"]
+    rotten = object_of(file, cache)
+    listed = f'"md5": "{rotten.parent.name}{rotten.name}"'
+    (listing,) = (path for path in (cache / "files/md5").glob("*/*.dir") if listed in path.read_text())
+    shutil.rmtree(folder)
+    if damaged == "swapped":  # whole, but another's
+        other = next(path for path in files if path != rotten)
+        rotten.unlink()
+        rotten.hardlink_to(other)
+    elif damaged == "gone":
+        rotten.unlink()
+    elif damaged != "none":
+        rot({"file": rotten, "listing": listing}[damaged])
+    said = dvc(made, "repro", ran_by="pipeline.dvc_restore")
+    whole = damaged in ("gone", "none")
+    removed = [line.split("removed ")[1] for line in said.splitlines() if "damaged in DVC's cache" in line]
+    place = listing if damaged == "listing" else rotten
+    assert removed == ([] if whole else [f"{place}: damaged in DVC's cache"])
+    assert ("Running stage 'ranking'" in said) is (damaged != "none") and "Running stage 'rollouts'" not in said
+    assert contents(made) == before and repair(made, cache)[-1].endswith("all whole")
+
+
+def test_an_artifact_of_which_a_part_is_gone_is_not_made_whole_from_rot(made: Path, cache: Path) -> None:
+    before, folder = contents(made), made / "artifacts/frozen/s0/r1/ranking"
+    rot(object_of(folder / "metrics.json", cache))
+    (folder / "manifest.json").unlink()
+    assert "Running stage 'ranking'" in dvc(made, "repro", ran_by="pipeline.dvc_restore")
+    assert contents(made) == before and repair(made, cache)[-1].endswith("all whole")
+
+
+def test_a_run_reads_everything_after_damage_alone(made: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(module, "holds", lambda path: read.append(path) or holds(path))
+    assert repair(made, cache, beginning=True)[-1] == "0 objects of DVC's cache checked, all whole" and not read
     distrust(made)
-    assert (
-        repair(made, cache, beginning=True)[-1]
-        == f"2 artifacts and {len(objects)} objects of DVC's cache checked, all whole"
-    )
-    assert sorted(read) == objects
-    (made / KNOWN).write_text("{}")  # damaged: it says nothing
-    read.clear()
-    repair(made, cache, beginning=True)
-    assert sorted(read) == objects
-    read.clear()
-    assert repair(made, cache, beginning=True)[-1] == "0 objects of DVC's cache checked, all whole"
-    module.write_json({}, made / KNOWN)  # all have come since
-    repair(made, cache, beginning=True)
-    assert sorted(read) == listings != objects  # artifacts are links to the others: their readers look
-    before = contents(made)
-    shutil.rmtree(made / "artifacts/frozen/s0/r1/ranking")
-    read.clear()
-    repair(made, cache, beginning=True)
-    assert len(read) == 2  # its file and its manifest
-    read.clear()
-    os.utime(objects[0])
-    shutil.rmtree(made / "artifacts")
-    repair(made, cache, beginning=True)
-    assert objects[0] in read
+    objects = sorted((cache / "files/md5").glob("*/*"))
+    said = f"2 artifacts and {len(objects)} objects of DVC's cache checked, all whole"
+    assert repair(made, cache, beginning=True)[-1] == said and sorted(read) == objects
     read.clear()
     assert repair(made, cache, beginning=True)[-1].startswith("0 objects") and not read
-    dvc(made, "repro")
-    assert contents(made) == before
-
-
-def test_what_rots_before_it_is_restored_is_dropped_or_refused(made: Path, cache: Path) -> None:
-    before = contents(made)
-    repair(made, cache)
-    file = made / "artifacts/frozen/s0/r1/ranking/metrics.json"
-    (rotten,) = (path for path in cache.rglob("files/md5/*/*") if path.samefile(file))
-    rot(file)
-    shutil.rmtree(file.parent)
-    assert repair(made, cache, beginning=True)[-1].endswith(
-        "0 objects of DVC's cache checked, all whole"
-    )  # known, and no time tells
-    distrust(made)
-    assert repair(made, cache, beginning=True)[0] == f"removed {rotten}: damaged in DVC's cache"
-    dvc(made, "repro")
-    assert contents(made) == before
 
 
 def test_a_stage_that_meets_damage_has_the_next_run_read_everything(
@@ -204,10 +198,10 @@ def test_a_stage_that_meets_damage_has_the_next_run_read_everything(
     repair(made, cache)
     repro = Failing()
     RUN.set(Run(made, Board([], 1, lambda: False), Progress(made, [], 1), 0, set()))
-    for repro.said, kept in (("out of memory", True), (f"artifacts/x is not what was written: {REPAIR}", False)):
+    for repro.said, told in (("out of memory", False), (f"artifacts/x is not what was written: {REPAIR}", True)):
         with pytest.raises(StageError):
             run_node.fn(repro, Node("policy", "policy", None, None, None, (), ()))
-        assert (made / KNOWN).exists() is kept
+        assert (made / DISTRUST).exists() is told
 
 
 def test_a_file_without_a_manifest_is_read_by_every_run(made: Path, cache: Path) -> None:
@@ -231,18 +225,15 @@ def test_after_damage_that_the_last_table_meets_the_next_run_reads_everything(
     (tmp_path / ".dvc").mkdir()  # a run's lock looks at DVC's
     (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n")
     metrics = tmp_path / artifact_path("evaluation", "frozen", 0, 1) / "metrics.json"
-    known = tmp_path / KNOWN
-    known.parent.mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setattr(cli, "do_validate", lambda _: None)
     monkeypatch.setattr("pipeline.running.repair", lambda *_, **__: [])
     monkeypatch.setattr("pipeline.running.make_plan", lambda *_: Plan([], [], [], [], False))
     given = cli.parser().parse_args(["run", "--no-track"])
-    known.write_text("{}")
     cli.do_run(given)
-    assert known.exists()
+    assert not (tmp_path / DISTRUST).exists()
     metrics.write_text(metrics.read_text().replace("1", "2", 1))
     with pytest.raises(ArtifactError, match="is not what was written"):
         cli.do_run(given)
-    assert not known.exists()
+    assert (tmp_path / DISTRUST).exists()

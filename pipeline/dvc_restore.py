@@ -1,0 +1,67 @@
+"""DVC as the project runs it: what it restores from its cache is what was put there, or is made anew.
+
+DVC hashes an object when it enters the cache and trusts its name from then on, so bytes that rot later would come back
+as an artifact. Here each object is hashed again when a stage is about to be restored from it. A damaged one is removed,
+and since DVC then finds the stage's output no longer in its cache, it runs the stage.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from dvc.cli import main as dvc
+from dvc.output import Output
+from dvc.stage import Stage
+from dvc_data.hashfile.tree import Tree
+
+from pipeline.cache_objects import holds
+
+LOGGER = logging.getLogger("dvc.stage.cache")
+
+
+def rotten_objects(out: Output) -> list[Path]:
+    """The objects of an output that are in the cache and are not what their names say."""
+    if not out.use_cache or not out.hash_info:
+        return []
+    place = Path(out.cache.oid_to_path(out.hash_info.value))
+    if not place.exists() or not holds(place):
+        return [place] if place.exists() else []
+    listing = out.get_obj()
+    if not isinstance(listing, Tree):
+        return []
+    paths = sorted({Path(out.cache.oid_to_path(info.value)) for _, _, info in listing})
+    there = [path for path in paths if path.exists()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [path for path, whole in zip(there, pool.map(holds, there), strict=True) if not whole]
+
+
+@contextmanager
+def restoring_whole() -> Iterator[None]:
+    """While the block runs, DVC in this process restores nothing that rotted in its cache."""
+    cached = Stage.outs_cached  # what DVC asks before it restores a stage, and for no other purpose
+
+    def outs_cached(stage: Stage) -> bool:
+        for path in [path for out in stage.outs for path in rotten_objects(out)]:
+            path.unlink(missing_ok=True)
+            LOGGER.warning("removed %s: damaged in DVC's cache", path)
+        return bool(cached(stage))
+
+    Stage.outs_cached = outs_cached
+    try:
+        yield
+    finally:
+        Stage.outs_cached = cached
+
+
+def main() -> None:
+    """Entry point: DVC's command line."""
+    with restoring_whole():
+        sys.exit(dvc())
+
+
+if __name__ == "__main__":
+    main()
