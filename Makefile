@@ -12,6 +12,7 @@ install: $(STAMP)
 
 # torch first: the rest must meet it there and not choose another one.
 $(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "make: there is no $(PYTHON): make PYTHON=/path/to/python3.11, 3.11.5 or newer"; exit 1; }
 	@$(PYTHON) -c "import sys; sys.exit(f'{sys.executable} is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11, 3.11.5 or newer' if sys.version_info < (3, 11, 5) else 0)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip

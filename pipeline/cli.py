@@ -196,10 +196,10 @@ def do_claim(arguments: argparse.Namespace) -> None:
 
 
 def do_profile(arguments: argparse.Namespace) -> None:
-    """Write the whole of a profile over params.yaml once it has proved valid."""
+    """Write the whole of a profile over params.yaml once it has proved valid; an edited params.yaml is kept."""
     from pipeline.profile import write_profile
 
-    print(f"params.yaml is now {write_profile(Path(), arguments.name)}")
+    print(write_profile(Path(), arguments.name))
 
 
 def check_no_link(path: Path) -> None:

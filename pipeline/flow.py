@@ -222,7 +222,7 @@ def co_evolution(
                 load(folder / "params.yaml")  # all of its problems at once, before anything begins
             with working(folder, "rank-e serve", wait) as alone, ending:
                 if profile is not None:
-                    get_run_logger().info("params.yaml is now %s", write_profile(folder, profile))
+                    get_run_logger().info(write_profile(folder, profile))
                 if alone:
                     for line in repair(folder, cache_folder(folder), beginning=True):
                         get_run_logger().info(line)

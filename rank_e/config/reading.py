@@ -5,6 +5,7 @@ text that no file name or terminal takes. All of that is found here, in bounded 
 the values.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import Node, ScalarNode
 from ruamel.yaml.scanner import Scanner, ScannerError
 
@@ -98,11 +99,17 @@ def read_values(text: str, name: str) -> Any:
 
 
 def _words(error: YAMLError) -> str:
-    """A parser's message in one line, without what it quotes of the file or says of its own interface."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    kept = [line for line in lines if line and "suppress this check" not in line and "readthedocs" not in line]
-    text = " ".join(kept)
-    text = "".join(sign if sign.isprintable() else "?" for sign in text)
+    """A parser's message in one line that begins with the place, without what it says of its own interface."""
+    if isinstance(error, MarkedYAMLError) and error.problem and (mark := error.problem_mark or error.context_mark):
+        text = error.problem
+        if twice := re.match(r"found duplicate key (.*?) with value", text, re.DOTALL):
+            text = f"{twice[1]} is there twice; remove one"
+        elif "'\\t'" in text:
+            text = "a tab; indent with spaces"
+        text = f"line {mark.line + 1}, column {mark.column + 1}: {text}"
+    else:
+        text = str(error)
+    text = "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
     return text if len(text) <= 300 else text[:297] + "..."
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from rank_e.errors import RankEError
 from rank_e.io.json_text import parse_json
+from rank_e.io.stand_ins import stand_in
 
 LONGEST = 100_000_000  # bytes of a header, as the format allows
 WEIGHT_FILES = (
@@ -47,7 +48,7 @@ def read_header(path: str | Path) -> dict[str, Entry]:
     except OSError as error:
         raise RankEError(f"{path} cannot be read ({error.strerror}); put the file there") from None
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise RankEError(f"{path} is truncated or not safetensors; get it again") from None
+        raise RankEError(f"{path} {stand_in(path) or 'is truncated or not safetensors; get it again'}") from None
     if end != size - 8 - length:
         raise RankEError(f"{path} has {size} bytes, its header says {end + 8 + length}; get it again")
     return found

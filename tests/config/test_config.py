@@ -1,5 +1,6 @@
 """params.yaml: a wrong file is reported whole, line by line."""
 
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -226,6 +227,22 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
     text = resolve(ROOT / "profiles/tiny.yaml").replace("learning_rate: 1.0e-4", "learning_rate: 1e-4")
     (tmp_path / "params.yaml").write_text(text)
     assert load(tmp_path / "params.yaml").policy.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seeds: [0]\nrounds: 1\nseeds: [1]\n", 'line 3, column 1: "seeds" is there twice; remove one'),
+        ("arms:\n  one:\n\ttwo: 1\n", "line 3, column 1: a tab; indent with spaces"),
+        ("a: [1, 2\nb: 3\n", "line 2, column 2: "),
+        ("a: *b\n", "line 1, column 4: "),
+    ],
+)
+def test_what_is_no_yaml_is_named_by_its_line(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(f"params.yaml is not readable as YAML: {words}")) as found:
+        load(tmp_path / "params.yaml")
+    assert len(str(found.value)) < 160
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:

@@ -85,10 +85,13 @@ def test_the_profile_is_named_as_long_as_params_are_its(tmp_path: Path) -> None:
     (tmp_path / "profiles").mkdir()
     for name in ("shapes", "tiny"):
         (tmp_path / f"profiles/{name}.yaml").write_bytes((ROOT / f"profiles/{name}.yaml").read_bytes())
-    assert str(write_profile(tmp_path, "tiny")) == "profiles/tiny.yaml" and name_of(tmp_path) == "tiny"
+    assert write_profile(tmp_path, "shapes") == "params.yaml is now profiles/shapes.yaml"
+    assert write_profile(tmp_path, "tiny") == "params.yaml is now profiles/tiny.yaml" and name_of(tmp_path) == "tiny"
     edited = (tmp_path / "params.yaml").read_text().replace("clip_epsilon: 0.2", "clip_epsilon: 0.3")
     (tmp_path / "params.yaml").write_text(edited)
     assert name_of(tmp_path) == "params.yaml"
+    said = write_profile(tmp_path, "shapes").partition("; the edited one is kept as ")
+    assert said[0] == "params.yaml is now profiles/shapes.yaml" and (tmp_path / said[2]).read_text() == edited
 
 
 def test_the_form_offers_the_projects_profiles() -> None:

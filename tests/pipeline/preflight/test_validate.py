@@ -263,5 +263,8 @@ def test_a_damaged_header_is_one_line(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(RankEError, match="truncated or not safetensors"):
             read_header(path)
+    (tmp_path / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(RankEError, match=r"pointer\.safetensors is a Git LFS pointer, .* `git lfs pull`"):
+        read_header(tmp_path / "pointer.safetensors")
     with pytest.raises(RankEError, match="cannot be read"):
         read_header(tmp_path / "nothing.safetensors")
