@@ -1,4 +1,8 @@
-"""Sampling on a CPU beside the reference, float32, both in turn in one process.
+"""Sampling on a CPU beside the reference, float32, both in turn in one process; and what no sampler there goes below.
+
+The floor of a token is its products at the machine's rate, or its weights read once at its bandwidth, and the mean of
+what is written of the cache read once. Measured beside it: the same products alone, by the same library, with the
+weights as they lie and as MKL packs them beforehand.
 
 `python -m benchmarks.cpu --reference FOLDER` (see benchmarks/reference.py). Writes benchmarks/results/cpu-<date>.json.
 """
@@ -6,14 +10,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from benchmarks.measuring import Report, paired, row, timed
 from benchmarks.networks import llamagen_config, parameters_of, random_policy, random_text
 from benchmarks.reference import open_reference, reference_policy, reference_sampling
-from rank_e.backbones.llamagen.policy import PolicyConfig
+from rank_e.backbones.llamagen.policy import Policy, PolicyConfig
 from rank_e.sampling.distribution import SamplingConfig
 from rank_e.sampling.sampler import Sampler
 from rank_e.seeds import seed_for
@@ -31,6 +37,29 @@ CASES = {
         3,
     ),
 }
+
+
+def products(policy: Policy, rows: int, packed: bool) -> Callable[[], None]:
+    """All of a sample's products with weights, `rows` rows of each token, and nothing else."""
+    weights = [weight for layer in policy.layers for weight in layer.parameters() if weight.ndim == 2]
+    weights.append(policy.output.weight)
+    inputs = {weight.shape[1]: torch.randn(rows, weight.shape[1]) for weight in weights}
+    if packed:
+        mkl = torch.ops.mkl
+        blocks = [(mkl._mkl_reorder_linear_weight(weight, rows), weight) for weight in weights]
+        calls = [
+            lambda b=block, w=weight: mkl._mkl_linear(inputs[w.shape[1]], b, w, None, rows) for block, weight in blocks
+        ]
+    else:
+        calls = [lambda w=weight: F.linear(inputs[w.shape[1]], w) for weight in weights]
+
+    @torch.no_grad()
+    def run() -> None:
+        for _ in range(policy.length):
+            for call in calls:
+                call()
+
+    return run
 
 
 def main() -> None:
@@ -61,9 +90,13 @@ def main() -> None:
                 return sampler(*inputs)
 
             weights, rows = parameters_of(policy), sampling.branches * len(seeds)
-            # Each token's step reads the weights once, or is bound by its products.
-            floor = config.block_size * max(4 * weights / bandwidth, 2 * rows * weights / rate)
+            cached = 4 * rows * config.n_layer * config.dim * (config.block_size + 1)  # keys and values, on average
+            step = max(4 * weights / bandwidth, 2 * rows * weights / rate) + cached / bandwidth
+            floor = config.block_size * step
             note = f"{weights / 1e6:.1f} M parameters, {len(seeds)} images"
+            for kind, packed in (("alone", False), ("alone, weights packed", True)):
+                found = timed(products(policy, rows, packed), device, times)
+                report.add(row(f"{name}: its products {kind}", found, note=note))
             if given.reference is None:
                 report.add(row(name, timed(ours, device, times), floor=floor, note=note))
                 continue

@@ -1,10 +1,12 @@
 """What a run costs beyond its arithmetic: seconds of every kind of stage by phase, in a fresh copy of the project.
 
     python -m benchmarks.round [--profile tiny] [--jobs 1]
+    python -m benchmarks.round --project FOLDER [--arm coevolved]   # as it is there: benchmarks.published_project
 
 Of each stage: outside (DVC, process start, hashing by DVC: its turn's wall clock less its process), load (imports,
 reading, building, to the device), work (its loops), state (mid-stage states), save (writing, hashing and syncing the
-artifact). overhead: the share of all that is not work. Writes benchmarks/results/round-<profile>-<date>.json.
+artifact). overhead: the share of all that is not work. Writes benchmarks/results/round-<profile>-<date>.json, or
+round-<folder>-<date>.json.
 """
 
 from __future__ import annotations
@@ -45,13 +47,18 @@ def main() -> None:
     """Run once, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--profile", default="tiny", help="a name from profiles/")
+    parser.add_argument("--project", type=Path, help="a folder that has everything a run needs, and no artifacts")
+    parser.add_argument("--arm", help="this one alone")
     parser.add_argument("--jobs", default="1")
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="rank-e-round-") as folder:
-        copy_project(Path(folder))
-        result = measure(Path(folder), given.profile, ["--jobs", given.jobs, "--no-track"])
-        table = by_phase(Path(folder), result["stages"])
+    arguments = ["--jobs", given.jobs, "--no-track", *(["--arm", given.arm] if given.arm else [])]
+    with tempfile.TemporaryDirectory(prefix="rank-e-round-") as temporary:
+        folder, profile = (Path(temporary), given.profile) if given.project is None else (given.project.resolve(), None)
+        if profile is not None:
+            copy_project(folder)
+        result = measure(folder, profile, arguments)
+        table = by_phase(folder, result["stages"])
     whole = sum(row["count"] * sum(row[part] for part in PARTS) for row in table.values())
     work = sum(row["count"] * row["work"] for row in table.values())
     moment = datetime.now(UTC)
@@ -59,13 +66,13 @@ def main() -> None:
         "date": moment.isoformat(timespec="seconds"),
         "commit": commit(),
         "machine": machine(torch.device("cpu")),
-        "profile": given.profile,
+        "profile": profile or folder.name,
         "jobs": int(given.jobs),
         "wall_seconds": result["wall_seconds"],
         "overhead": round(1 - work / whole, 3),
         "median_seconds": table,
     }
-    path = given.output / f"round-{given.profile}-{moment:%Y-%m-%d}.json"
+    path = given.output / f"round-{profile or folder.name}-{moment:%Y-%m-%d}.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"{'stage':<16}{'count':>6}" + "".join(f"{part:>10}" for part in PARTS))
     for name, row in table.items():

@@ -26,7 +26,8 @@ TOKENIZER = TokenizerConfig(8, 32, (1, 2), 1, 32, 64, 8)  # 4 x 4 tokens
 
 def tiny_policy(config: PolicyConfig = POLICY) -> dict[str, Tensor]:
     weights = Policy(config).initialise(generator(0, "policy")).state_dict()
-    weights["output.weight"].normal_(0.0, 0.3, generator=generator(0, "output"))
+    spread = 0.3 * (32 / config.dim) ** 0.5  # logits as large at any width
+    weights["output.weight"].normal_(0.0, spread, generator=generator(0, "output"))
     return weights
 
 

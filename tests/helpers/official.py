@@ -94,12 +94,12 @@ def write_folder(folder: Path, first: int, count: int = 14) -> None:
     (folder / "prompts.csv").write_text("\n".join(["prompt,kind", *prompts]) + "\n")
 
 
-def write_clip(folder: Path, name: str, seed: int) -> None:
-    """NAME.json (an open_clip configuration) and NAME.safetensors: a seeded tiny CLIP."""
+def write_clip(folder: Path, name: str, seed: int, config: dict[str, Any] = CLIP) -> None:
+    """NAME.json (an open_clip configuration) and NAME.safetensors: a seeded CLIP."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = import_open_clip().CLIP(**CLIP)
-    (folder / f"{name}.json").write_text(json.dumps(CLIP))
+        model = import_open_clip().CLIP(**config)
+    (folder / f"{name}.json").write_text(json.dumps(config))
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / f"{name}.safetensors")
 
 
