@@ -210,6 +210,10 @@ def _cross_problems(params: Params) -> list[str]:
     evaluation, factorial, last = params.evaluation, params.factorial, params.last_round
     limit = f"at most evaluation.prompts = {evaluation.prompts}"
     require(evaluation.images <= evaluation.prompts, "evaluation.images", evaluation.images, limit)
+    # A covariance needs two images, and its interval two shards of them.
+    images, least = evaluation.prompts * evaluation.samples_per_prompt, 4 if evaluation.bootstrap else 2
+    limit = f"so many that evaluation.distances see {least} images or more"
+    require(images >= least or not evaluation.distances, "evaluation.prompts", evaluation.prompts, limit)
     different = len(set(factorial.arms)) == len(factorial.arms)
     require(different, "factorial.arms", factorial.arms, "different from each other")
     for index, name in enumerate(factorial.arms):

@@ -218,6 +218,18 @@ def test_what_is_wrong_in_a_shared_section_is_said_once() -> None:
     assert lines == ["params.yaml: ranking.keep = 9: must be at most rollouts.group_size = 8"]
 
 
+@pytest.mark.parametrize(("prompts", "samples", "bootstrap", "least"), [(2, 1, 4, 4), (3, 1, 4, 4), (1, 1, 0, 2)])
+def test_distances_want_images_enough(prompts: int, samples: int, bootstrap: int, least: int) -> None:
+    given = {"prompts": prompts, "samples_per_prompt": samples, "bootstrap": bootstrap, "images": 1}
+    lines = problems(lambda d: d["evaluation"].update(given))
+    words = f"must be so many that evaluation.distances see {least} images or more"
+    assert lines == [f"params.yaml: evaluation.prompts = {prompts}: {words}"]
+    for change in ({"samples_per_prompt": 4}, {"distances": {}, "matched": None, "diversity": None}):
+        data = deepcopy(SHAPES)
+        data["evaluation"] |= given | change
+        parse(data)
+
+
 def test_an_arm_that_keeps_more_than_its_group_has_is_named() -> None:
     lines = problems(lambda d: d["arms"]["coevolved"]["rollouts"].update(group_size=4))
     assert lines == ["params.yaml: arms.coevolved.ranking.keep = 8: must be at most rollouts.group_size = 4"]
