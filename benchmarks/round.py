@@ -5,7 +5,7 @@
 
 Of each stage: outside (DVC, process start, hashing by DVC: its turn's wall clock less its process), load (imports,
 reading, building, to the device), work (its loops), state (mid-stage states), save (writing, hashing and syncing the
-artifact). overhead: the share of all that is not work. Writes benchmarks/results/round-<profile>-<date>.json, or
+artifact), wait (for a twin in another arm). overhead: the share of all that is not work. Writes benchmarks/results/round-<profile>-<date>.json, or
 round-<folder>-<date>.json.
 """
 
@@ -25,7 +25,7 @@ import torch
 from benchmarks.demo import copy_project, measure
 from benchmarks.measuring import RESULTS, commit, machine
 
-PARTS = ("outside", "load", "work", "state", "save")
+PARTS = ("outside", "load", "work", "state", "save", "wait")
 
 
 def by_phase(workspace: Path, stages: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

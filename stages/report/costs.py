@@ -1,7 +1,8 @@
 """What the run took: seconds of each stage as this machine wrote them down (`.rank-e/usage`), and hours of a GPU.
 
-Such a record is of the last time that the stage ran here: a stage that was killed counts from its last start, one whose
-artifact came from a cache or from another machine may have none; nor has one whose record was cut off by a kill.
+Such a record is of the last time that the stage ran here, and counts for the artifact that came of it: a stage that
+was killed counts from its last start; one whose artifact came from a cache or from another machine may have none, nor
+has one whose record was cut off by a kill.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from rank_e.config import Params
 from stages.report.tables import data_table, escape, keyed, plain
 from stages.runtime.stage import ARGUMENTS, WORK, Stage
-from stages.runtime.usage import read_usage
+from stages.runtime.usage import read_usage, spent
 
 SHARED = "shared"
 """The column of stages that no arm has to itself."""
@@ -48,8 +49,9 @@ def costs(params: Params, project: Path) -> tuple[list[Cost], int]:
     for stage in cells(params):
         count += 1
         usage = read_usage(project / WORK / "usage" / f"{stage.key}.json", "seconds")
-        if usage is not None:
-            found.append(Cost(stage.name, stage.arm or SHARED, usage["seconds"], "peak_gpu_mb" in usage))
+        seconds = None if usage is None else spent(usage, project / stage.path(stage.name))
+        if usage is not None and seconds is not None:
+            found.append(Cost(stage.name, stage.arm or SHARED, seconds, "peak_gpu_mb" in usage))
     return found, count
 
 

@@ -1,4 +1,4 @@
-"""Where a stage's seconds go: its loops, its mid-stage states, writing the artifact; the rest is loading.
+"""Where a stage's seconds go: loops, mid-stage states, writing the artifact, waiting for a twin; the rest is loading.
 
 Loading is imports, reading, building networks and moving them to the device. A phase within another one stops the outer
 one's clock, so that the phases add up to the whole.
@@ -10,9 +10,9 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
-Phase = Literal["work", "state", "save"]
+Phase = Literal["work", "state", "save", "wait"]
 
 
 class Phases:
@@ -49,7 +49,7 @@ class Phases:
     def table(self, whole: float) -> dict[str, float]:
         """Seconds by phase, loading included, of a stage that took `whole` seconds."""
         load = max(0.0, whole - sum(self.seconds.values()))
-        return {"load": round(load, 3), **{name: round(self.seconds[name], 3) for name in ("work", "state", "save")}}
+        return {"load": round(load, 3), **{name: round(self.seconds[name], 3) for name in get_args(Phase)}}
 
 
 PHASES = Phases()

@@ -11,12 +11,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from math import inf
 from pathlib import Path
 
 from stages.runtime.artifacts import Artifact, ArtifactError, manifest_sha256, read_artifact
 from stages.runtime.locks import Hold, Holder
+from stages.runtime.phases import PHASES
 from stages.runtime.stage import WORK, Stage
 
 BUSY = "{holder} computes the same for another arm and holds {path}: wait for it, or end it"
@@ -31,7 +32,10 @@ def once(stage: Stage, inputs: Mapping[str, Artifact], make: Callable[[], None])
         make()
         return
     place = WORK / "shared" / _digest(stage, inputs, stage.recorded.data_digest())
-    with Hold(place.with_suffix(".lock"), inf, Holder(os.getpid(), f"stage {stage.key}", ""), BUSY):
+    hold = Hold(place.with_suffix(".lock"), inf, Holder(os.getpid(), f"stage {stage.key}", ""), BUSY)
+    with ExitStack() as held:
+        with PHASES.phase("wait"):
+            held.enter_context(hold)
         twin = _twin(stage, place)
         if twin is not None:
             _copy(stage, twin, inputs)

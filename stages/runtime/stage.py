@@ -254,7 +254,7 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
             if computes:
                 configure_torch(stage.params)
             stage.memory.run(stage.title, lambda: run(stage))
-            record_usage(WORK / "usage" / f"{stage.key}.json", began, stage.shared)
+            record_usage(WORK / "usage" / f"{stage.key}.json", began, stage.path(name), stage.shared)
 
 
 def parse_arguments(name: str, arguments: list[str] | None = None) -> dict[str, Any]:

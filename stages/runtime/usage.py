@@ -8,16 +8,17 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from rank_e.io.files import replacing
 from rank_e.io.json_text import parse_json
+from stages.runtime.artifacts import MANIFEST, manifest_sha256
 from stages.runtime.phases import PHASES
 
 
-def record_usage(path: Path, began: float, shared: Mapping[str, Any]) -> None:
-    """Write seconds, whole and by phase, when it ended, of which revision the code was, peak resident MB, and the GPU's
-    peak if one was used.
+def record_usage(path: Path, began: float, artifact: Path, shared: Mapping[str, Any]) -> None:
+    """Write seconds, whole and by phase, when it ended, of which revision the code was, peak resident MB, the GPU's
+    peak if one was used, and which artifact came of it.
 
     began: of time.monotonic(); ended: Unix seconds, so that clocks stay out of artifacts. shared: `Stage.shared`.
     """
@@ -29,6 +30,8 @@ def record_usage(path: Path, began: float, shared: Mapping[str, Any]) -> None:
         usage["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
     if commit := revision():
         usage["revision"] = commit
+    if (artifact / MANIFEST).is_file():
+        usage["artifact"] = manifest_sha256(artifact)
     if shared:
         usage["shared"] = dict(shared)
     with replacing(path) as file:
@@ -51,7 +54,18 @@ def read_usage(path: Path, *keys: str) -> dict[str, Any] | None:
     return usage if whole else None
 
 
-def _cost(value: Any) -> bool:
+def spent(usage: Mapping[str, Any], artifact: Path) -> float | None:
+    """Seconds that an artifact took, less those in which its stage waited for another; None where it is not this one's.
+
+    usage: what `read_usage` gave for its stage, with "seconds".
+    """
+    phases = usage.get("phases")
+    waited = phases.get("wait") if isinstance(phases, dict) else None
+    made = (artifact / MANIFEST).is_file() and usage.get("artifact") == manifest_sha256(artifact)
+    return max(0.0, float(usage["seconds"]) - float(waited)) if made and _cost(waited) else None
+
+
+def _cost(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 

@@ -278,7 +278,7 @@ def test_progress_prints_few_plain_lines_without_a_terminal(
 def test_a_stage_writes_down_what_it_used(project: Path) -> None:
     stage = make_stage("rollouts", load(ROOT / "params.yaml"), arm="frozen", seed=0, round=1)
     block = np.ones(60_000_000)  # 480 MB
-    record_usage(project / ".rank-e" / "usage" / f"{stage.key}.json", time.monotonic() - 2.0, {})
+    record_usage(project / ".rank-e" / "usage" / f"{stage.key}.json", time.monotonic() - 2.0, project, {})
     usage = json.loads((project / ".rank-e" / "usage" / "rollouts-frozen-s0-r1.json").read_text())
     assert 2.0 <= usage["seconds"] < 3.0
     assert usage["peak_rss_mb"] > block.nbytes / 1e6

@@ -13,6 +13,7 @@ from rank_e.config.profiles import resolve
 from rank_e.config.reading import read_text
 from stages.runtime.artifacts import ArtifactWriter, manifest_sha256, read_artifact
 from stages.runtime.locks import LOOK
+from stages.runtime.phases import PHASES
 from stages.runtime.sharing import once
 from stages.runtime.stage import Stage, artifact_path
 
@@ -143,6 +144,7 @@ def test_who_comes_while_it_is_computed_waits_says_so_and_copies(capsys: pytest.
     first = threading.Thread(target=lambda: draw("frozen", made, wait))
     first.start()
     assert begun.wait(20)
+    PHASES.begin()
     second = threading.Thread(target=lambda: draw("coevolved", made))
     second.start()
     second.join(LOOK + 0.3)
@@ -152,6 +154,7 @@ def test_who_comes_while_it_is_computed_waits_says_so_and_copies(capsys: pytest.
     first.join(20)
     second.join(20)
     assert made == ["frozen"] and not second.is_alive()
+    assert PHASES.seconds["wait"] >= LOOK  # which is no cost of the second's
 
 
 def test_a_failure_leaves_nothing_to_copy() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from stages.report.writing import write_report
+from stages.runtime.artifacts import manifest_sha256
+from stages.runtime.stage import artifact_path
 from tests.helpers.browser import CHROMIUM, DARK, LIGHT, measured
 from tests.helpers.fake_artifacts import write_project
 
@@ -62,7 +64,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = write_project(folder, [0, 1, 2], 2, sft=True)
     usage = folder / ".rank-e" / "usage"
     usage.mkdir(parents=True)
-    (usage / "policy-frozen-s0-r1.json").write_text(json.dumps({"seconds": 123456.7, "peak_gpu_mb": 1.0}))
+    made = {"artifact": manifest_sha256(folder / artifact_path("policy", "frozen", 0, 1)), "phases": {"wait": 0.0}}
+    (usage / "policy-frozen-s0-r1.json").write_text(json.dumps({"seconds": 123456.7, "peak_gpu_mb": 1.0, **made}))
     return write_report(params, folder)
 
 

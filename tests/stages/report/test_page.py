@@ -27,7 +27,7 @@ from stages.report.page import render
 from stages.report.script import SCRIPT
 from stages.report.terminal import lines
 from stages.report.writing import write_report
-from stages.runtime.artifacts import ArtifactError
+from stages.runtime.artifacts import ArtifactError, manifest_sha256
 from stages.runtime.stage import artifact_path
 from tests.helpers.fake_artifacts import PROMPTS, log_table, write_project
 from tests.helpers.page import Page, read_page
@@ -187,6 +187,10 @@ def test_long_logs_are_shown_by_means_of_equal_parts(
     assert [x for x, _ in line.points] == [1.5, 5.5, 9.5, 13.5]
 
 
+KEPT = ("policy", "decoder", "reference")
+"""Stages whose artifacts a fake run has."""
+
+
 def test_costs_are_what_was_written_down(tmp_path: Path) -> None:
     params = write_project(tmp_path, seeds=[0, 1], rounds=2)
     assert "Costs" not in read_page(write_report(params, tmp_path)).words
@@ -196,16 +200,26 @@ def test_costs_are_what_was_written_down(tmp_path: Path) -> None:
     assert {"factorial-coevolved-s1-r2", "prompts-s0-r1", "reference", "start-frozen-s0"} <= set(names)
     usage = tmp_path / ".rank-e" / "usage"
     usage.mkdir(parents=True)
+    made = {
+        stage.key: manifest_sha256(tmp_path / stage.path(stage.name)) for stage in cells(params) if stage.name in KEPT
+    }
     written: dict[str, dict[str, Any]] = {
         "policy-frozen-s0-r1": {"seconds": 1000.0, "peak_gpu_mb": 1.0},
         "policy-frozen-s1-r1": {"seconds": 2600.0, "peak_gpu_mb": 1.0},
         "decoder-coevolved-s0-r1": {"seconds": 40.25},
-        "reference": {"seconds": 9.5},
+        "decoder-coevolved-s0-r2": {"seconds": 66666.0, "artifact": made["decoder-coevolved-s0-r1"]},  # another's
+        "decoder-coevolved-s1-r2": {"seconds": 55555.0, "phases": {}},
+        "reference": {"seconds": 12.5, "phases": {"wait": 3.0}},
         "report": {"seconds": 77777.0},
         "policy-frozen-s7-r1": {"seconds": 88888.0},
     }
+
+    def write(name: str, value: dict[str, Any]) -> None:
+        usual = {"peak_rss_mb": 1.0, "artifact": made.get(name, ""), "phases": {"wait": 0.0}}
+        (usage / f"{name}.json").write_text(json.dumps(usual | value))
+
     for name, value in written.items():
-        (usage / f"{name}.json").write_text(json.dumps(value | {"peak_rss_mb": 1.0}))
+        write(name, value)
     (usage / "baseline.json").write_text('{"secon')  # a kill cut it off
     found, count = costs(params, tmp_path)
     assert (len(found), count) == (4, len(names)) and sum(cost.seconds for cost in found) == 3649.75
@@ -216,7 +230,7 @@ def test_costs_are_what_was_written_down(tmp_path: Path) -> None:
     row = text.partition("GPU-hours</th>")[2].partition("</tr>")[0]
     assert re.findall(r"<div>(.*?)</div>", row) == ["0.00", "1.00", "0.00", "1.00"]
     for name in ("policy-frozen-s0-r1", "policy-frozen-s1-r1"):
-        (usage / f"{name}.json").write_text('{"seconds": 1.0}')
+        write(name, {"seconds": 1.0})
     assert "GPU-hours" not in write_report(params, tmp_path).read_text(encoding="utf-8")
 
 
