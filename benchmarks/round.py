@@ -5,8 +5,8 @@
 
 Of each stage: outside (DVC, process start, hashing by DVC: its turn's wall clock less its process), load (imports,
 reading, building, to the device), work (its loops), state (mid-stage states), save (writing, hashing and syncing the
-artifact), wait (for a twin in another arm). overhead: the share of all that is not work. Writes benchmarks/results/round-<profile>-<date>.json, or
-round-<folder>-<date>.json.
+artifact), wait (for a twin in another arm). overhead: the share of all that is not work. Writes
+benchmarks/results/round-<profile>-<date>.json, or round-<folder>-<date>.json.
 """
 
 from __future__ import annotations
