@@ -6,13 +6,11 @@ that no pointer or web page stands in a file's place.
 
 from __future__ import annotations
 
-import ast
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.preflight.factories import factory_problems
 from rank_e.config import Params
 from rank_e.config.kinds import Kind
 from rank_e.io.headers import WEIGHT_FILES
@@ -67,9 +65,10 @@ def _folder(where: str, path: Path) -> Iterator[str]:
 
 
 def _needs(where: str, section: Kind, folder: Path) -> Iterator[str]:
-    """What a section's keys name within `folder`, and of the user's own whether it can be imported."""
+    """What a section's keys name within `folder`, and of the user's own whether it can be called."""
     if not section.factory:
-        yield from _importable(f"{where}.kind", section.kind)
+        given = {"generator"} if where == "decoder.discriminator" else set()
+        yield from factory_problems(f"{where}.kind", section.kind, {*section.options, *given})
     for key, what, value in section.needs():
         path = folder / value
         if what == "folder":
@@ -80,48 +79,14 @@ def _needs(where: str, section: Kind, folder: Path) -> Iterator[str]:
             yield from need_file(f"{where}.{key}", path)
 
 
-def _importable(where: str, kind: str) -> Iterator[str]:
-    """Whether `package.module:name` is there, without running the module: it may import torch."""
-    module, _, name = kind.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)  # stages run in the project's folder
-    try:
-        importlib.invalidate_caches()  # the file may be younger than this process's list of its folder
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    finally:
-        sys.path.remove(here)
-    if spec is None or spec.origin is None:
-        yield f"{where} = {kind}: there is no module {module}; correct the path"
-        return
-    if not spec.origin.endswith(".py"):
-        return  # compiled: only an import could tell
-    try:
-        tree = ast.parse(Path(spec.origin).read_bytes(), Path(spec.origin).name)
-    except (SyntaxError, ValueError) as error:
-        yield f"{where} = {kind}: {module} is not Python: {error}; fix it"
-        return
-    bound: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            bound.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            bound.add(node.id)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            bound |= {alias.asname or alias.name for alias in node.names}
-    if name not in bound and "*" not in bound:
-        yield f"{where} = {kind}: {module} has no {name}; correct the path"
-
-
 def _dataset(where: str, section: Any) -> Iterator[str]:
-    """A dataset's folder and what its kind wants to lie there; a dotted path must be importable."""
+    """A dataset's folder and what its kind wants to lie there; a dotted path must lead to a factory."""
     folder = Path(section.folder)
     if not folder.is_dir():
         yield f"{where}.folder: folder {folder} does not exist; {GET}"
         return
     if ":" in section.kind:
-        yield from _importable(f"{where}.kind", section.kind)
+        yield from factory_problems(f"{where}.kind", section.kind, section.options)
         return
     if section.kind == "webdataset":
         if not any(folder.glob(section.tars)):

@@ -1,6 +1,7 @@
 """`rank-e validate`: every problem at once before anything runs; a good folder passes and says what it will take."""
 
 import json
+import runpy
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from ruamel.yaml import YAML
 from pipeline import cli
 from pipeline.preflight import named, validate
 from pipeline.preflight.estimate import Memory
+from pipeline.preflight.factories import factory_problems
 from pipeline.preflight.validate import Machine, room_problems, this_machine
 from rank_e.backbones.sizes import read_base
 from rank_e.config import load
@@ -85,6 +87,37 @@ def test_a_module_of_ones_own_that_dvc_would_not_watch_is_named(project: Path) -
     pipeline = project / "dvc.yaml"
     pipeline.write_text(pipeline.read_text().replace("      - rank_e\n", "      - rank_e\n      - mine.py\n", 1))
     cli.main(["validate"])
+
+
+@pytest.mark.parametrize(
+    ("takes", "keys", "problem"),
+    [
+        ("folder, device, power=2.0", {}, None),
+        ("folder, device, power", {"power": 2.0}, None),
+        ("folder, device, **keys", {"power": 2.0}, None),
+        ("*given, power", {"power": 2.0}, None),
+        ("folder, device", {"power": 2.0}, "takes no power; correct the keys, or the function"),
+        ("folder, device, /, *, power", {}, "needs power; give it as a key"),
+        ("folder, device, power, scale=1", {"scale": 2}, "needs power; give it as a key"),
+        ("folder", {}, "takes folder; make it take a folder, a device and the keys"),
+        ("", {}, "takes nothing; make it take a folder, a device and the keys"),
+    ],
+)
+def test_a_factory_of_ones_own_must_take_its_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: str, keys: dict[str, float], problem: str | None
+) -> None:
+    """As Python itself takes them."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(f"def made({takes}):\n    return None\n")
+    found = list(factory_problems("x.kind", "own:made", keys))
+    assert found == ([] if problem is None else [f"x.kind = own:made: {problem}"])
+    made = runpy.run_path("own.py")["made"]
+    try:
+        made(Path(), "cpu", **keys)
+    except TypeError:
+        assert problem is not None
+    else:
+        assert problem is None
 
 
 def test_a_dataset_of_ones_own_must_be_there(project: Path) -> None:
