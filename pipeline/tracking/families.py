@@ -9,7 +9,7 @@ from mlflow.entities import Metric, Run
 
 from pipeline.tracking.lineage import CURVES, Made, Round
 from pipeline.tracking.points import TRAINING
-from pipeline.tracking.store import CURRENT, PROJECT, STATE, Store, hashes
+from pipeline.tracking.store import CURRENT, PARENT, PROJECT, STATE, Store, hashes
 
 Points = Callable[[int, str], list[Metric]]
 """Every point of a round's stage, of one at work as far as it has come."""
@@ -52,6 +52,9 @@ class Families:
         """Whether this project has made a run: others may share the store, and even the first artifacts."""
         return bool(run.data.tags.get(PROJECT) == self.me)
 
+    def _is_current(self, run: Run) -> bool:
+        return self.mine(run) and run.data.tags.get(STATE) == CURRENT
+
     def find(self, key: str, evidence: Evidence) -> tuple[Family | None, str]:
         """The run that the artifacts are of, and why the one that was current is not that ("": it is, or none was)."""
         reason = ""
@@ -61,18 +64,21 @@ class Families:
             found = self._contradiction(family, evidence)
             if not found:
                 return family, reason
-            if self.mine(run) and run.data.tags.get(STATE) == CURRENT:
+            if self._is_current(run):
                 reason = reason or found
         return None, reason
 
     def make_current(self, key: str, run: Run | None) -> bool:
-        """Tag every other current run of this project, and its rounds, as superseded; whether there was one."""
+        """Tag every other current run of this project, and its rounds, as superseded; whether there was one.
+
+        So are rounds whose own run was deleted.
+        """
         by = "" if run is None else run.info.run_id
-        others = [
-            other
-            for other in self.store.with_key(key)
-            if other.info.run_id != by and self.mine(other) and other.data.tags.get(STATE) == CURRENT
-        ]
+        parents = {other.info.run_id for other in self.store.with_key(key)}
+        for lost in self.store.below(key):
+            if lost.data.tags.get(PARENT) not in parents and self._is_current(lost):
+                self.store.supersede(lost, by)
+        others = [other for other in self.store.with_key(key) if other.info.run_id != by and self._is_current(other)]
         for other in others:
             for item in (*self.store.children(other).values(), other):  # itself last: a broken pass finds it again
                 self.store.supersede(item, by)

@@ -1,19 +1,26 @@
 """What the tracker leaves for others to read without MLflow: where its runs are, and what was copied last."""
 
+import contextlib
 import hashlib
 import json
 import os
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from rank_e.io.files import replacing
 
+EXPERIMENT = "rank-e"
 PREFIX = "sqlite:///"
 LINKS = Path(".rank-e") / "mlflow-runs.json"
 """Addresses of the runs in a server's pages: {"coevolved/s0/r3": "http://..."}."""
 STAMP = Path(".rank-e") / "tracked.json"
-"""What was whole when it was copied last: the store, and the sha256 of dvc.lock."""
+"""What was whole when it was copied last: the store, how many of its runs were there, and the sha256 of dvc.lock."""
+RUNS = """
+select count(*) from runs join experiments using (experiment_id)
+where experiments.name = ? and experiments.lifecycle_stage = 'active' and runs.lifecycle_stage = 'active'
+"""
 
 
 def default_uri(project: Path) -> str:
@@ -36,13 +43,15 @@ def pages() -> str:
 
 
 def tracked(project: Path) -> bool:
-    """Whether everything that DVC has recorded was copied to the store that would be copied to now."""
+    """Whether everything that DVC has recorded was copied to the store that would be copied to now, and is there.
+
+    A server is not asked: it may be away.
+    """
     uri = default_uri(project)
-    if uri.startswith(PREFIX) and not Path(uri.removeprefix(PREFIX)).is_file():
-        return False
     try:
-        return bool(json.loads((project / STAMP).read_text(encoding="utf-8")) == _now(project, uri))
-    except (FileNotFoundError, ValueError):
+        known = json.loads((project / STAMP).read_text(encoding="utf-8"))
+        return bool(known == _now(project, uri))
+    except (FileNotFoundError, ValueError, sqlite3.Error):
         return False
 
 
@@ -58,7 +67,17 @@ def write_links(project: Path, found: Mapping[str, str]) -> None:
 
 
 def _now(project: Path, uri: str) -> dict[str, str]:
-    return {"store": uri, "dvc.lock": hashlib.sha256((project / "dvc.lock").read_bytes()).hexdigest()}
+    lock = hashlib.sha256((project / "dvc.lock").read_bytes()).hexdigest()
+    return {"store": uri, "runs": _runs(uri), "dvc.lock": lock}
+
+
+def _runs(uri: str) -> str:
+    """How many runs a sqlite store has, "" for a server's; sqlite3.Error where it is no store."""
+    if not uri.startswith(PREFIX):
+        return ""
+    file = Path(uri.removeprefix(PREFIX)).absolute().as_uri()
+    with contextlib.closing(sqlite3.connect(f"{file}?mode=ro", uri=True)) as store:
+        return str(store.execute(RUNS, (EXPERIMENT,)).fetchone()[0])
 
 
 def _write(path: Path, value: Mapping[str, str]) -> None:

@@ -25,9 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.tracking.local import bring_home, file_of, make_whole
 from pipeline.tracking.lock import TrackingError
-from pipeline.tracking.stamp import server_of
+from pipeline.tracking.stamp import EXPERIMENT, server_of
 
-EXPERIMENT = "rank-e"
 KEY, KIND, SHA, STATE = "rank_e.round_key", "rank_e.kind", "rank_e.sha256.", "rank_e.state"
 PROJECT, BY, OTHER = "rank_e.project", "rank_e.superseded_by", "rank_e.other_params"
 CURRENT, SUPERSEDED = "current", "superseded"
@@ -113,6 +112,11 @@ class Store:
         """The nested runs of a run by their keys."""
         found = self._search(f"tags.`{PARENT}` = '{parent.info.run_id}'")
         return {run.data.tags[KEY]: run for run in found}
+
+    def below(self, key: str) -> list[Run]:
+        """The rounds of an arm's key, whichever run they are nested in."""
+        found = self._search(f"tags.`{KEY}` LIKE '{key}/r%'")  # a name may hold what LIKE takes for any sign
+        return [run for run in found if run.data.tags[KEY].startswith(f"{key}/r")]
 
     def _search(self, where: str) -> list[Run]:
         return list(self.client.search_runs([self.experiment], where, ViewType.ACTIVE_ONLY, max_results=1000))

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from pipeline.tracking.points import plain_params
 from pipeline.tracking.store import BY, KEY, OTHER
@@ -33,6 +34,22 @@ def test_a_changed_artifact_supersedes_the_arm_and_only_it(project: tuple[Path, 
     was = evaluation_metrics("coevolved", 0, 2)["clip"]["value"]
     assert dict(history(folder, old["coevolved/s0"], "1 headline/clip"))[2] == pytest.approx(was)
     assert old["coevolved/s0"].data.tags[BY] == after["coevolved/s0"].info.run_id
+
+
+def test_rounds_whose_run_was_deleted_are_superseded(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    Tracker(folder, params).sync()
+    before = runs(folder)
+    MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").delete_run(before["coevolved/s0"].info.run_id)
+    tally = Tracker(folder, params).sync()
+    again = [key for key in before if key.startswith("coevolved/s0")]
+    assert sorted(tally.created) == sorted(again)
+    after = runs(folder)  # each there once
+    assert after.keys() == before.keys()
+    lost = {before[key].info.run_id for key in again if "/r" in key}
+    assert {run.info.run_id for run in superseded(folder)} == lost
+    assert {run.data.tags[BY] for run in superseded(folder)} == {after["coevolved/s0"].info.run_id}
+    assert str(Tracker(folder, params).sync()).startswith("0 created, 0 superseded")
 
 
 def test_artifacts_that_come_back_make_their_run_current_again(project: tuple[Path, Params]) -> None:

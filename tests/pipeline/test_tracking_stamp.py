@@ -1,5 +1,7 @@
 """What the tracker leaves for others: whether all is copied, and where its runs are."""
 
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,9 @@ def test_all_is_copied_until_dvc_records_more_or_the_store_is_another(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     uri = default_uri(tmp_path)
     stamp(tmp_path, uri)  # before DVC has recorded anything
-    (tmp_path / "mlflow.db").touch()
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        store.execute("create table experiments (experiment_id, name, lifecycle_stage)")
+        store.execute("create table runs (experiment_id, lifecycle_stage)")
     assert not tracked(tmp_path)
     (tmp_path / "dvc.lock").write_text("one")
     stamp(tmp_path, uri)
@@ -31,9 +35,43 @@ def test_all_is_copied_until_dvc_records_more_or_the_store_is_another(
     stamp(tmp_path, uri)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
     assert not tracked(tmp_path)
+    stamp(tmp_path, "http://elsewhere")
+    assert tracked(tmp_path)  # a server is not asked
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    stamp(tmp_path, uri)
     (tmp_path / "mlflow.db").unlink()
-    assert not tracked(tmp_path)
+    assert not tracked(tmp_path) and not (tmp_path / "mlflow.db").exists()
+
+
+def delete_a_run(store: Path) -> None:
+    with sqlite3.connect(store) as opened:
+        opened.execute("update runs set lifecycle_stage = 'deleted' where name = 'r1'")
+
+
+def delete_the_experiment(store: Path) -> None:
+    with sqlite3.connect(store) as opened:
+        opened.execute("update experiments set lifecycle_stage = 'deleted' where name = 'rank-e'")
+
+
+def rename_the_experiment(store: Path) -> None:
+    with sqlite3.connect(store) as opened:
+        opened.execute("update experiments set name = 'renamed' where name = 'rank-e'")
+
+
+def write_garbage(store: Path) -> None:
+    store.write_bytes(bytes(range(256)) * 100)
+
+
+@pytest.mark.parametrize("change", [delete_a_run, delete_the_experiment, rename_the_experiment, write_garbage])
+def test_what_is_no_longer_in_the_store_is_not_copied(
+    project: tuple[Path, Params], change: Callable[[Path], None]
+) -> None:
+    folder, params = project
+    (folder / "dvc.lock").write_text("recorded")
+    follow(lambda: Tracker(folder, params), lambda _: True, lambda _: None, 0.0)
+    assert tracked(folder)
+    change(folder / "mlflow.db")
+    assert not tracked(folder)
 
 
 def test_the_last_pass_notes_that_all_is_copied(project: tuple[Path, Params]) -> None:
