@@ -84,18 +84,18 @@ def parser() -> argparse.ArgumentParser:
 
 def count(text: str) -> int:
     """A whole number from 0 on."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must be 0 or more")
-    return value
+    return _number(text, 0)
 
 
 def positive(text: str) -> int:
     """A whole number from 1 on."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
+    return _number(text, 1)
+
+
+def _number(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, {least} or more")
+    return int(text)
 
 
 def do_run(arguments: argparse.Namespace) -> None:
@@ -191,7 +191,7 @@ def do_claim(arguments: argparse.Namespace) -> None:
     from pipeline.claim import write_claim
     from rank_e.config import load
 
-    check_no_link(arguments.to)
+    check_place(arguments.to)
     print(write_claim(load(), Path(), arguments.to, arguments.name))
 
 
@@ -202,15 +202,20 @@ def do_profile(arguments: argparse.Namespace) -> None:
     print(write_profile(Path(), arguments.name))
 
 
-def check_no_link(path: Path) -> None:
-    """RankEError if a folder to be written is a link: what lies behind it would be written over, or nothing does."""
+def check_place(path: Path) -> None:
+    """RankEError if a folder to be written has no name, lies among the artifacts, or is a link: what lies behind it
+    would be written over, or nothing does."""
+    if path == Path():
+        raise RankEError("--to names no folder; give a new one's name")
+    if Path("artifacts").resolve() in (path.resolve(), *path.resolve().parents):
+        raise RankEError(f"--to {path} lies among the artifacts, which the report is made from; name another folder")
     if path.is_symlink():
         raise RankEError(f"--to {path} is a link to {os.readlink(path)}; name the folder itself, or remove the link")
 
 
 def do_convert(arguments: argparse.Namespace) -> None:
     """Convert, then say what lies there now."""
-    check_no_link(arguments.to)
+    check_place(arguments.to)
     manifest = arguments.converter.convert(arguments, arguments.to)
     print(f"{arguments.to}: {manifest['format']}, from {', '.join(manifest['origin'])}")
 
@@ -220,7 +225,7 @@ def do_export(arguments: argparse.Namespace) -> None:
     from pipeline.export import export, summary
     from rank_e.config import load
 
-    check_no_link(arguments.to)
+    check_place(arguments.to)
     params, given = load(), arguments
     manifest = export(params, given.arm, given.seed, given.round, given.weights, given.to)
     print(summary(given.to, backbone_info(params.backbone.name).exported, manifest))

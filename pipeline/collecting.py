@@ -18,6 +18,7 @@ from dvc.repo import Repo, lock_repo
 
 from pipeline.graph import load_graph
 from pipeline.lock import owning
+from pipeline.lock_text import lock_problems
 from pipeline.remote import Remote, RemoteError, remote_of
 from pipeline.retention import (
     Content,
@@ -33,10 +34,10 @@ from pipeline.retention import (
     rounds_done,
 )
 from rank_e.config import Params, load
-from rank_e.io.files import replacing
+from rank_e.errors import RankEError
+from rank_e.io.files import gigabytes, replacing
 from stages.runtime.artifacts import REPAIR, ArtifactError
 from stages.runtime.manifests import REMOVED, read_removed
-from stages.runtime.room import gigabytes
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def collect_rounds(project: Path, arguments: argparse.Namespace) -> None:
     """`rank-e gc` as it was called: lines as things are found and done."""
     params, keep, dropped = load(), read_keep(arguments.keep), read_dropped(arguments.drop)
     with owning(project, "rank-e gc", arguments.wait):
+        for problem in lock_problems(project):
+            raise RankEError(problem)
         for line in collect(project, params, keep, dropped, arguments.remote, really=arguments.yes):
             print(line, flush=True)
 

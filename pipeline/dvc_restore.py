@@ -5,6 +5,7 @@ as an artifact. Here each object is hashed again when a stage is about to be res
 and since DVC then finds the stage's output no longer in its cache, it runs the stage.
 """
 
+import json
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ from dvc.stage import Stage
 from dvc_data.hashfile.tree import Tree
 
 from pipeline.cache_objects import holds
+from stages.runtime.manifests import ARTIFACTS, MANIFEST, cell_at, kind_at
 
 LOGGER = logging.getLogger("dvc.stage.cache")
 
@@ -30,25 +32,45 @@ def rotten_objects(out: Output) -> list[Path]:
     place = Path(out.cache.oid_to_path(out.hash_info.value))
     if not place.exists() or not holds(place):
         return [place] if place.exists() else []
-    listing = out.get_obj()
-    if not isinstance(listing, Tree):
-        return []
-    paths = sorted({Path(out.cache.oid_to_path(info.value)) for _, _, info in listing})
-    there = [path for path in paths if path.exists()]
+    there = [path for path in sorted(set(objects_of(out).values())) if path.exists()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [path for path, whole in zip(there, pool.map(holds, there), strict=True) if not whole]
 
 
+def objects_of(out: Output) -> dict[str, Path]:
+    """The objects of a folder's files by their names, as its listing in the cache has them; nothing for a file."""
+    listing = out.get_obj()
+    entries = listing if isinstance(listing, Tree) else ()
+    return {"/".join(key): Path(out.cache.oid_to_path(info.value)) for key, _, info in entries}
+
+
+def is_anothers(out: Output) -> bool:
+    """Whether an artifact, whole as it is, is one of another arm, seed, round or kind: dvc.lock was edited."""
+    place = Path(out.def_path)
+    manifest = (
+        objects_of(out).get(MANIFEST) if out.use_cache and out.hash_info and place.parts[0] == ARTIFACTS else None
+    )
+    if manifest is None or not manifest.exists():
+        return False
+    said = json.loads(manifest.read_text(encoding="utf-8"))
+    return bool(said["cell"] != cell_at(place) or said["kind"] != kind_at(place))
+
+
 @contextmanager
 def restoring_whole() -> Iterator[None]:
-    """While the block runs, DVC in this process restores nothing that rotted in its cache."""
+    """While the block runs, DVC in this process restores nothing that rotted in its cache, or is another's."""
     cached = Stage.outs_cached  # what DVC asks before it restores a stage, and for no other purpose
 
     def outs_cached(stage: Stage) -> bool:
         for path in [path for out in stage.outs for path in rotten_objects(out)]:
             path.unlink(missing_ok=True)
             LOGGER.warning("removed %s: damaged in DVC's cache", path)
-        return bool(cached(stage))
+        if not cached(stage):
+            return False
+        others = [out.def_path for out in stage.outs if is_anothers(out)]
+        for place in others:
+            LOGGER.warning("dvc.lock has another artifact for %s: it is made anew", place)
+        return not others
 
     Stage.outs_cached = outs_cached
     try:

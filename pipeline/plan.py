@@ -14,6 +14,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from pipeline.graph import GraphError, Node, NodeGroup, dependencies, in_order, load_graph, make_groups
+from pipeline.lock_text import FIX
 from rank_e.config import load
 from rank_e.errors import RankEError
 from stages.runtime.artifacts import ArtifactError
@@ -152,8 +153,9 @@ def unchanged_nodes(project: Path) -> set[str]:
             stages = [stage for stage in repo.index.stages if str(Path(stage.path).resolve()) == main]
             return {stage.name for stage in stages if not stage.changed()}
     except DvcException as error:
-        fix = "end what else works with DVC here, or correct dvc.yaml, params.yaml or dvc.lock"
-        raise GraphError(f"{' '.join(str(error).split())}; {fix}") from None
+        text = " ".join(str(error).split())
+        fix = FIX if "dvc.lock" in text else "end what else works with DVC here, or correct dvc.yaml or params.yaml"
+        raise GraphError(f"{text}; {fix}") from None
 
 
 def select(nodes: Sequence[Node], choice: Choice, kept: Collection[str]) -> tuple[set[str], list[Node]]:

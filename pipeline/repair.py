@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.cache_objects import OBJECTS, holds
 from rank_e.errors import RankEError
 from stages.runtime.artifacts import MANIFEST, ArtifactError, SchemaError, read_artifact
-from stages.runtime.manifests import cell_at
+from stages.runtime.manifests import cell_at, kind_at
 from stages.runtime.stage import ARGUMENTS, artifact_path
 
 OBJECT = "its object in DVC's cache is damaged"
@@ -71,7 +71,7 @@ def artifact_folders(project: Path) -> list[Path]:
     """Every folder below artifacts that is, by its place, an artifact."""
     lone = [project / artifact_path(kind) for kind in ("reference", "baseline")]
     cells = sorted(path for path in (project / "artifacts").rglob("*") if path.is_dir() and cell_at(path))
-    return [path for path in (*lone, *cells) if path.is_dir() and _kind(path) in ARGUMENTS]
+    return [path for path in (*lone, *cells) if path.is_dir() and kind_at(path) in ARGUMENTS]
 
 
 def cache_folder(project: Path) -> Path:
@@ -87,17 +87,12 @@ def cache_folder(project: Path) -> Path:
         return Path(repo.cache.local.path).parents[len(OBJECTS.parts) - 1]
 
 
-def _kind(folder: Path) -> str:
-    """What an artifact's place says of its kind."""
-    return "prompts" if folder.parts[-3:-2] == ("prompts",) else folder.name
-
-
 def _problem(folder: Path) -> str:
     """What is wrong with an artifact, "" where nothing is; one of older code is no damage."""
     try:
         if not (folder / MANIFEST).is_file():
             return f"{MANIFEST} is missing"
-        read_artifact(folder, _kind(folder), lineage=False).verify()
+        read_artifact(folder, kind_at(folder), lineage=False).verify()
     except SchemaError:
         return ""
     except ArtifactError as error:

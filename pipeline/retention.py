@@ -16,8 +16,8 @@ from pathlib import Path
 from pipeline.graph import Node
 from rank_e.config import Params
 from rank_e.errors import RankEError
+from rank_e.io.files import gigabytes
 from stages.runtime.artifacts import read_artifact
-from stages.runtime.room import gigabytes
 from stages.runtime.stage import WORK
 from stages.runtime.usage import read_usage
 

@@ -17,13 +17,13 @@ from rank_e.backbones.sizes import published, read_base
 from rank_e.config import ArmParams, Params
 from rank_e.config.profiles import load_profile
 from rank_e.errors import RankEError
+from rank_e.io.files import gigabytes
 from rank_e.sampling import positions_at_once
 from stages.runtime.room import (
     VALUE,
     artifact_bytes,
     decoder_artifact,
     evaluation_artifact,
-    gigabytes,
     patchgan,
     policy_artifact,
     prompts_artifact,

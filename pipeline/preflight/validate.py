@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 
 from pipeline.graph import load_graph, make_groups
+from pipeline.lock_text import lock_problems
 from pipeline.preflight.choices import choices
-from pipeline.preflight.estimate import Memory, disk, gigabytes, memory, summary
+from pipeline.preflight.estimate import Memory, disk, memory, summary
 from pipeline.preflight.named import missing_files
 from pipeline.preflight.places import odd_places
 from pipeline.retention import Keep
@@ -19,6 +20,7 @@ from rank_e.backbones.info import Sizes
 from rank_e.backbones.sizes import published, read_base
 from rank_e.config import Params, load
 from rank_e.errors import RankEError
+from rank_e.io.files import gigabytes
 from stages.code import code_lists
 
 SPARE = 1.1
@@ -62,7 +64,7 @@ def check(jobs: int, keep: Keep | None = None) -> list[str]:
     except RankEError as error:
         problems.append(str(error))
     sizes, found = base_problems(params)
-    problems += found + missing_files(params) + odd_places(params)
+    problems += [*found, *missing_files(params), *odd_places(params), *lock_problems(Path())]
     machine = this_machine(params)
     if machine.device is None:
         problems.append(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rank_e.errors import RankEError, listed
 from rank_e.io.archives import is_archive
-from rank_e.io.files import check_name, plain, replacing
+from rank_e.io.files import check_name, gigabytes, plain, replacing
 from rank_e.io.json_text import parse_json
 from rank_e.io.stand_ins import stand_in
 from rank_e.io.verified import WEIGHTS
@@ -268,7 +268,7 @@ def check_space(target: str | Path, needed: int) -> None:
     if total == 0:  # /proc and its like
         raise CheckpointError(f"{target}: {place} keeps no files; name a folder on a disk")
     if free < needed:
-        raise CheckpointError(f"{target} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some disk")
+        raise CheckpointError(f"{target} needs {gigabytes(needed)}, {gigabytes(free)} are free; free some disk")
 
 
 def check_absent(target: str | Path) -> None:

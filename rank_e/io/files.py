@@ -96,3 +96,8 @@ def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         seen.add(value.untyped_storage().data_ptr())
         owned[name] = value
     return owned
+
+
+def gigabytes(value: float) -> str:
+    """Bytes as text in powers of ten."""
+    return f"{value / 1e9:,.1f} GB" if value >= 1e8 else f"{value / 1e6:,.1f} MB"

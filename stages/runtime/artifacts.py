@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rank_e.errors import RankEError
 from rank_e.io.files import plain, replacing, settled_sha256, sha256_of
 from rank_e.io.verified import Verified
-from stages.runtime.manifests import REMOVED, cell_at, not_plain, project_of, removed_from, sealed, text_of
+from stages.runtime.manifests import MANIFEST, REMOVED, cell_at, not_plain, project_of, removed_from, sealed, text_of
 from stages.runtime.phases import PHASES
 
 if TYPE_CHECKING:  # readers of tables and scalars start without torch and pandas
@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # readers of tables and scalars start without torch and panda
     import torch
 
 SCHEMA_VERSION = 3
-MANIFEST = "manifest.json"
 KEYS = {"kind", "cell", "seed", "deterministic", "params", "inputs", "files", "sha256"}  # beside the schema's version
 REPAIR = "run `rank-e repair`, then `dvc repro`"
 """DVC trusts what its cache holds: what is damaged there must be dropped before it makes the artifact again."""

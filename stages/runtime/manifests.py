@@ -9,6 +9,7 @@ from typing import Any
 
 from rank_e.io.json_text import parse_json
 
+ARTIFACTS, MANIFEST = "artifacts", "manifest.json"
 PLACES = (
     r"(?P<arm>[^/]+)/s(?P<seed>\d+)/r(?P<round>\d+)/[^/]+",
     r"prompts/s(?P<seed>\d+)/r(?P<round>\d+)",
@@ -29,6 +30,12 @@ def cell_at(path: str | Path) -> dict[str, Any]:
     found = (re.search(f"(?:^|/)artifacts/{form}$", place) for form in PLACES)
     named = next((match.groupdict() for match in found if match), {})
     return {name: value if name == "arm" else int(value) for name, value in named.items()}
+
+
+def kind_at(path: str | Path) -> str:
+    """What an artifact's place says of its kind."""
+    place = Path(path)
+    return "prompts" if place.parts[-3:-2] == ("prompts",) else place.name
 
 
 def project_of(path: Path) -> Path:

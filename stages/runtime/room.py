@@ -11,6 +11,7 @@ from rank_e.backbones.sizes import read_base
 from rank_e.config import ArmParams, Params
 from rank_e.config.kinds import Kind
 from rank_e.errors import RankEError
+from rank_e.io.files import gigabytes
 
 VALUE = {"float32": 4, "bfloat16": 2}  # bytes of a number, by runtime.dtype
 STATEFUL = {"sft", "policy", "decoder"}
@@ -89,8 +90,3 @@ def check_room(params: Params, name: str, arm: str, key: str, states: Path) -> N
             f"{key.replace('-', ' ')}: needs {gigabytes(needed)} in {Path.cwd()}, {gigabytes(free)} are free; "
             "free some and run again: what is done is kept"
         )
-
-
-def gigabytes(value: float) -> str:
-    """Bytes as text in powers of ten."""
-    return f"{value / 1e9:,.1f} GB" if value >= 1e8 else f"{value / 1e6:,.1f} MB"

@@ -238,7 +238,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path) -> None:
     check_space(tmp_path / "a" / "b", 1)
-    with pytest.raises(CheckpointError, match=r"needs 1000000000\.0 GB"):
+    with pytest.raises(CheckpointError, match=r"needs 1,000,000,000\.0 GB"):
         check_space(tmp_path / "a" / "b", 10**18)
     with pytest.raises(CheckpointError, match=r"/proc keeps no files; name a folder on a disk"):
         check_space("/proc/base", 1)

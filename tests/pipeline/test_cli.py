@@ -1,6 +1,7 @@
 """The command `rank-e`: quick to start, plain about errors, and each command does what it says."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -170,6 +171,29 @@ def test_a_schedule_is_in_utc_where_no_zone_is_given() -> None:
     for given, zone in ((None, "UTC"), ("Europe/Berlin", "Europe/Berlin")):
         times = schedule("0 2 * * *", given)
         assert times is not None and (times.cron, times.timezone) == ("0 2 * * *", zone)
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("", "--to names no folder; give a new one's name"),
+        (
+            "artifacts/x",
+            "--to artifacts/x lies among the artifacts, which the report is made from; name another folder",
+        ),
+        ("report/../artifacts", "--to report/../artifacts lies among the artifacts, "),
+    ],
+)
+def test_weights_are_not_written_among_the_artifacts(project: Path, to: str, said: str) -> None:
+    with pytest.raises(SystemExit, match=f"^rank-e: {re.escape(said)}"):
+        cli.main(["export", "--arm", "frozen", "--round", "1", "--to", to])
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1.5", ""])
+def test_what_is_no_number_is_named(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["export", "--arm", "frozen", f"--seed={text}", "--round", "1", "--to", "x"])
+    assert f"argument --seed: {text!r} must be a whole number, 0 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline import cli
 from pipeline import repair as module
@@ -170,6 +171,17 @@ def test_an_artifact_of_which_a_part_is_gone_is_not_made_whole_from_rot(made: Pa
     (folder / "manifest.json").unlink()
     assert "Running stage 'ranking'" in dvc(made, "repro", ran_by="pipeline.dvc_restore")
     assert contents(made) == before and repair(made, cache)[-1].endswith("all whole")
+
+
+def test_dvc_restores_no_artifact_of_another_cell(made: Path, cache: Path) -> None:
+    before, lock = contents(made), made / "dvc.lock"
+    text = lock.read_text()
+    one, other = (yaml.safe_load(text)["stages"][name]["outs"][0]["md5"] for name in ("ranking", "rollouts"))
+    lock.write_text(text.replace(one, other))  # as a merge may do it
+    shutil.rmtree(made / "artifacts/frozen/s0/r1/ranking")
+    said = dvc(made, "repro", ran_by="pipeline.dvc_restore")
+    assert "dvc.lock has another artifact for artifacts/frozen/s0/r1/ranking: it is made anew" in said
+    assert contents(made) == before and lock.read_text() == text
 
 
 def test_a_run_reads_everything_after_damage_alone(made: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
