@@ -49,7 +49,7 @@ def costs(params: Params, project: Path) -> tuple[list[Cost], int]:
     for stage in cells(params):
         count += 1
         usage = read_usage(project / WORK / "usage" / f"{stage.key}.json", "seconds")
-        seconds = None if usage is None else spent(usage, project / stage.path(stage.name))
+        seconds = None if usage is None else spent(usage, project / stage.made)
         if usage is not None and seconds is not None:
             found.append(Cost(stage.name, stage.arm or SHARED, seconds, "peak_gpu_mb" in usage))
     return found, count

@@ -158,6 +158,11 @@ class Stage:
         if self.recorded is not None:
             self.recorded.check()
 
+    @property
+    def made(self) -> Path:
+        """Its artifact, by which its record of usage is known; of `start`, which writes three, the policy."""
+        return self.path("policy" if self.name == "start" else self.name)
+
     def path(self, kind: str, arm: str | None = None, seed: int | None = None, round: int | None = None) -> Path:
         """The folder of an artifact of this cell, or of another arm, seed or round."""
         return artifact_path(
@@ -254,7 +259,7 @@ def main(name: str, run: Callable[[Stage], None], arguments: list[str] | None = 
             if computes:
                 configure_torch(stage.params)
             stage.memory.run(stage.title, lambda: run(stage))
-            record_usage(WORK / "usage" / f"{stage.key}.json", began, stage.path(name), stage.shared)
+            record_usage(WORK / "usage" / f"{stage.key}.json", began, stage.made, stage.shared)
 
 
 def parse_arguments(name: str, arguments: list[str] | None = None) -> dict[str, Any]:

@@ -197,12 +197,11 @@ def test_costs_are_what_was_written_down(tmp_path: Path) -> None:
     names = [stage.key for stage in cells(params)]
     # reference, baseline; 2 seeds x (sft, its evaluation, 2 prompts); by arm and seed start and 2 rounds of 6 stages
     assert len(set(names)) == len(names) == 2 + 2 * 4 + 4 * (1 + 2 * 6)
+    assert len({stage.made for stage in cells(params)}) == len(names)
     assert {"factorial-coevolved-s1-r2", "prompts-s0-r1", "reference", "start-frozen-s0"} <= set(names)
     usage = tmp_path / ".rank-e" / "usage"
     usage.mkdir(parents=True)
-    made = {
-        stage.key: manifest_sha256(tmp_path / stage.path(stage.name)) for stage in cells(params) if stage.name in KEPT
-    }
+    made = {stage.key: manifest_sha256(tmp_path / stage.made) for stage in cells(params) if stage.name in KEPT}
     written: dict[str, dict[str, Any]] = {
         "policy-frozen-s0-r1": {"seconds": 1000.0, "peak_gpu_mb": 1.0},
         "policy-frozen-s1-r1": {"seconds": 2600.0, "peak_gpu_mb": 1.0},
