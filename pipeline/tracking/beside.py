@@ -4,11 +4,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TRACKING_LOG = Path(".rank-e") / "tracking.log"
 """What the copier beside a run has to say besides its lines: where it failed, its last line says why."""
+SILENCE = 3.0
+"""Seconds of that wait before a line says what is waited for."""
 PATIENCE = 300.0
 """Seconds that the end of a run waits for the last copy to MLflow; where a server is away, that ends far sooner."""
 
@@ -51,6 +53,10 @@ def stop_tracker(project: Path, process: subprocess.Popen[bytes]) -> str:
     """Ask for the last copy and wait for it, but not for ever; "" or, in one line, what was not copied."""
     process.terminate()
     try:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(SILENCE)
+        if process.poll() is None:
+            print("tracking: waiting for the last copy to MLflow", flush=True)
         code = process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()

@@ -213,3 +213,21 @@ def test_a_follower_stopped_at_once_still_makes_its_last_copy(project: Path, mon
     beside.stop_tracker(project, process)
     assert process.returncode == 0
     assert (project / "mlflow.db").exists() and list((project / "mlruns").glob("*/artifacts/images.png"))
+
+
+@pytest.mark.parametrize(("seconds", "patience", "said"), [(0, 9, False), (0.5, 9, True), (60, 0.3, True)])
+def test_a_last_copy_that_takes_long_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seconds: float,
+    patience: float, said: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(beside, "SILENCE", 0.1 if said else 9.0)
+    monkeypatch.setattr(beside, "PATIENCE", patience)
+    (tmp_path / ".rank-e").mkdir()
+    (tmp_path / beside.TRACKING_LOG).touch()
+    copies = f"import signal, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep({seconds}), exit(0))); print()"
+    command = [sys.executable, "-c", f"{copies}; time.sleep(60)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"\n"
+        problem = beside.stop_tracker(tmp_path, process)
+    assert capsys.readouterr().out == ("tracking: waiting for the last copy to MLflow\n" if said else "")
+    assert problem == ("the last copy to MLflow took too long; `rank-e track` copies the rest" if seconds == 60 else "")
