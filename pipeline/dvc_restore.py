@@ -53,7 +53,7 @@ def is_anothers(out: Output) -> bool:
     if manifest is None or not manifest.exists():
         return False
     said = json.loads(manifest.read_text(encoding="utf-8"))
-    return bool(said["cell"] != cell_at(place) or said["kind"] != kind_at(place))
+    return bool(said.get("cell") != cell_at(place) or said.get("kind") != kind_at(place))
 
 
 @contextmanager
