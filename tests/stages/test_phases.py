@@ -33,7 +33,7 @@ def test_phases_add_up_to_the_whole(clock: list[float]) -> None:
         clock[0] += 3.0
     assert spent.table(clock[0]) == {"load": 5.0, "work": 6.0, "state": 0.75, "save": 1.0, "wait": 3.0}
     spent.begin()
-    assert spent.table(0.0) == {"load": 0.0, "work": 0.0, "state": 0.0, "save": 0.0}
+    assert spent.table(0.0) == {"load": 0.0, "work": 0.0, "state": 0.0, "save": 0.0, "wait": 0.0}
 
 
 def test_a_loop_that_fails_stops_its_clock(clock: list[float]) -> None:
