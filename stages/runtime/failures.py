@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import shutil
 import signal
 import sys
@@ -38,6 +39,9 @@ FIXES = {
 """What the system's errors are called here, and what helps."""
 FULL = ("No space left on device", "StorageFull", "disk is full")
 """How libraries say that the disk is full where they raise no OSError."""
+RUST = re.compile(r"\(os error (\d+)\)")
+"""How libraries written in Rust end what they say of a system's error."""
+DATABASE = "look at both for room, mode and `ulimit -f`, remove what is damaged"
 STARVED = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
 """How libraries say that there is no memory, where they raise no MemoryError."""
 
@@ -67,6 +71,14 @@ def words(error: BaseException) -> str | None:
     if any(sign in text for sign in FULL):
         what, fix = FIXES[errno.ENOSPC]
         return f"{Path.cwd()}: {what}, {_free(error)} are free ({_cut(text)}); {fix}"
+    if (number := RUST.search(text)) and int(number[1]) in FIXES:
+        what, fix = FIXES[int(number[1])]
+        return f"{Path.cwd()}: {what} ({_cut(text)}){_place(error)}; {fix}"
+    if any((kind.__module__, kind.__name__) == ("sqlite3", "Error") for kind in type(error).__mro__):
+        place = os.environ.get("DVC_SITE_CACHE_DIR", "/var/tmp/dvc")
+        return (
+            f"{Path.cwd()} or {place}: a database of DVC or MLflow cannot be used ({_cut(text)}); {DATABASE}, {AGAIN}"
+        )
     if any((kind.__module__, kind.__name__) == ("dvc.exceptions", "DvcException") for kind in type(error).__mro__):
         return f"{Path.cwd()}: DVC says: {_cut(text)}; correct the file, or take it back from git, {AGAIN}"
     return None

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -40,10 +41,15 @@ def system(number: int, *names: str) -> OSError:
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), ["out of memory: CUDA out of memory"]),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), ["out of memory: [enforce fail]"]),
         (RuntimeError('Error while serializing: Os { code: 28, kind: StorageFull }'), ["no room is left on the disk"]),
+        (RuntimeError("Error while serializing: I/O error: File too large (os error 27)"), ["raise `ulimit -f`"]),
+        (RuntimeError("I/O error: Permission denied (os error 13)"), ["permission denied", "change its mode or owner"]),
+        (sqlite3.OperationalError("disk I/O error"), ["a database of DVC or MLflow", "(disk I/O error)", "`ulimit -f`"]),
+        (sqlite3.DatabaseError("malformed"), [" or /var/tmp/dvc: a database", "remove what is damaged"]),
         (ModuleNotFoundError("No module", name="timm"), [sys.executable, "has no module timm; `make install`"]),
     ],
 )  # fmt: skip
-def test_what_a_user_can_meet_is_one_line(error: Exception, parts: list[str]) -> None:
+def test_what_a_user_can_meet_is_one_line(error: Exception, parts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
     said = words(error)
     assert said is not None and "\n" not in said and len(said) < 400
     for part in parts:
