@@ -69,13 +69,24 @@ def load_graph(project: Path) -> list[Node]:
     try:
         repo = Repo(str(project))
     except DvcException as error:
-        raise GraphError(f"{_line(error)}; run in the project's folder, a clone made with git") from None
+        raise GraphError(no_repo(error)) from None
     try:
         resolver = load_file(repo, str(project / "dvc.yaml")).resolver
         entries = {address: resolver.resolve_one(address)[address] for address in resolver.get_keys()}
     except DvcException as error:
         raise GraphError(f"{_line(error)}; correct dvc.yaml or params.yaml") from None
     return [_node(address, entry) for address, entry in entries.items() if not entry.get("frozen", False)]
+
+
+def no_repo(error: DvcException) -> str:
+    """Why DVC cannot open a project, and what helps."""
+    text = _line(error)
+    fix = (
+        "correct .dvc/config"
+        if text.startswith("config file")
+        else "run in the project's folder, a clone made with git"
+    )
+    return f"{text}; {fix}"
 
 
 def _line(error: DvcException) -> str:

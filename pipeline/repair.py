@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.cache_objects import OBJECTS, holds
+from pipeline.graph import no_repo
 from rank_e.errors import RankEError
 from stages.runtime.artifacts import MANIFEST, ArtifactError, SchemaError, read_artifact
 from stages.runtime.manifests import cell_at, kind_at
@@ -82,7 +83,7 @@ def cache_folder(project: Path) -> Path:
     try:
         repo = Repo(str(project))
     except DvcException as error:
-        raise RankEError(f"{project.absolute()}: {error}; run it in a project's folder") from None
+        raise RankEError(f"{project.absolute()}: {no_repo(error)}") from None
     with repo:
         return Path(repo.cache.local.path).parents[len(OBJECTS.parts) - 1]
 

@@ -43,7 +43,7 @@ def system(number: int, *names: str) -> OSError:
         (RuntimeError('Error while serializing: Os { code: 28, kind: StorageFull }'), ["no room is left on the disk"]),
         (RuntimeError("Error while serializing: I/O error: File too large (os error 27)"), ["raise `ulimit -f`"]),
         (RuntimeError("I/O error: Permission denied (os error 13)"), ["permission denied", "change its mode or owner"]),
-        (sqlite3.OperationalError("disk I/O error"), ["a database of DVC or MLflow", "(disk I/O error)", "`ulimit -f`"]),
+        (sqlite3.OperationalError("disk I/O error"), ["a database of DVC or MLflow cannot be used (disk I/O error)"]),
         (sqlite3.DatabaseError("malformed"), [" or /var/tmp/dvc: a database", "remove what is damaged"]),
         (ModuleNotFoundError("No module", name="timm"), [sys.executable, "has no module timm; `make install`"]),
     ],

@@ -102,7 +102,11 @@ def test_a_whole_project_is_left_alone(made: Path, cache: Path) -> None:
 
 
 def test_a_folder_without_a_project_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RankEError, match=f"^{tmp_path}: .*; run it in a project's folder$"):
+    with pytest.raises(RankEError, match=f"^{tmp_path}: .*; run in the project's folder, a clone made with git$"):
+        cache_folder(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("{{{")
+    with pytest.raises(RankEError, match=r"Invalid line .*; correct \.dvc/config$"):
         cache_folder(tmp_path)
 
 
