@@ -14,7 +14,7 @@ from rank_e.backbones import BACKBONES
 from rank_e.backbones.info import backbone_info
 from rank_e.errors import RankEError
 from stages.runtime.failures import one_line
-from stages.runtime.locks import patience, seconds
+from stages.runtime.locks import patience, project_lock, seconds
 
 
 def parser() -> argparse.ArgumentParser:
@@ -199,7 +199,8 @@ def do_profile(arguments: argparse.Namespace) -> None:
     """Write the whole of a profile over params.yaml once it has proved valid; an edited params.yaml is kept."""
     from pipeline.profile import write_profile
 
-    print(write_profile(Path(), arguments.name))
+    with project_lock(Path(), "rank-e profile", patience()):  # a run that works goes by its params
+        print(write_profile(Path(), arguments.name))
 
 
 def check_place(path: Path) -> None:

@@ -93,6 +93,21 @@ def test_profile_replaces_params_only_by_a_valid_one(project: Path, capsys: pyte
         assert (project / "params.yaml").read_bytes() == before
 
 
+def test_a_profile_waits_for_a_run(project: Path) -> None:
+    before = (project / "params.yaml").read_bytes()
+    held = "import os, sys; from pathlib import Path; from stages.runtime.locks import project_lock"
+    held += "; lock = project_lock(Path(), 'rank-e run', 0.0); lock.take(); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", held]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=project, env=environment, stdin=-1, stdout=-1) as run:
+        assert run.stdout is not None and run.stdout.readline() == b"\n"
+        with pytest.raises(SystemExit, match=rf"^rank-e: rank-e run \(pid {run.pid}\) works in this project"):
+            cli.main(["profile", "tiny"])
+        run.communicate()
+    assert (project / "params.yaml").read_bytes() == before
+    cli.main(["profile", "tiny"])
+
+
 def test_validate_reports_every_problem_on_its_own_line(project: Path) -> None:
     yaml = YAML(typ="safe", pure=True)
     data = yaml.load((project / "params.yaml").read_text(encoding="utf-8"))
