@@ -47,9 +47,9 @@ def objects_of(out: Output) -> dict[str, Path]:
 def is_anothers(out: Output) -> bool:
     """Whether an artifact, whole as it is, is one of another arm, seed, round or kind: dvc.lock was edited."""
     place = Path(out.def_path)
-    manifest = (
-        objects_of(out).get(MANIFEST) if out.use_cache and out.hash_info and place.parts[0] == ARTIFACTS else None
-    )
+    if not out.use_cache or not out.hash_info or place.parts[0] != ARTIFACTS:
+        return False
+    manifest = objects_of(out).get(MANIFEST)
     if manifest is None or not manifest.exists():
         return False
     said = json.loads(manifest.read_text(encoding="utf-8"))
@@ -59,7 +59,7 @@ def is_anothers(out: Output) -> bool:
 @contextmanager
 def restoring_whole() -> Iterator[None]:
     """While the block runs, DVC in this process restores nothing that rotted in its cache, or is another's."""
-    cached = Stage.outs_cached  # what DVC asks before it restores a stage, and for no other purpose
+    cached = Stage.outs_cached  # what DVC asks before it restores a stage
 
     def outs_cached(stage: Stage) -> bool:
         for path in [path for out in stage.outs for path in rotten_objects(out)]:
