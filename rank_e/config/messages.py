@@ -13,6 +13,9 @@ from pydantic_core import ErrorDetails
 from rank_e.config.kinds import OWN
 from rank_e.errors import nearest
 
+NAMED = 20
+"""Keys that a line lists."""
+
 
 def line(model: type[BaseModel], problem: ErrorDetails, prefix: tuple[str, ...]) -> str:
     """One problem of pydantic's as `key = value: must be ...`."""
@@ -22,7 +25,9 @@ def line(model: type[BaseModel], problem: ErrorDetails, prefix: tuple[str, ...])
     if problem["type"] == "extra_forbidden":
         known = list(_node(model, location[:-1])[0].get("properties", {}))
         meant = nearest(str(location[-1]), known)
-        return f"{key} = {show(problem['input'])}: unknown key, allowed here: {', '.join(known)}{meant}"
+        more = f" and {len(known) - NAMED} more (docs/parameters.md)" if len(known) > NAMED else ""
+        allowed_here = f"{', '.join(known[:NAMED])}{more}"
+        return f"{key} = {show(problem['input'])}: unknown key, allowed here: {allowed_here}{meant}"
     allowed = _allowed(node, names="[key]" in problem["loc"])
     if problem["type"] == "missing":
         return f"{key} is missing: must be {allowed}"

@@ -87,6 +87,14 @@ def test_all_problems_are_said_at_once() -> None:
     ]
 
 
+def test_of_a_long_section_not_all_keys_are_listed() -> None:
+    (line,) = refused(SHAPES.replace("  lambda_consistency:", "  lambda_consitency: 1.0\n  lambda_consistency:", 1))
+    assert line.startswith(
+        "params.yaml: decoder.lambda_consitency = 1.0: unknown key, allowed here: train, first_round, "
+    )
+    assert line.endswith(" more (docs/parameters.md); did you mean lambda_consistency?") and len(line) < 500
+
+
 def test_control_characters_in_a_key_are_escaped_and_long_keys_cut() -> None:
     (line,) = refused(SHAPES + r'"\e[31mred\e[0m\n": 1' + "\n")
     assert line.startswith(r"params.yaml: \u001b[31mred\u001b[0m\n = 1: unknown key, allowed here: schema, ")
