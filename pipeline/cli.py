@@ -15,6 +15,7 @@ from rank_e.backbones.info import backbone_info
 from rank_e.errors import RankEError
 from stages.runtime.failures import one_line
 from stages.runtime.locks import patience, project_lock, seconds
+from stages.runtime.manifests import ARTIFACTS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -208,7 +209,7 @@ def check_place(path: Path) -> None:
     would be written over, or nothing does."""
     if path == Path():
         raise RankEError("--to names no folder; give a new one's name")
-    if Path("artifacts").resolve() in (path.resolve(), *path.resolve().parents):
+    if ARTIFACTS.resolve() in (path.resolve(), *path.resolve().parents):
         raise RankEError(f"--to {path} lies among the artifacts, which the report is made from; name another folder")
     if path.is_symlink():
         raise RankEError(f"--to {path} is a link to {os.readlink(path)}; name the folder itself, or remove the link")

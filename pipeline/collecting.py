@@ -18,7 +18,7 @@ from dvc.repo import Repo, lock_repo
 
 from pipeline.graph import load_graph
 from pipeline.lock import owning
-from pipeline.lock_text import lock_problems
+from pipeline.lock_text import lock_problem
 from pipeline.remote import Remote, RemoteError, remote_of
 from pipeline.retention import (
     Content,
@@ -52,7 +52,7 @@ def collect_rounds(project: Path, arguments: argparse.Namespace) -> None:
     """`rank-e gc` as it was called: lines as things are found and done."""
     params, keep, dropped = load(), read_keep(arguments.keep), read_dropped(arguments.drop)
     with owning(project, "rank-e gc", arguments.wait):
-        for problem in lock_problems(project):
+        if problem := lock_problem(project):
             raise RankEError(problem)
         for line in collect(project, params, keep, dropped, arguments.remote, really=arguments.yes):
             print(line, flush=True)

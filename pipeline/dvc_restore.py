@@ -2,7 +2,8 @@
 
 DVC hashes an object when it enters the cache and trusts its name from then on, so bytes that rot later would come back
 as an artifact. Here each object is hashed again when a stage is about to be restored from it. A damaged one is removed,
-and since DVC then finds the stage's output no longer in its cache, it runs the stage.
+and since DVC then finds the stage's output no longer in its cache, it runs the stage. So it does where dvc.lock names
+another cell's artifact, whole as it is.
 """
 
 import json
@@ -47,7 +48,7 @@ def objects_of(out: Output) -> dict[str, Path]:
 def is_anothers(out: Output) -> bool:
     """Whether an artifact, whole as it is, is one of another arm, seed, round or kind: dvc.lock was edited."""
     place = Path(out.def_path)
-    if not out.use_cache or not out.hash_info or place.parts[0] != ARTIFACTS:
+    if not out.use_cache or not out.hash_info or place.parts[:1] != ARTIFACTS.parts:
         return False
     manifest = objects_of(out).get(MANIFEST)
     if manifest is None or not manifest.exists():

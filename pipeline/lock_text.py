@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 LOCK = Path("dvc.lock")
@@ -14,23 +13,20 @@ ENTRY = re.compile(r"      (md5|hash): *(.*)")
 WANTED = {"md5": re.compile(r"(['\"]?)[0-9a-f]{32}(\.dir)?\1"), "hash": re.compile("md5")}
 
 
-def lock_problems(project: Path) -> Iterator[str]:
-    """The first thing that is wrong with the file, in a line; nothing where it is whole or not there."""
+def lock_problem(project: Path) -> str | None:
+    """The first thing that is wrong with the file, in a line; None where it is whole or not there."""
     path = project / LOCK
     if not path.exists():
-        return
+        return None
     if not path.is_file():
-        yield f"{LOCK} is no file; {FIX}"
-        return
+        return f"{LOCK} is no file; {FIX}"
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        yield f"{LOCK} is not text in UTF-8; {FIX}"
-        return
+        return f"{LOCK} is not text in UTF-8; {FIX}"
     for number, line in enumerate(text.splitlines(), start=1):
         if CONFLICT.match(line):
-            yield f"{LOCK}, line {number}: two versions that git could not merge; take one, or {FIX}"
-            return
+            return f"{LOCK}, line {number}: two versions that git could not merge; take one, or {FIX}"
         if (entry := ENTRY.fullmatch(line)) and not WANTED[entry[1]].fullmatch(entry[2].strip()):
-            yield f"{LOCK}, line {number}: {line.strip()[:60]} is not what DVC writes; {FIX}"
-            return
+            return f"{LOCK}, line {number}: {line.strip()[:60]} is not what DVC writes; {FIX}"
+    return None

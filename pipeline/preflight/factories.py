@@ -34,10 +34,12 @@ def factory_problems(where: str, kind: str, keys: Collection[str]) -> Iterator[s
     except (SyntaxError, ValueError) as error:
         yield f"{where} = {kind}: {module} is not Python: {error}; fix it"
         return
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
-    if functions and not functions[-1].decorator_list:
-        yield from _misfits(where, kind, functions[-1].args, keys)
-    elif not functions and not {name, "*"} & set(_bound(tree)):
+    bound = list(_bound(tree))
+    plain = (node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.decorator_list)
+    function = next((node for node in plain if node.name == name), None)
+    if function is not None and bound.count(name) == 1:  # bound again, or decorated, it takes what only a call tells
+        yield from _misfits(where, kind, function.args, keys)
+    elif not {name, "*"} & set(bound):
         yield f"{where} = {kind}: {module} has no {name}; correct the path"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.graph import load_graph, make_groups
-from pipeline.lock_text import lock_problems
+from pipeline.lock_text import lock_problem
 from pipeline.preflight.choices import choices
 from pipeline.preflight.estimate import Memory, disk, memory, summary
 from pipeline.preflight.named import missing_files
@@ -64,7 +64,7 @@ def check(jobs: int, keep: Keep | None = None) -> list[str]:
     except RankEError as error:
         problems.append(str(error))
     sizes, found = base_problems(params)
-    problems += [*found, *missing_files(params), *odd_places(params), *lock_problems(Path())]
+    problems += [*found, *missing_files(params), *odd_places(params), *filter(None, [lock_problem(Path())])]
     machine = this_machine(params)
     if machine.device is None:
         problems.append(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 TRACKING_LOG = Path(".rank-e") / "tracking.log"
 """What the copier beside a run has to say besides its lines: where it failed, its last line says why."""
-SILENCE = 3.0
-"""Seconds of that wait before a line says what is waited for."""
 PATIENCE = 300.0
 """Seconds that the end of a run waits for the last copy to MLflow; where a server is away, that ends far sooner."""
+SILENCE = 3.0
+"""Seconds of that wait before a line says what is waited for."""
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from rank_e.io.json_text import parse_json
 
-ARTIFACTS, MANIFEST = "artifacts", "manifest.json"
+ARTIFACTS, MANIFEST = Path("artifacts"), "manifest.json"
 PLACES = (
     r"(?P<arm>[^/]+)/s(?P<seed>\d+)/r(?P<round>\d+)/[^/]+",
     r"prompts/s(?P<seed>\d+)/r(?P<round>\d+)",

@@ -23,12 +23,12 @@ from rank_e.config.loading import parse_text
 from rank_e.config.reading import read_text
 from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of
+from stages.runtime.manifests import ARTIFACTS
 
 PROJECT = Path(__file__).parents[2]
 """Where dvc.yaml and .dvcignore lie, whatever folder a stage runs in."""
 PARAMS = "params.yaml"
 MANIFEST = "manifest.json"  # stands for its artifact: it holds the sha256 of every file
-ARTIFACTS = "artifacts"
 CHEAP = 2 << 20
 """Bytes of a dependency, its smallest files first, that are hashed when a stage begins."""
 
@@ -200,7 +200,7 @@ def _some(found: list[str]) -> str:
 
 
 def _of_artifacts(path: Path) -> bool:
-    return path.parts[:1] == (ARTIFACTS,)
+    return path.parts[:1] == ARTIFACTS.parts
 
 
 def _look(path: Path) -> dict[Path, Seen]:

@@ -25,6 +25,7 @@ from stages.runtime.algorithms import configure_torch
 from stages.runtime.artifacts import ArtifactWriter, manifest_sha256
 from stages.runtime.failures import one_line
 from stages.runtime.locks import stage_locks
+from stages.runtime.manifests import ARTIFACTS
 from stages.runtime.memory import Memory
 from stages.runtime.phases import PHASES
 from stages.runtime.process import follow_parent
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     import torch
 
-ARTIFACTS = Path("artifacts")
 SOURCE = Path(__file__).parents[2]
 """The project's folder: this code and a user's own modules."""
 WORK = Path(".rank-e")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.collecting import collect_rounds
-from pipeline.lock_text import FIX, lock_problems
+from pipeline.lock_text import FIX, lock_problem
 from rank_e.errors import RankEError
 from tests.helpers.fake_artifacts import write_project
 
@@ -40,15 +40,15 @@ stages:
 """
 
 
-def problems(folder: Path, text: str | bytes) -> list[str]:
+def problem(folder: Path, text: str | bytes) -> str | None:
     (folder / "dvc.lock").write_bytes(text.encode() if isinstance(text, str) else text)
-    return list(lock_problems(folder))
+    return lock_problem(folder)
 
 
 def test_a_whole_file_and_none_have_no_problem(tmp_path: Path) -> None:
-    assert list(lock_problems(tmp_path)) == []
+    assert lock_problem(tmp_path) is None
     for text in (WHOLE, WHOLE.replace("\n", "\r\n"), ""):
-        assert problems(tmp_path, text) == []
+        assert problem(tmp_path, text) is None
 
 
 @pytest.mark.parametrize(
@@ -65,22 +65,22 @@ def test_a_whole_file_and_none_have_no_problem(tmp_path: Path) -> None:
     ],
 )
 def test_what_dvc_does_not_write_is_named(tmp_path: Path, change: Callable[[str], str], said: str) -> None:
-    assert problems(tmp_path, change(WHOLE)) == [f"dvc.lock, {said} is not what DVC writes; {FIX}"]
+    assert problem(tmp_path, change(WHOLE)) == f"dvc.lock, {said} is not what DVC writes; {FIX}"
 
 
 @pytest.mark.parametrize(("mark", "line"), [("<<<<<<< HEAD", 1), ("=======", 3), (">>>>>>> theirs", 24)])
 def test_a_conflict_is_named(tmp_path: Path, mark: str, line: int) -> None:
     lines = WHOLE.splitlines()
     lines.insert(line - 1, mark)
-    (found,) = problems(tmp_path, "\n".join(lines))
+    found = problem(tmp_path, "\n".join(lines))
     assert found == f"dvc.lock, line {line}: two versions that git could not merge; take one, or {FIX}"
 
 
 def test_what_is_no_text_or_no_file_is_named(tmp_path: Path) -> None:
-    assert problems(tmp_path, b"schema: \xff\xfe") == [f"dvc.lock is not text in UTF-8; {FIX}"]
+    assert problem(tmp_path, b"schema: \xff\xfe") == f"dvc.lock is not text in UTF-8; {FIX}"
     (tmp_path / "dvc.lock").unlink()
     (tmp_path / "dvc.lock").mkdir()
-    assert list(lock_problems(tmp_path)) == [f"dvc.lock is no file; {FIX}"]
+    assert lock_problem(tmp_path) == f"dvc.lock is no file; {FIX}"
 
 
 def test_gc_looks_before_it_frees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,15 @@ def test_a_factory_of_ones_own_must_take_its_keys(
         assert problem is None
 
 
+@pytest.mark.parametrize("again", ["made = partial(made, power=2)", "@wraps\ndef made(folder): ..."])
+def test_a_factory_that_is_bound_again_or_decorated_is_left_to_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("twice.py").write_text(f"def made(folder):\n    return None\n{again}\n")
+    assert list(factory_problems("x.kind", "twice:made", {"power": 2.0})) == []
+
+
 def test_a_dataset_of_ones_own_must_be_there(project: Path) -> None:
     def change(data: dict[str, Any]) -> None:
         data["data"]["training"] = {"kind": "no.such:dataset", "folder": "assets"}
