@@ -1,5 +1,6 @@
 """Which run of MLflow the artifacts that lie there are of."""
 
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,9 +11,13 @@ from mlflow.entities import Metric, Run
 from pipeline.tracking.lineage import CURVES, Made, Round
 from pipeline.tracking.points import TRAINING
 from pipeline.tracking.store import CURRENT, PARENT, PROJECT, STATE, Store, hashes
+from rank_e.io.files import replacing
 
 Points = Callable[[int, str], list[Metric]]
 """Every point of a round's stage, of one at work as far as it has come."""
+
+WORD = re.compile(r"[0-9a-f]{32}")
+"""What names a project."""
 
 
 @dataclass
@@ -113,9 +118,12 @@ def _live(run: Run) -> bool:
 
 
 def _project_id(project: Path) -> str:
-    """A word for this project, wherever it is moved to, made when it is first asked for."""
+    """A word for this project, wherever it is moved to, made when it is first asked for or has become another thing."""
     path = project / ".rank-e" / "project"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(uuid.uuid4().hex, encoding="utf-8")
+    word = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if WORD.fullmatch(word):
+        return word
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write_text(uuid.uuid4().hex, encoding="utf-8")
     return path.read_text(encoding="utf-8")

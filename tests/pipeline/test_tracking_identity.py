@@ -1,6 +1,7 @@
 """Which run the artifacts are of: what supersedes one, what brings it back, and what never mixes in."""
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -160,6 +161,20 @@ def test_another_projects_runs_in_one_store_are_left_alone(
     assert [run.data.params["policy.learning_rate"] for run in theirs] == ["0.5"] and len(ours) == 1
     # What both have computed alike is one run: a second machine that goes on with the same artifacts finds it.
     assert len([run for run in found.values() if run.data.tags[KEY] == "frozen/s0"]) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"\xf5\x80", b"[1]"])
+def test_a_project_whose_word_is_damaged_takes_a_new_one_and_finds_its_runs(
+    project: tuple[Path, Params], content: bytes
+) -> None:
+    folder, params = project
+    Tracker(folder, params).sync()
+    before = {key: run.info.run_id for key, run in runs(folder).items()}
+    word = folder / ".rank-e" / "project"
+    word.write_bytes(content)  # as a kill or a rotten disk leaves it
+    tally = Tracker(folder, params).sync()
+    assert re.fullmatch("[0-9a-f]{32}", word.read_text())
+    assert not tally.created and {key: run.info.run_id for key, run in runs(folder).items()} == before
 
 
 def test_a_parameter_that_is_too_long_does_not_begin_a_new_run(project: tuple[Path, Params]) -> None:
