@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +26,18 @@ from stages.code import code_lists
 
 SPARE = 1.1
 """The estimate of a device's memory times this must be there: allocators lose a part to fragmentation."""
+THREADS = 64
+"""Threads that a run starts with: `run --jobs 2` had 51 at two cores, in its server, tracker, DVC and stages."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Free bytes of disk, bytes of main memory, bytes of the run's device (None: there is no such device)."""
+    """Free bytes of disk, bytes of main memory, bytes of the run's device (None: there is no such device), threads."""
 
     disk: int
     memory: int
     device: int | None
+    threads: int
 
 
 def this_machine(params: Params) -> Machine:
@@ -45,7 +49,24 @@ def this_machine(params: Params) -> Machine:
         number = int(params.runtime.device.partition(":")[2] or 0)
         present = torch.cuda.is_available() and number < torch.cuda.device_count()
         device = torch.cuda.get_device_properties(number).total_memory if present else None
-    return Machine(shutil.disk_usage(Path.cwd()).free, psutil.virtual_memory().total, device)
+    return Machine(shutil.disk_usage(Path.cwd()).free, psutil.virtual_memory().total, device, startable())
+
+
+def startable() -> int:
+    """How many threads can be started here, up to THREADS: a user's limit or a container's counts what runs already."""
+    end, started = threading.Event(), list[threading.Thread]()
+    try:
+        while len(started) < THREADS:
+            thread = threading.Thread(target=end.wait)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:  # the limit is reached
+        pass
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()
+    return len(started)
 
 
 def check(jobs: int, keep: Keep | None = None) -> list[str]:
@@ -117,8 +138,11 @@ def copies() -> int:
 
 
 def room_problems(params: Params, machine: Machine, needed: int, need: Memory, jobs: int) -> list[str]:
-    """Disk and memory that the run will want and the machine does not have; `jobs` stages run at a time."""
+    """Disk, memory and threads that the run will want and the machine does not have; `jobs` stages run at a time."""
     found = []
+    if machine.threads < THREADS:
+        fix = "raise `ulimit -u` or the container's limit of processes, or end what else runs"
+        found.append(f"processes: a run takes {THREADS} threads, {machine.threads} can be started here; {fix}")
     if needed > machine.disk:
         fix = "free some, give --keep (docs/dvc.md), or shorten rounds, seeds or arms"
         found.append(f"disk: the run needs {gigabytes(needed)} more, {gigabytes(machine.disk)} are free; {fix}")

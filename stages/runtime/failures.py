@@ -28,6 +28,7 @@ FIXES = {
     errno.ELOOP: ("a link that leads back to itself", "remove it"),
     errno.EMFILE: ("too many open files", f"raise `ulimit -n`, {AGAIN}"),
     errno.ENFILE: ("too many open files on this machine", f"close some, {AGAIN}"),
+    errno.EAGAIN: ("no process or thread can be started", f"raise `ulimit -u`, or end what else runs, {AGAIN}"),
     errno.ENOMEM: ("not enough memory", f"end what else runs, {AGAIN}"),
     errno.EEXIST: ("something is there already", "remove it, or name another place"),
     errno.ENOENT: ("does not exist", "put it there, or correct the path"),
@@ -41,6 +42,8 @@ FULL = ("No space left on device", "StorageFull", "disk is full")
 """How libraries say that the disk is full where they raise no OSError."""
 RUST = re.compile(r"\(os error (\d+)\)")
 """How libraries written in Rust end what they say of a system's error."""
+THREADLESS = "can't start new thread"
+"""How Python says that a limit of processes is reached."""
 DATABASE = "look at both for room, mode and `ulimit -f`, remove what is damaged"
 STARVED = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
 """How libraries say that there is no memory, where they raise no MemoryError."""
@@ -68,6 +71,9 @@ def words(error: BaseException) -> str | None:
         if error.errno in (errno.EACCES, errno.EPERM) and named and not os.path.lexists(named):
             fix = fix.replace("its", "its folder's", 1)  # there is nothing yet whose mode could be changed
         return f"{_cut(named) or str(Path.cwd())}: {what}{room}{'' if named else _place(error)}; {fix}"
+    if isinstance(error, RuntimeError) and text.startswith(THREADLESS):
+        what, fix = FIXES[errno.EAGAIN]
+        return f"{Path.cwd()}: {what}{_place(error)}; {fix}"
     if any(sign in text for sign in FULL):
         what, fix = FIXES[errno.ENOSPC]
         return f"{Path.cwd()}: {what}, {_free(error)} are free ({_cut(text)}); {fix}"

@@ -35,6 +35,8 @@ def system(number: int, *names: str) -> OSError:
         (system(errno.ENAMETOOLONG, "x" * 300), ["xxx...: the name is too long; shorten it"]),
         (system(errno.ELOOP, "x"), ["x: a link that leads back to itself; remove it"]),
         (system(errno.EMFILE), ["too many open files", "raise `ulimit -n`"]),
+        (system(errno.EAGAIN), ["no process or thread can be started", "raise `ulimit -u`"]),
+        (RuntimeError("can't start new thread"), ["no process or thread can be started", "raise `ulimit -u`"]),
         (system(errno.ECONNREFUSED), ["Connection refused"]),
         (OSError(errno.EXDEV, "Invalid cross-device link", "a", None, "b"), ["a -> b: Invalid cross-device link"]),
         (MemoryError(), ["out of memory: an allocation was refused", "lower batch_size and microbatch_size"]),

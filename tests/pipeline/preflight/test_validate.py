@@ -3,6 +3,7 @@
 import json
 import runpy
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline import cli
 from pipeline.preflight import named, validate
 from pipeline.preflight.estimate import Memory
 from pipeline.preflight.factories import factory_problems
-from pipeline.preflight.validate import Machine, room_problems, this_machine
+from pipeline.preflight.validate import THREADS, Machine, room_problems, startable, this_machine
 from rank_e.backbones.sizes import read_base
 from rank_e.config import load
 from rank_e.config.profiles import resolve
@@ -270,7 +271,7 @@ def test_a_gpu_that_is_not_there_is_named(project: Path, monkeypatch: pytest.Mon
 
 def test_too_little_disk_and_memory_are_said_with_what_is_there(project: Path) -> None:
     params = load()
-    rich = Machine(disk=10**9, memory=10**9, device=10**9)
+    rich = Machine(disk=10**9, memory=10**9, device=10**9, threads=THREADS)
     need = Memory(device=4e8, host=4e8)
     assert room_problems(params, rich, 10**8, need, jobs=2) == []
     poor = replace(rich, disk=10**7, memory=10**8, device=10**8)
@@ -278,6 +279,22 @@ def test_too_little_disk_and_memory_are_said_with_what_is_there(project: Path) -
     assert disk.startswith("disk: the run needs 100.0 MB more") or "0.1 GB" in disk
     assert host.startswith("main memory") and device.startswith("memory of cpu")
     assert any("--jobs 1" in line for line in room_problems(params, poor, 0, need, jobs=2))
+
+
+def test_too_few_processes_are_said_with_how_many_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert startable() == THREADS
+    before, start = threading.active_count(), threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if threading.active_count() >= before + 5:
+            raise RuntimeError("can't start new thread")  # Python's words at a user's or a container's limit
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    assert startable() == 5 and threading.active_count() == before
+    machine = Machine(disk=10**9, memory=10**9, device=None, threads=5)
+    (line,) = room_problems(load(), machine, 0, Memory(device=0, host=0), jobs=2)
+    assert line.startswith("processes: a run takes 64 threads, 5 can be started here; raise `ulimit -u`")
 
 
 def test_a_full_disk_stops_a_run_before_it_begins(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +305,9 @@ def test_a_full_disk_stops_a_run_before_it_begins(project: Path, monkeypatch: py
 
 
 def test_room_is_checked_before_a_published_base_is_there(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validate, "this_machine", lambda params: Machine(disk=10**9, memory=10**12, device=0))
+    monkeypatch.setattr(
+        validate, "this_machine", lambda params: Machine(disk=10**9, memory=10**12, device=0, threads=THREADS)
+    )
     write_params(lambda data: data["backbone"].update(name="llamagen", base="models/llamagen-xl-256"))
     found = problems()
     assert found[0].startswith("backbone.base: models/llamagen-xl-256/base.json does not exist")
