@@ -18,6 +18,7 @@ from dvc.repo import Repo, lock_repo
 
 from pipeline.graph import load_graph
 from pipeline.lock import owning
+from pipeline.dvc_writing import writing_whole
 from pipeline.lock_text import lock_problem
 from pipeline.remote import Remote, RemoteError, remote_of
 from pipeline.retention import (
@@ -213,7 +214,8 @@ def _remove(repo: Repo, files: Sequence[File], stale: Collection[str]) -> None:
             stage.save()
             stage.commit()
         if stages:
-            stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
+            with writing_whole():
+                stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
 
 
 def _forget_here(repo: Repo, lost: Lost) -> None:

@@ -20,7 +20,10 @@ from dvc.repo import Repo
 
 from pipeline.counting import counting, stages_of
 from pipeline.dvc_restore import restoring_whole
+from pipeline.dvc_writing import writing_whole
 from pipeline.lock import owning
+from pipeline.lock_text import lock_problem
+from rank_e.errors import RankEError
 from stages.runtime.failures import one_line
 from stages.runtime.locks import patience
 from stages.runtime.warm import SOCKET, warm_stages
@@ -48,7 +51,12 @@ def warmed(project: Path, words: Sequence[str]) -> Iterator[None]:
 
 def main() -> None:
     """Entry point: DVC's command line, under the project's lock where it runs stages."""
-    words = sys.argv[1:]
+    with writing_whole():
+        command(sys.argv[1:])
+
+
+def command(words: Sequence[str]) -> None:
+    """DVC's command line with these arguments; the process ends."""
     if not reproduces(words):
         sys.exit(dvc())
     try:
@@ -57,6 +65,8 @@ def main() -> None:
         sys.exit(dvc())  # which says so
     targets = [word for word in words if word not in ("repro", "exp", "experiments", "run")]
     with one_line("dvc"), owning(root, "dvc repro", patience()), warmed(root, words):
+        if problem := lock_problem(root):
+            raise RankEError(problem)
         total = stages_of(root, targets)
         with counting(total), restoring_whole():
             sys.exit(dvc())

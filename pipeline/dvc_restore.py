@@ -21,6 +21,7 @@ from dvc.stage import Stage
 from dvc_data.hashfile.tree import Tree
 
 from pipeline.cache_objects import holds
+from pipeline.dvc_writing import writing_whole
 from stages.runtime.manifests import ARTIFACTS, MANIFEST, cell_at, kind_at
 
 LOGGER = logging.getLogger("dvc.stage.cache")
@@ -82,7 +83,7 @@ def restoring_whole() -> Iterator[None]:
 
 def main() -> None:
     """Entry point: DVC's command line."""
-    with restoring_whole():
+    with writing_whole(), restoring_whole():
         sys.exit(dvc())
 
 

@@ -24,7 +24,10 @@ def lock_problem(project: Path) -> str | None:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         return f"{LOCK} is not text in UTF-8; {FIX}"
-    for number, line in enumerate(text.splitlines(), start=1):
+    lines = text.splitlines()
+    if not any(line.startswith("schema:") for line in lines):
+        return f"{LOCK} is empty or cut off: no line says its schema; {FIX}"
+    for number, line in enumerate(lines, start=1):
         if CONFLICT.match(line):
             return f"{LOCK}, line {number}: two versions that git could not merge; take one, or {FIX}"
         if (entry := ENTRY.fullmatch(line)) and not WANTED[entry[1]].fullmatch(entry[2].strip()):

@@ -47,8 +47,13 @@ def problem(folder: Path, text: str | bytes) -> str | None:
 
 def test_a_whole_file_and_none_have_no_problem(tmp_path: Path) -> None:
     assert lock_problem(tmp_path) is None
-    for text in (WHOLE, WHOLE.replace("\n", "\r\n"), ""):
+    for text in (WHOLE, WHOLE.replace("\n", "\r\n")):
         assert problem(tmp_path, text) is None
+
+
+@pytest.mark.parametrize("text", ["", "\n", "{}\n", WHOLE[WHOLE.index("  other") :]])
+def test_a_file_that_lost_its_beginning_is_named(tmp_path: Path, text: str) -> None:
+    assert problem(tmp_path, text) == f"dvc.lock is empty or cut off: no line says its schema; {FIX}"
 
 
 @pytest.mark.parametrize(
