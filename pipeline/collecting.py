@@ -16,9 +16,9 @@ from typing import Any
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 
+from pipeline.dvc_writing import writing_whole
 from pipeline.graph import load_graph
 from pipeline.lock import owning
-from pipeline.dvc_writing import writing_whole
 from pipeline.lock_text import lock_problem
 from pipeline.remote import Remote, RemoteError, remote_of
 from pipeline.retention import (

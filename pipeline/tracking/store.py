@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline.tracking.local import bring_home, file_of, make_whole
 from pipeline.tracking.lock import TrackingError
 from pipeline.tracking.stamp import EXPERIMENT, server_of
+from stages.report.figures import colour
 
 KEY, KIND, SHA, STATE = "rank_e.round_key", "rank_e.kind", "rank_e.sha256.", "rank_e.state"
 PROJECT, BY, OTHER = "rank_e.project", "rank_e.superseded_by", "rank_e.other_params"
@@ -99,6 +100,7 @@ class Store:
         given = {**tags, NAME: name, STATE: CURRENT, KIND: "round" if parent else "arm", "mlflow.user": user()}
         given |= {"mlflow.source.name": str(self.project.resolve()), "mlflow.source.type": "PROJECT"}
         given |= {PARENT: parent} if parent else {}
+        given["mlflow.runColor"] = colour(tags[KEY].partition("/")[0])  # as in the report, and on any ground legible
         run = self.client.create_run(self.experiment, start_time=began, tags=given)
         self._points[run.info.run_id] = {}
         return run

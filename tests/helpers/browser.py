@@ -1,42 +1,105 @@
-"""A page as a browser shows it, by headless Chromium: at a width, light or dark, with what its console said."""
+"""Pages as headless Chromium shows them, by its DevTools protocol: at a width, light or dark, with their console."""
 
 import json
-import re
 import shutil
 import subprocess
-from html import escape, unescape
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from websockets.sync.client import ClientConnection, connect
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--allow-file-access-from-files")
-SECONDS = 120
-DARK, LIGHT = 0, 1
-"""Blink's numbers of `prefers-color-scheme`."""
-FRAME = """<!doctype html><meta charset="utf-8"><pre></pre>
-<iframe src="{page}" width="{width}" height="900" style="border: 0"></iframe>
-<script>
-const frame = document.querySelector("iframe");
-frame.onload = () => {{
-  const found = (function (view, page) {{ {script} }})(frame.contentWindow, frame.contentDocument);
-  document.querySelector("pre").textContent = JSON.stringify(found);
-}};
-</script>"""
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0")
+FILES = "--allow-file-access-from-files"
+"""A site's pages lie on a server, where one of its scripts may start another."""
+SECONDS = 30.0
+DARK, LIGHT = "dark", "light"
+"""Values of `prefers-color-scheme`."""
+SPEAKING = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
 
 
-def measured(page: Path, folder: Path, script: str, *, width: int, scheme: int = LIGHT) -> tuple[Any, list[str]]:
-    """What `script` (the body of a function of window `view` and document `page`) returns, and the console's lines.
+class Page:
+    """One open page."""
 
-    The page lies in a frame of `width` pixels; `folder` is for what the browser writes.
-    """
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection, self.sent = connection, 0
+        self.events: list[dict[str, Any]] = []
+
+    @property
+    def console(self) -> list[str]:
+        """What its console has said, a line each."""
+        return [json.dumps(event["params"]) for event in self.events if event["method"] in SPEAKING]
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """One command and its answer; what happened meanwhile is kept."""
+        self.sent += 1
+        self.connection.send(json.dumps({"id": self.sent, "method": method, "params": parameters}))
+        while (said := json.loads(self.connection.recv(SECONDS))).get("id") != self.sent:
+            self.events.append(said)
+        assert "error" not in said, said
+        return dict(said["result"])
+
+    def go(self, url: str) -> None:
+        """Open a URL and wait until it has loaded."""
+        self.events.clear()
+        self.send("Page.navigate", url=url)
+        while all(event["method"] != "Page.loadEventFired" for event in self.events):
+            self.events.append(json.loads(self.connection.recv(SECONDS)))
+
+    def run(self, script: str) -> Any:
+        """What `script` returns, the body of a function of window `view` and document `page`."""
+        call = f"(function (view, page) {{ {script} }})(window, document)"
+        found = self.send("Runtime.evaluate", expression=call, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def until(self, *words: str) -> str:
+        """The text that can be read on the page, once all of these words are in it."""
+        end = time.monotonic() + SECONDS
+        while lacking := [word for word in words if word not in (text := str(self.run("return page.body.innerText;")))]:
+            assert time.monotonic() < end, f"no {lacking} in: {text}"
+            time.sleep(0.2)
+        return text
+
+
+@contextmanager
+def browser(folder: Path, *, width: int, scheme: str = LIGHT) -> Iterator[Page]:
+    """A page of `width` pixels; `folder` is for what the browser writes."""
     assert CHROMIUM is not None
-    wrapper = folder / "frame.html"
-    frame = FRAME.format(page=escape(page.absolute().as_uri()), width=width, script=script)
-    wrapper.write_text(frame, encoding="utf-8")
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr"]
-    command += [f"--blink-settings=preferredColorScheme={scheme}", "--virtual-time-budget=5000", "--dump-dom"]
-    command.append(wrapper.absolute().as_uri())
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=SECONDS, check=True)
-    written = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
-    assert written is not None and written[1], done.stderr
-    return json.loads(unescape(written[1])), [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    profile = folder / "profile"
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([CHROMIUM, *FLAGS, FILES, f"--user-data-dir={profile}", "about:blank"], **quiet)
+    try:
+        with connect(_socket(profile), max_size=None, compression=None) as connection:
+            page = Page(connection)
+            for domain in ("Page", "Runtime", "Log"):
+                page.send(f"{domain}.enable")
+            size = {"width": width, "height": 1600, "deviceScaleFactor": 1, "mobile": False}
+            page.send("Emulation.setDeviceMetricsOverride", **size)
+            page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            yield page
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+
+
+def _socket(profile: Path) -> str:
+    """Where the one page of the browser that has this profile listens."""
+    end = time.monotonic() + SECONDS
+    while not (port := profile / "DevToolsActivePort").is_file() or "\n" not in port.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    number = port.read_text().split("\n")[0]
+    with urllib.request.urlopen(f"http://127.0.0.1:{number}/json/list", timeout=SECONDS) as answer:
+        return str(next(item for item in json.load(answer) if item["type"] == "page")["webSocketDebuggerUrl"])
+
+
+def measured(page: Path, folder: Path, script: str, *, width: int, scheme: str = LIGHT) -> tuple[Any, list[str]]:
+    """What `script` returns on a page that is a file, and the console's lines."""
+    with browser(folder, width=width, scheme=scheme) as shown:
+        shown.go(page.absolute().as_uri())
+        return shown.run(script), shown.console

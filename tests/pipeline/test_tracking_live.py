@@ -18,6 +18,7 @@ from pipeline.tracking.origin import describe
 from pipeline.tracking.registry import MODEL
 from pipeline.tracking.tracking import Tracker
 from rank_e.config import Params
+from stages.report.figures import colour
 from stages.runtime.artifacts import MANIFEST, ArtifactWriter, manifest_sha256, read_artifact
 from stages.runtime.stage import artifact_path
 from tests.helpers.fake_artifacts import write_evaluation, write_training
@@ -57,6 +58,9 @@ def test_runs_carry_what_groups_them(project: tuple[Path, Params]) -> None:
     tags = found["coevolved/s0/r2"].data.tags
     wanted = {"arm": "coevolved", "seed": "0", "round": "2", "mlflow.source.git.commit": "f" * 40}
     assert wanted.items() <= tags.items() and tags["mlflow.user"] and tags["params_digest"]
+    colours = {key: run.data.tags["mlflow.runColor"] for key, run in found.items()}
+    assert colours["coevolved/s0"] == colours["coevolved/s0/r2"] == colour("coevolved")  # as the report draws it
+    assert colours["frozen/s0"] == colour("frozen") and colours["base"] == colour("base")
     assert found["coevolved/s0/r2"].data.metrics["4 details/policy seconds"] == 12.5
     assert "4 details/policy seconds" not in found["coevolved/s0/r1"].data.metrics  # of another artifact
     # The tests' own evaluation is no profile's; the arm's training is that of these.

@@ -72,7 +72,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("width", [400, 700, 1000, 1280])
 @pytest.mark.parametrize("scheme", [LIGHT, DARK])
 def test_nothing_lies_outside_the_frame_and_the_console_is_silent(
-    page: Path, tmp_path: Path, width: int, scheme: int
+    page: Path, tmp_path: Path, width: int, scheme: str
 ) -> None:
     found, console = measured(page, tmp_path, OUTSIDE, width=width, scheme=scheme)
     assert found["inner"] == width and found["width"] <= width and found["outside"] == [] and console == []
