@@ -134,7 +134,7 @@ class Repro:
                 if code != 0 or not outcome:
                     shown = "\n".join(tail[-TAIL:]).strip()
                     error = RefusedError if shown.endswith(f"exited with {REFUSED}") else StageError
-                    own = [line for line in tail if line.strip() and not line.startswith(NOT_ITS_OWN)]
+                    own = [line for line in tail if line.strip() and not line.startswith(NOT_ITS_OWN)] or tail
                     raise error(f"{node.label} failed (dvc ended with {code}):\n{shown}", "".join(own[-1:]))
                 break
             head = HEAD.match(line)

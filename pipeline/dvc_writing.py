@@ -1,6 +1,6 @@
-"""What DVC writes into dvc.lock and its other YAML files is whole: each is replaced, never written where it stands.
+"""What DVC writes into dvc.lock, its other YAML files and its rwlock is whole: each is replaced at the end.
 
-DVC empties the file and then writes it, so a kill in between would leave the next run a file that nothing can read.
+DVC empties the file and then writes it, so a kill or a full disk in between would leave a file that nothing can read.
 """
 
 import os
@@ -8,17 +8,37 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from dvc import rwlock
 from dvc.utils.serialize import _common, _yaml
 
 from rank_e.io.files import replacing
 
 
+class ReplacingFiles:
+    """DVC's file system, but for the moment in which a file that is written is not whole."""
+
+    def __init__(self, fs: Any) -> None:
+        self.fs = fs
+
+    def join(self, *parts: str) -> str:
+        return str(self.fs.join(*parts))
+
+    @contextmanager
+    def open(self, path: str, mode: str = "r", **how: Any) -> Iterator[IO[str]]:
+        """As the file system's; what is written takes its place at the end, without waiting for the disk."""
+        new = f"{path}.tmp-new" if mode == "w" else path
+        with self.fs.open(new, mode, **how) as file:
+            yield file
+        if mode == "w":
+            os.replace(new, path)
+
+
 @contextmanager
 def writing_whole() -> Iterator[None]:
     """While the block runs, a kill of this process leaves each file of DVC as it was or as it shall be."""
-    write = _common._dump_data
+    write, edit = _common._dump_data, rwlock._edit_rwlock
 
     def replace(path: str | os.PathLike[str], data: Any, dumper: Callable[..., Any], fs: Any = None, **how: Any) -> Any:
         if Path(path).suffix == ".tmp":  # DVC itself puts this one in its place
@@ -29,8 +49,13 @@ def writing_whole() -> Iterator[None]:
             if place.exists():
                 shutil.copymode(place, new)
 
+    def edit_whole(folder: str, fs: Any, hardlink: bool) -> Any:
+        return edit(folder, ReplacingFiles(fs), hardlink)
+
     _common._dump_data = _yaml._dump_data = replace
+    rwlock._edit_rwlock = edit_whole
     try:
         yield
     finally:
         _common._dump_data = _yaml._dump_data = write
+        rwlock._edit_rwlock = edit

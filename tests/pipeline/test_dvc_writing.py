@@ -1,12 +1,19 @@
 """What DVC writes is whole at every moment, and what it was before wherever the process dies."""
 
+import errno
+import json
+import os
 import signal
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import IO
 
 import pytest
+from dvc import rwlock
+from dvc.fs import LocalFileSystem
 from dvc.utils.serialize import dump_yaml, load_yaml, modify_yaml
 
 from pipeline.dvc_writing import writing_whole
@@ -63,6 +70,29 @@ def test_a_kill_while_dvc_lock_is_written_leaves_the_one_that_was_there(project:
     assert "Stage 'one' is cached" in done.stdout and "corrupted" not in done.stderr  # what the killed one had made
     assert list(load_yaml(project / "dvc.lock")["stages"]) == ["one", "two"]
     assert not list(project.glob(".dvc.lock*"))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_full_disk_leaves_the_rwlock_as_it_was(tmp_path: Path, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And without that DVC could not read it: what the test is about is not DVC's own by now."""
+
+    def full(lock: object, file: IO[str]) -> None:
+        file.write('{"write": {"a')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def use() -> None:
+        with rwlock.rwlock(str(tmp_path), LocalFileSystem(), "a command", [], ["out"], False):
+            pass
+
+    with writing_whole() if whole else nullcontext():
+        use()
+        before = (tmp_path / "rwlock").read_text()
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+            patch.setattr(json, "dump", full)
+            use()
+        assert ((tmp_path / "rwlock").read_text() == before) is whole
+        with nullcontext() if whole else pytest.raises(rwlock.RWLockFileCorruptedError):
+            use()
 
 
 def test_links_and_modes_stay(tmp_path: Path) -> None:

@@ -81,6 +81,14 @@ def test_a_stage_that_refuses_is_told_from_one_that_may_be_tried_again(toy: Path
         assert error.value.cause == cause
 
 
+def test_where_dvc_itself_fails_its_own_words_are_the_cause(toy: Path) -> None:
+    (toy / ".dvc/tmp").mkdir(exist_ok=True)
+    (toy / ".dvc/tmp/rwlock").write_text('{"write": {"a')  # as a full disk left it while other processes work
+    with pytest.raises(StageError) as error:
+        lines_of(Repro(toy, nodes(toy, "prompts s0")), *nodes(toy, "prompts s0"))
+    assert error.value.cause.startswith("ERROR: failed to reproduce 'prompts@0': Unable to read RWLock-file")
+
+
 def test_an_arm_whose_inputs_failed_is_blocked_and_a_failure_is_said_by_its_cause() -> None:
     from pipeline.flow import RUN, Run, failure, work_through
 
