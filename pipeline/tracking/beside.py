@@ -63,4 +63,5 @@ def stop_tracker(project: Path, process: subprocess.Popen[bytes]) -> str:
         process.wait()
         return "the last copy to MLflow took too long; `rank-e track` copies the rest"
     said = (project / TRACKING_LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-    return "" if code == 0 else (said or [f"the tracker ended with {code}"])[-1].removeprefix("rank-e: ")
+    own = [line for line in said if line.startswith("rank-e: ")]  # a full disk may have cut off its log
+    return "" if code == 0 else (own or [f"the tracker ended with {code}"])[-1].removeprefix("rank-e: ")

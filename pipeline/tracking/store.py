@@ -33,6 +33,10 @@ PROJECT, BY, OTHER = "rank_e.project", "rank_e.superseded_by", "rank_e.other_par
 CURRENT, SUPERSEDED = "current", "superseded"
 PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
 IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
+REMARK = "(raised as a result of Query-invoked autoflush"
+"""How SQLAlchemy may begin, before it says what happened."""
+FULL = ("disk is full", "disk I/O error", "No space left on device")
+"""How sqlite and others say that nothing more can be written."""
 BATCH, PARAMS = 800, 100
 """Points, and parameters, of one call: MLflow takes 1000 of both and of tags together."""
 
@@ -50,10 +54,13 @@ def refusals(uri: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error) as error:
         text = str(error).strip() or type(error).__name__
         shown = server_of(uri) or uri  # without its password
-        first = text.splitlines()[0].partition(" with exception HTTP")[0]  # what follows are four names of one thing
+        lines = [line for line in text.splitlines() if not line.startswith(REMARK)] or [text]
+        first = lines[0].partition(" with exception HTTP")[0]  # what follows are four names of one thing
         first = first.replace(uri.rstrip("/"), shown)
         if "locked" in text or "busy" in text:
             fix = "another process holds it: end that; copying is tried again"
+        elif any(sign in text for sign in FULL):
+            fix = "free some room; copying is tried again"
         elif "out-of-date database schema" in text:
             first, fix = first.partition(". ")[0], f"save a copy of it, then `mlflow db upgrade {uri}`"
         elif uri.startswith("http"):

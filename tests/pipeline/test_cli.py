@@ -246,3 +246,19 @@ def test_a_last_copy_that_takes_long_is_said(
         problem = beside.stop_tracker(tmp_path, process)
     assert capsys.readouterr().out == ("tracking: waiting for the last copy to MLflow\n" if said else "")
     assert problem == ("the last copy to MLflow took too long; `rank-e track` copies the rest" if seconds == 60 else "")
+
+
+@pytest.mark.parametrize(
+    ("log", "problem"),
+    [
+        ("Traceback\nrank-e: not copied\n  later noise\n", "not copied"),
+        ('Traceback\n  File "persistence.', "the tracker ended with 1"),
+        ("", "the tracker ended with 1"),
+    ],
+)
+def test_a_tracker_that_failed_is_told_in_its_own_words_or_none(tmp_path: Path, log: str, problem: str) -> None:
+    (tmp_path / ".rank-e").mkdir()
+    (tmp_path / beside.TRACKING_LOG).write_text(log)  # cut off where the disk was full
+    with subprocess.Popen([sys.executable, "-c", "exit(1)"]) as process:
+        process.wait()
+        assert beside.stop_tracker(tmp_path, process) == problem

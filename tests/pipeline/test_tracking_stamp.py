@@ -95,6 +95,13 @@ def test_a_run_has_an_address_where_a_server_shows_it_without_the_password(uri: 
     assert Store.address(store, run) == address
 
 
+def test_a_full_disk_is_said_and_not_what_sqlalchemy_remarks_first() -> None:
+    said = r"^MLflow at sqlite:///mlflow.db: \(sqlite3.OperationalError\) database or disk is full; free some room;"
+    with pytest.raises(TrackingError, match=said), refusals("sqlite:///mlflow.db"):
+        remark = "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block)"
+        raise MlflowException(f"{remark}\n(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT]")
+
+
 def test_a_server_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     uri = "https://me:secret@here/mlflow/"
     said = r"^MLflow at https://here/mlflow: API request to https://here/mlflow/api failed; "
