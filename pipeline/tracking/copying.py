@@ -14,6 +14,7 @@ from pipeline.tracking.store import SHA, Store
 from stages.report.images import sheet
 from stages.runtime.artifacts import Artifact, read_artifact
 
+COSTS = ("seconds", "peak_rss_mb", "peak_gpu_mb")
 LARGEST = 5_000_000
 """Bytes of the largest table that is kept with a run."""
 
@@ -57,18 +58,25 @@ def copy_stage(
 ) -> None:
     """A stage into its round and its arm (`runs`); the round's tag comes last, so a broken copy is done again."""
     child, parent = runs
-    params, usage = params_of(lineage, made), usage_of(lineage.project, made)
+    params = params_of(lineage, made)
     if stage == "ranking":
         log_data(store, lineage, child, made, "prompts", "training")
     if stage == "evaluation":
         log_data(store, lineage, child, made, "reference", "evaluation")
     log_files(store, lineage, child, stage, made)
     store.add(parent, found, params)
-    costs = {key: float(usage[key]) for key in ("seconds", "peak_rss_mb", "peak_gpu_mb") if key in usage}
-    number = made.manifest["cell"]["round"]
+    copy_costs(store, lineage, child, stage, made)
+    store.add(child, found, params, {f"{SHA}{stage}": made.sha256})
+
+
+def copy_costs(store: Store, lineage: Lineage, run: Run, stage: str, made: Made) -> None:
+    """What a stage cost, and the revision of its code, into its round: written down a moment after the artifact."""
+    if f"{DETAILS}/{stage} seconds" in run.data.metrics:
+        return
+    usage, number = usage_of(lineage.project, made), made.manifest["cell"]["round"]
+    costs = {key: float(usage[key]) for key in COSTS if key in usage}
     spent = [Metric(f"{DETAILS}/{stage} {key}", cost, made.written, number) for key, cost in costs.items()]
-    revision = {"mlflow.source.git.commit": usage["revision"]} if "revision" in usage else {}
-    store.add(child, [*found, *spent], params, revision | {f"{SHA}{stage}": made.sha256})
+    store.add(run, spent, tags={"mlflow.source.git.commit": usage["revision"]} if "revision" in usage else {})
 
 
 def copy_alone(store: Store, lineage: Lineage, run: Run, made: Made, found: list[Metric]) -> None:

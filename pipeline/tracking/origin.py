@@ -14,9 +14,6 @@ from rank_e.config import ConfigError, Params
 from rank_e.config.profiles import load_profile
 from stages.runtime.usage import read_usage
 
-CLOSE = 60_000
-"""ms between an artifact and the account of the stage that wrote it, at most."""
-
 
 def describe(project: Path, arm: str, params: Mapping[str, str]) -> dict[str, str]:
     """Tags for the parameters of a run: a digest, and the profiles of the project that have all of these."""
@@ -51,6 +48,4 @@ def usage_of(project: Path, made: Made) -> dict[str, Any]:
     """What the stage that wrote a round's artifact has cost; nothing where nobody knows, as of one from a cache."""
     path = project / ".rank-e" / "usage" / f"{'-'.join([made.path.name, *made.path.parts[1:-1]])}.json"
     usage = read_usage(path)
-    if usage is None or not isinstance(usage.get("ended", 0), int | float):
-        return {}
-    return usage if 0 <= 1000 * usage.get("ended", 0) - made.written < CLOSE else {}
+    return usage if usage is not None and usage.get("artifact") == made.sha256 else {}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mlflow.entities import Metric, Run
 
-from pipeline.tracking.copying import copy_alone, copy_stage, points_of
+from pipeline.tracking.copying import copy_alone, copy_costs, copy_stage, points_of
 from pipeline.tracking.families import Evidence, Families, Family, Points
 from pipeline.tracking.lineage import Lineage, Made, Round
 from pipeline.tracking.lock import one_tracker
@@ -216,6 +216,9 @@ class Tracker:
             (tally.extended if missing or item.working else tally.skipped).append(key)
         if address := store.address(run):
             self._links[key] = address
+        for stage, made in item.made.items():
+            if stage in known:
+                copy_costs(store, self.lineage, run, stage, made)
         for stage, made in missing.items():
             copy_stage(store, self.lineage, (run, family.parent), stage, made, points(number, stage))
         for stage in item.working:

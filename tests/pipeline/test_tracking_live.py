@@ -49,10 +49,11 @@ def test_points_carry_the_time_of_their_steps(project: tuple[Path, Params]) -> N
 def test_runs_carry_what_groups_them(project: tuple[Path, Params]) -> None:
     folder, params = project
     shutil.copytree(ROOT / "profiles", folder / "profiles")
-    usage = {"seconds": 12.5, "peak_rss_mb": 100.0, "ended": time.time(), "revision": "f" * 40}
+    usage = {"seconds": 12.5, "peak_rss_mb": 100.0, "revision": "f" * 40}
+    usage["artifact"] = manifest_sha256(folder / artifact_path("policy", "coevolved", 0, 2))
     (folder / ".rank-e/usage").mkdir(parents=True)
-    (folder / ".rank-e/usage/policy-coevolved-s0-r2.json").write_text(json.dumps(usage))
-    (folder / ".rank-e/usage/policy-coevolved-s0-r1.json").write_text(json.dumps(usage | {"ended": 1.0}))
+    for number in (1, 2):
+        (folder / f".rank-e/usage/policy-coevolved-s0-r{number}.json").write_text(json.dumps(usage))
     Tracker(folder, params).sync()
     found = runs(folder)
     tags = found["coevolved/s0/r2"].data.tags
@@ -66,6 +67,20 @@ def test_runs_carry_what_groups_them(project: tuple[Path, Params]) -> None:
     # The tests' own evaluation is no profile's; the arm's training is that of these.
     assert found["coevolved/s0"].data.tags["profile"] == "none"
     assert "shapes" in describe(folder, "frozen", {"decoder.train": "False", "seed": "0"})["profile"].split(", ")
+
+
+def test_what_a_stage_cost_comes_to_a_round_that_was_copied_before(project: tuple[Path, Params]) -> None:
+    """A stage writes its account a moment after its artifact, or in another try, after a kill in that moment."""
+    folder, params = project
+    Tracker(folder, params).sync()
+    cost = "4 details/policy seconds"
+    assert all(cost not in run.data.metrics for run in runs(folder).values())
+    usage = {"seconds": 12.5, "artifact": manifest_sha256(folder / artifact_path("policy", "frozen", 0, 1))}
+    (folder / ".rank-e/usage").mkdir(parents=True)
+    (folder / ".rank-e/usage/policy-frozen-s0-r1.json").write_text(json.dumps(usage))
+    Tracker(folder, params).sync()
+    assert {key for key, run in runs(folder).items() if cost in run.data.metrics} == {"frozen/s0/r1"}
+    assert history(folder, runs(folder)["frozen/s0/r1"], cost) == [(1, 12.5)]
 
 
 def test_a_round_says_its_data_and_what_each_prompt_earned(project: tuple[Path, Params]) -> None:
