@@ -3,6 +3,7 @@
 DVC empties the file and then writes it, so a kill or a full disk in between would leave a file that nothing can read.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ def writing_whole() -> Iterator[None]:
         if Path(path).suffix == ".tmp":  # DVC itself puts this one in its place
             return write(path, data, dumper, fs, **how)
         place = Path(path).resolve()  # a link stays one
+        if place.exists() and not os.access(place, os.W_OK):  # as if it were written where it stands
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
         with replacing(place) as new:
             write(new, data, dumper, fs, **how)
             if place.exists():

@@ -27,7 +27,7 @@ from pipeline.dvc import RefusedError, Repro, StageError, ending_children, stopp
 from pipeline.graph import Chain, Node, NodeGroup
 from pipeline.guardian import leave, working
 from pipeline.handover import between
-from pipeline.plan import Cell, Choice, Plan, make_plan, some, write_part
+from pipeline.plan import Cell, Choice, Plan, check_choice, make_plan, some, write_part
 from pipeline.profile import PROFILES, ProfileName, name_of, write_profile
 from pipeline.repair import cache_folder, distrust, repair
 from pipeline.run_page import ON_CPU, Progress, links, outcome, show_round, title, words
@@ -218,8 +218,11 @@ def co_evolution(
     ending = ending_children(None if deployment.id is None else partial(leave, haste=True))
     with telling(partial(say_cancelled, flow_run.id)):
         try:
-            if profile is None:
-                load(folder / "params.yaml")  # all of its problems at once, before anything begins
+            # All problems of the params at once, before anything begins.
+            given = (
+                load(folder / "params.yaml") if profile is None else load_profile(folder / PROFILES / f"{profile}.yaml")
+            )
+            check_choice(folder, choice, given)
             with working(folder, "rank-e serve", wait) as alone, ending:
                 if profile is not None:
                     get_run_logger().info(write_profile(folder, profile))

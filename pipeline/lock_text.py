@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA as SCHEMA
+from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
+from voluptuous import Invalid
+
 LOCK = Path("dvc.lock")
 FIX = "take it back from git (`git checkout dvc.lock`), or remove it: what the cache has is not run again"
 CONFLICT = re.compile(r"(<{7}|={7}|>{7})( |$)")
@@ -32,4 +36,9 @@ def lock_problem(project: Path) -> str | None:
             return f"{LOCK}, line {number}: two versions that git could not merge; take one, or {FIX}"
         if (entry := ENTRY.fullmatch(line)) and not WANTED[entry[1]].fullmatch(entry[2].strip()):
             return f"{LOCK}, line {number}: {line.strip()[:60]} is not what DVC writes; {FIX}"
+    try:
+        SCHEMA(parse_yaml(text, str(LOCK)))
+    except (YAMLFileCorruptedError, Invalid) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:100]
+        return f"{LOCK} is cut off, or not what DVC writes ({reason}); {FIX}"
     return None

@@ -15,7 +15,7 @@ from dvc.repo import Repo
 
 from pipeline.graph import GraphError, Node, NodeGroup, dependencies, in_order, load_graph, make_groups
 from pipeline.lock_text import FIX
-from rank_e.config import load
+from rank_e.config import Params, load
 from rank_e.errors import RankEError
 from stages.runtime.artifacts import ArtifactError
 
@@ -186,20 +186,29 @@ def _named(node: Node, choice: Choice) -> bool:
     return not choice.only or node.name in choice.only
 
 
+def check_choice(project: Path, choice: Choice, params: Params) -> None:
+    """ChoiceError for what the run of these params does not have, before anything waits or params.yaml is replaced."""
+    if choice.partial:
+        stages = {node.name for node in load_graph(project)}
+        _has(choice, set(params.arms), set(map(str, params.seeds)), stages, params.last_round)
+
+
 def _check(nodes: Sequence[Node], choice: Choice) -> None:
     """ChoiceError for what no node has."""
-    asked: list[tuple[str, tuple[str, ...], set[str]]] = [
-        ("arm", choice.arms, {node.arm for node in nodes if node.arm is not None}),
-        ("seed", tuple(map(str, choice.seeds)), {str(node.seed) for node in nodes if node.seed is not None}),
-        ("only", choice.only, {node.name for node in nodes}),
-    ]
+    arms = {node.arm for node in nodes if node.arm is not None}
+    seeds = {str(node.seed) for node in nodes if node.seed is not None}
+    last = max((node.round for node in nodes if node.round is not None), default=0)
+    _has(choice, arms, seeds, {node.name for node in nodes}, last)
+    if not any(choice.near(node) and _named(node, choice) for node in nodes):
+        raise ChoiceError(f"{choice}: no stage is of all these")
+
+
+def _has(choice: Choice, arms: Collection[str], seeds: Collection[str], stages: Collection[str], last: int) -> None:
+    asked = (("arm", choice.arms, arms), ("seed", map(str, choice.seeds), seeds), ("only", choice.only, stages))
     for name, values, known in asked:
         for value in values:
             if value not in known:
                 raise ChoiceError(f"--{name} {value}: the run of params.yaml has {', '.join(sorted(known))}")
-    if not any(choice.near(node) and _named(node, choice) for node in nodes):
-        raise ChoiceError(f"{choice}: no stage is of all these")
-    last = max((node.round for node in nodes if node.round is not None), default=0)
     if choice.rounds is not None and choice.rounds > last:
         raise ChoiceError(f"--rounds {choice.rounds}: the run of params.yaml has {last}")
 

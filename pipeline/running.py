@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.dvc import ending_children
 from pipeline.guardian import leave, working
 from pipeline.handover import between
-from pipeline.plan import Choice, Plan, make_plan, write_part
+from pipeline.plan import Choice, Plan, check_choice, make_plan, write_part
 from pipeline.repair import cache_folder, distrust, repair
 from pipeline.tracking.beside import tracker_beside
 from pipeline.tracking.stamp import pages, tracked
@@ -35,7 +35,7 @@ def run_here(
     works here. keep, remote: as `pipeline.handover.between` takes them.
     """
     project = Path.cwd()
-    load()  # here or nowhere is a project
+    check_choice(project, choice, load())  # here or nowhere is a project
     with working(project, "rank-e run", wait), ending_children(leave):
         validate()
         print("\n".join(repair(Path(), cache_folder(Path()), beginning=True)), flush=True)

@@ -10,7 +10,7 @@ from mlflow.entities import Metric, Run
 
 from pipeline.tracking.lineage import CURVES, Made, Round
 from pipeline.tracking.points import TRAINING
-from pipeline.tracking.store import CURRENT, PARENT, PROJECT, STATE, Store, hashes
+from pipeline.tracking.store import CURRENT, PROJECT, STATE, Store, hashes
 from rank_e.io.files import replacing
 
 Points = Callable[[int, str], list[Metric]]
@@ -76,12 +76,14 @@ class Families:
     def make_current(self, key: str, run: Run | None) -> bool:
         """Tag every other current run of this project, and its rounds, as superseded; whether there was one.
 
-        So are rounds whose own run was deleted.
+        So are rounds whose own run was deleted, and one of two of the same number: two trackers began it at once.
         """
         by = "" if run is None else run.info.run_id
-        parents = {other.info.run_id for other in self.store.with_key(key)}
+        shown = {
+            child.info.run_id for other in self.store.with_key(key) for child in self.store.children(other).values()
+        }
         for lost in self.store.below(key):
-            if lost.data.tags.get(PARENT) not in parents and self._is_current(lost):
+            if lost.info.run_id not in shown and self._is_current(lost):
                 self.store.supersede(lost, by)
         others = [other for other in self.store.with_key(key) if other.info.run_id != by and self._is_current(other)]
         for other in others:

@@ -59,6 +59,8 @@ def refusals(uri: str) -> Iterator[None]:
         first = first.replace(uri.rstrip("/"), shown)
         if "locked" in text or "busy" in text:
             fix = "another process holds it: end that; copying is tried again"
+        elif "IntegrityError" in text:
+            fix = "another tracker wrote there at the same moment: copy again, by `rank-e track`"
         elif any(sign in text for sign in FULL):
             fix = "free some room; copying is tried again"
         elif "out-of-date database schema" in text:
@@ -118,8 +120,9 @@ class Store:
         return sorted(found, key=lambda run: (run.data.tags.get(STATE) != CURRENT, -run.info.start_time))
 
     def children(self, parent: Run) -> dict[str, Run]:
-        """The nested runs of a run by their keys."""
+        """The nested runs of a run by their keys; of two with one key that into which more was copied."""
         found = self._search(f"tags.`{PARENT}` = '{parent.info.run_id}'")
+        found.sort(key=lambda run: (run.data.tags.get(STATE) == CURRENT, len(hashes(run))))
         return {run.data.tags[KEY]: run for run in found}
 
     def below(self, key: str) -> list[Run]:

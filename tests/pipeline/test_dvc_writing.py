@@ -114,3 +114,12 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     with writing_whole(), pytest.raises(Exception, match="cannot represent"):
         dump_yaml(path, {"a": object()})
     assert path.read_text() == "schema: '2.0'\n" and [item.name for item in tmp_path.iterdir()] == ["dvc.lock"]
+
+
+def test_a_protected_file_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "dvc.lock"
+    path.write_text("schema: '2.0'\n")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write into it all the same
+    with writing_whole(), pytest.raises(PermissionError):
+        dump_yaml(path, {"a": 1})
+    assert path.read_text() == "schema: '2.0'\n"

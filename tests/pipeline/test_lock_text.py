@@ -33,6 +33,7 @@ stages:
       size: 3
       nfiles: 1
   other:
+    cmd: echo
     outs:
     - path: digits
       hash: md5
@@ -49,6 +50,12 @@ def test_a_whole_file_and_none_have_no_problem(tmp_path: Path) -> None:
     assert lock_problem(tmp_path) is None
     for text in (WHOLE, WHOLE.replace("\n", "\r\n")):
         assert problem(tmp_path, text) is None
+
+
+@pytest.mark.parametrize("end", ["    params:", "hash: md5\n      md5: 0123", "    outs:\n    - path: "])
+def test_a_file_that_lost_its_end_is_named(tmp_path: Path, end: str) -> None:
+    said = problem(tmp_path, WHOLE[: WHOLE.index(end) + len(end)])
+    assert said is not None and said.startswith("dvc.lock") and said.endswith(FIX) and len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize("text", ["", "\n", "{}\n", WHOLE[WHOLE.index("  other") :]])

@@ -1,13 +1,16 @@
 """What a run has to do: DVC's word for what is as it should be, and the part that was chosen."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline import cli, running
 from pipeline.graph import Node, dependencies, load_graph
-from pipeline.plan import Choice, ChoiceError, Plan, make_plan, select, write_part
+from pipeline.plan import Choice, ChoiceError, Plan, check_choice, make_plan, select, write_part
+from rank_e.config import load
 from tests.helpers.fake_artifacts import write_params, write_project
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +93,15 @@ def test_what_the_run_does_not_have_is_named(choice: Choice, message: str) -> No
     with pytest.raises(ChoiceError) as error:
         select(NODES, choice, ())
     assert str(error.value).startswith(message)
+    with pytest.raises(ChoiceError, match="^" + re.escape(message.partition(" has ")[0])):
+        check_choice(ROOT, choice, load(ROOT / "params.yaml"))
+
+
+def test_a_wrong_choice_is_said_before_a_run_waits(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(toy)
+    monkeypatch.setattr(running, "working", lambda *_: pytest.fail("it waits for whoever works here"))
+    with pytest.raises(SystemExit, match=r"^rank-e: --arm warm: the run of params\.yaml has coevolved, frozen$"):
+        cli.main(["run", "--arm", "warm", "--wait", "3600"])
 
 
 def test_what_dvc_finds_unchanged_is_kept_with_all_that_it_comes_from(toy: Path) -> None:

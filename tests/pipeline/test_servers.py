@@ -199,6 +199,14 @@ def test_a_served_run_frees_rounds_and_hands_over(
     assert {b"report", b"policy-frozen-1", b"optimizer of policy-frozen-2"} <= shared
     assert b"optimizer of policy-frozen-1" not in shared
 
+    before = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(f"{before}# mine\n")
+    wrong = begin(client, arms=["forzen"], track=False)  # of the profile that the deployment names
+    until(lambda: state(client, wrong) in ("Completed", "Failed", "Crashed"))
+    found = client.read_flow_run(wrong).state
+    assert found is not None and found.message == "--arm forzen: the run of params.yaml has coevolved, frozen"
+    assert (project / "params.yaml").read_text() == f"{before}# mine\n"
+
     lost = begin(client, remote="elsewhere", track=False)
     until(lambda: state(client, lost) in ("Completed", "Failed", "Crashed"))
     found = client.read_flow_run(lost).state

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.tracking.points import plain_params
-from pipeline.tracking.store import BY, KEY, OTHER
+from pipeline.tracking.store import BY, KEY, OTHER, PARENT, SHA
 from pipeline.tracking.tracking import Tracker
 from rank_e.config import Params
 from stages.runtime.stage import artifact_path
@@ -51,6 +51,21 @@ def test_rounds_whose_run_was_deleted_are_superseded(project: tuple[Path, Params
     assert {run.info.run_id for run in superseded(folder)} == lost
     assert {run.data.tags[BY] for run in superseded(folder)} == {after["coevolved/s0"].info.run_id}
     assert str(Tracker(folder, params).sync()).startswith("0 created, 0 superseded")
+
+
+def test_of_two_rounds_that_two_trackers_began_at_once_one_stays(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    Tracker(folder, params).sync()
+    before = runs(folder)
+    whole, parent = before["coevolved/s0/r1"], before["coevolved/s0"]
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    tags = {name: value for name, value in whole.data.tags.items() if not name.startswith(SHA)}
+    other = client.create_run(whole.info.experiment_id, tags=tags).info.run_id
+    assert client.get_run(other).data.tags[PARENT] == parent.info.run_id
+    Tracker(folder, params).sync()
+    after = runs(folder)  # each there once
+    assert {key: run.info.run_id for key, run in after.items()} == {key: run.info.run_id for key, run in before.items()}
+    assert [run.info.run_id for run in superseded(folder)] == [other]
 
 
 def test_artifacts_that_come_back_make_their_run_current_again(project: tuple[Path, Params]) -> None:

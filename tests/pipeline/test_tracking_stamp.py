@@ -102,6 +102,14 @@ def test_a_full_disk_is_said_and_not_what_sqlalchemy_remarks_first() -> None:
         raise MlflowException(f"{remark}\n(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT]")
 
 
+def test_a_race_of_two_trackers_is_said() -> None:
+    with (
+        pytest.raises(TrackingError, match="another tracker wrote there at the same moment: copy"),
+        refusals("http://x"),
+    ):
+        raise MlflowException("BAD_REQUEST: (sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id")
+
+
 def test_a_server_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     uri = "https://me:secret@here/mlflow/"
     said = r"^MLflow at https://here/mlflow: API request to https://here/mlflow/api failed; "
