@@ -152,6 +152,6 @@ def print_results(results: Results, console: Console) -> None:
     for line in lines(results):
         words = Text(line)
         for reading, colour in COLOURS.items():
-            if line.endswith(f" {reading}"):
+            if line.endswith(f"  {reading}"):  # a column of its own
                 words.stylize(colour, len(line) - len(reading))
         console.print(words, no_wrap=True, overflow="ignore", crop=False)

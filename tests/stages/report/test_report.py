@@ -187,6 +187,14 @@ def shown(results: Results) -> str:
     return console.export_text()
 
 
+def test_readings_alone_are_coloured(project: tuple[Path, Params]) -> None:
+    folder, params = project
+    console = Console(width=240, file=io.StringIO(), record=True, force_terminal=True)
+    print_results(load_results(params, folder), console)
+    lines = [line for line in console.export_text(styles=True).splitlines() if "\x1b[3" in line]
+    assert lines and all(re.search(r"  \x1b\[3[12]m(better|worse)\x1b\[0m$", line) for line in lines)
+
+
 def test_the_same_artifacts_give_the_same_bytes(project: tuple[Path, Params]) -> None:
     folder, params = project
 
