@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,12 +28,11 @@ class ReplacingFiles:
 
     @contextmanager
     def open(self, path: str, mode: str = "r", **how: Any) -> Iterator[IO[str]]:
-        """As the file system's; what is written takes its place at the end, without waiting for the disk."""
-        new = f"{path}.tmp-new" if mode == "w" else path
-        with self.fs.open(new, mode, **how) as file:
+        """As the file system's, but that what is written takes its place at the end."""
+        # Whose processes are at work says nothing after a power cut, and is written several times a stage.
+        written = replacing(Path(path), durable=False) if mode == "w" else nullcontext(path)
+        with written as place, self.fs.open(str(place), mode, **how) as file:
             yield file
-        if mode == "w":
-            os.replace(new, path)
 
 
 @contextmanager

@@ -65,7 +65,6 @@ def copy_stage(
         log_data(store, lineage, child, made, "reference", "evaluation")
     log_files(store, lineage, child, stage, made)
     store.add(parent, found, params)
-    copy_costs(store, lineage, child, stage, made)
     store.add(child, found, params, {f"{SHA}{stage}": made.sha256})
 
 

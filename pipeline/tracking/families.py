@@ -79,13 +79,12 @@ class Families:
         So are rounds whose own run was deleted, and one of two of the same number: two trackers began it at once.
         """
         by = "" if run is None else run.info.run_id
-        shown = {
-            child.info.run_id for other in self.store.with_key(key) for child in self.store.children(other).values()
-        }
+        there = self.store.with_key(key)
+        shown = {child.info.run_id for other in there for child in self.store.children(other).values()}
         for lost in self.store.below(key):
             if lost.info.run_id not in shown and self._is_current(lost):
                 self.store.supersede(lost, by)
-        others = [other for other in self.store.with_key(key) if other.info.run_id != by and self._is_current(other)]
+        others = [other for other in there if other.info.run_id != by and self._is_current(other)]
         for other in others:
             for item in (*self.store.children(other).values(), other):  # itself last: a broken pass finds it again
                 self.store.supersede(item, by)
@@ -123,9 +122,8 @@ def _project_id(project: Path) -> str:
     """A word for this project, wherever it is moved to, made when it is first asked for or has become another thing."""
     path = project / ".rank-e" / "project"
     word = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    if WORD.fullmatch(word):
-        return word
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write_text(uuid.uuid4().hex, encoding="utf-8")
-    return path.read_text(encoding="utf-8")
+    if not WORD.fullmatch(word):
+        word = uuid.uuid4().hex
+        with replacing(path) as file:
+            file.write_text(word, encoding="utf-8")
+    return word

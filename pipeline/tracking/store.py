@@ -27,6 +27,7 @@ from pipeline.tracking.local import bring_home, file_of, make_whole
 from pipeline.tracking.lock import TrackingError
 from pipeline.tracking.stamp import EXPERIMENT, server_of
 from stages.report.figures import colour
+from stages.runtime.failures import FULL
 
 KEY, KIND, SHA, STATE = "rank_e.round_key", "rank_e.kind", "rank_e.sha256.", "rank_e.state"
 PROJECT, BY, OTHER = "rank_e.project", "rank_e.superseded_by", "rank_e.other_params"
@@ -35,8 +36,6 @@ PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"
 IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
 REMARK = "(raised as a result of Query-invoked autoflush"
 """How SQLAlchemy may begin, before it says what happened."""
-FULL = ("disk is full", "disk I/O error", "No space left on device")
-"""How sqlite and others say that nothing more can be written."""
 BATCH, PARAMS = 800, 100
 """Points, and parameters, of one call: MLflow takes 1000 of both and of tags together."""
 

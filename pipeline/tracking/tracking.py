@@ -216,11 +216,10 @@ class Tracker:
             (tally.extended if missing or item.working else tally.skipped).append(key)
         if address := store.address(run):
             self._links[key] = address
-        for stage, made in item.made.items():
-            if stage in known:
-                copy_costs(store, self.lineage, run, stage, made)
         for stage, made in missing.items():
             copy_stage(store, self.lineage, (run, family.parent), stage, made, points(number, stage))
+        for stage, made in item.made.items():
+            copy_costs(store, self.lineage, run, stage, made)
         for stage in item.working:
             for shown in (run, family.parent):
                 store.add(shown, points(number, stage))

@@ -46,24 +46,26 @@ def settled_sha256(path: Path) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`; the file or folder made there takes its place when the block ends well.
 
     It is on the disk before that, so that neither a kill nor a power cut leaves half of it; after an error in the
     block it is removed, and what stood at `path` stays. Parents are made. A path has one writer at a time: what is
     found at the temporary path is a killed writer's. A folder at `path` goes away just before the new one comes.
+    durable: wait for the disk; what a power cut makes worthless need not.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-new")  # .dvcignore: never part of a dependency
     _remove(temporary)
     try:
         yield temporary
-        for new in (*temporary.rglob("*"), temporary):
+        for new in (*temporary.rglob("*"), temporary) if durable else ():
             _sync(new)
         if path.is_dir():
             shutil.rmtree(path)
         temporary.replace(path)
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
     finally:
         _remove(temporary)
 

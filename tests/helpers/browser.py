@@ -16,7 +16,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0")
 FILES = "--allow-file-access-from-files"
 """A site's pages lie on a server, where one of its scripts may start another."""
-SECONDS = 30.0
+SECONDS = 120.0
 DARK, LIGHT = "dark", "light"
 """Values of `prefers-color-scheme`."""
 SPEAKING = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")

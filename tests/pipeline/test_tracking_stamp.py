@@ -98,7 +98,7 @@ def test_a_run_has_an_address_where_a_server_shows_it_without_the_password(uri: 
 def test_a_full_disk_is_said_and_not_what_sqlalchemy_remarks_first() -> None:
     said = r"^MLflow at sqlite:///mlflow.db: \(sqlite3.OperationalError\) database or disk is full; free some room;"
     with pytest.raises(TrackingError, match=said), refusals("sqlite:///mlflow.db"):
-        remark = "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block)"
+        remark = "(raised as a result of Query-invoked autoflush; and more)"
         raise MlflowException(f"{remark}\n(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT]")
 
 
