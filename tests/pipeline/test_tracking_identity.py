@@ -60,7 +60,7 @@ def test_of_two_rounds_that_two_trackers_began_at_once_one_stays(project: tuple[
     whole, parent = before["coevolved/s0/r1"], before["coevolved/s0"]
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     tags = {name: value for name, value in whole.data.tags.items() if not name.startswith(SHA)}
-    other = client.create_run(whole.info.experiment_id, tags=tags).info.run_id
+    other = client.create_run(whole.info.experiment_id, start_time=1, tags=tags).info.run_id  # found last
     assert client.get_run(other).data.tags[PARENT] == parent.info.run_id
     Tracker(folder, params).sync()
     after = runs(folder)  # each there once
