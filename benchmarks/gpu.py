@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +25,14 @@ from benchmarks.networks import (
     SMALL,
     Sizes,
     clip_reward,
+    decoder_nets,
     janus_policy,
     janus_text,
     lpips,
     parameters_of,
     random_policy,
     random_text,
+    ranked_images,
     tokenizer,
 )
 from benchmarks.reference import ReferenceTrainer, open_reference, reference_policy, reference_sampling
@@ -45,7 +46,6 @@ from rank_e.sampling.sampler import Sampler
 from rank_e.sampling.scoring import score
 from rank_e.training.decoder_update import DecoderUpdate, Nets
 from rank_e.training.lpips_vgg import LpipsVGG
-from rank_e.training.patchgan import PatchGAN
 from rank_e.training.policy_update import PolicyUpdate, Rollouts
 from rank_e.training.ranked_images import RankedImages
 
@@ -205,10 +205,12 @@ class Bench:
         """CLIP ViT-L/14 as the stages compute it."""
         return Mixture({"clip": Term(clip_reward(self.sizes, self.device))}, HALF)
 
+    @cached_property
+    def ranked(self) -> RankedImages:
+        return ranked_images(self.sizes.tokenizer, self.sizes.images)
+
     def _nets(self) -> Nets:
-        patchgan = PatchGAN(64, 3).initialise(torch.Generator().manual_seed(5)).to(self.device)
-        online, average = deepcopy(self.tokenizer), deepcopy(self.tokenizer)
-        return Nets(online, average, patchgan, self.reward, self.perceptual)
+        return decoder_nets(self.tokenizer, self.reward, self.perceptual, self.device)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -233,7 +235,7 @@ class Bench:
             name = f"decoder update, {count} + {count}, microbatches of {micro}"
             with self.report.case(name):
                 made = settings.model_copy(update=sizes)
-                update = DecoderUpdate(self._nets(), self._ranked(), made, 0, 1, 1000, dtype=HALF)
+                update = DecoderUpdate(self._nets(), self.ranked, made, 0, 1, 1000, dtype=HALF)
                 first = timed(lambda u=update: u.step(0), self.device, 1, 0)  # type: ignore[misc]
                 found = timed(lambda u=update: u.step(0), self.device, 5, 0)  # type: ignore[misc]
                 note = f"first step {first.seconds:.1f} s"
@@ -242,7 +244,7 @@ class Bench:
 
     def ranking(self) -> None:
         """Decoding images and their CLIP ViT-L/14 scores, as the ranking stage computes them."""
-        precision, ranked = Precision(self.device, HALF), self._ranked()
+        precision, ranked = Precision(self.device, HALF), self.ranked
         for count in (self.sizes.images, 4 * self.sizes.images):
             images = torch.rand(count, *ranked.reals.shape[1:], device=self.device)
             tokens = ranked.tokens.flatten(0, 1).repeat(count // len(ranked.reals), 1)[:count].to(self.device)
@@ -269,7 +271,15 @@ class Bench:
             weights = []
             for _ in range(2):
                 nets = self._nets()
-                update = DecoderUpdate(nets, self._ranked(), settings.model_copy(update=sizes), 0, 1, 1000, dtype=HALF)
+                update = DecoderUpdate(
+                    nets,
+                    self.ranked,
+                    settings.model_copy(update=sizes),
+                    0,
+                    1,
+                    1000,
+                    dtype=HALF,
+                )
                 update.step(0)
                 weights.append(torch.cat([w.detach().flatten() for _, w in nets.online.decoder_parameters()]))
             gap = (weights[0] - weights[1]).abs()
@@ -277,13 +287,6 @@ class Bench:
             note = f"{(gap > 0).float().mean().item():.1%} of the weights differ, by at most {gap.max().item():.3g}"
             self.report.add(Row(name, note=note))
         choose_algorithms(False)
-
-    def _ranked(self) -> RankedImages:
-        draw = torch.Generator().manual_seed(6)
-        config, count = self.sizes.tokenizer, self.sizes.images
-        tokens = torch.randint(config.codebook_size, (8, 8, config.grid**2), generator=draw)
-        reals = torch.rand(count, 3, config.image_size, config.image_size, generator=draw)
-        return RankedImages(tokens, torch.ones(8, 8), ["a prompt"] * 8, reals)
 
     def _text(self, prompts: int) -> tuple[Tensor, Tensor]:
         return random_text(prompts, self.sizes.policy, self.device, HALF)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,12 @@ from rank_e.backbones.llamagen.policy import LLAMAGEN, Policy, PolicyConfig
 from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.io.torchvision_ops import import_open_clip
 from rank_e.rewards.clip import ClipReward
+from rank_e.rewards.mixture import Mixture
 from rank_e.rewards.preprocessing import clip_protocol
+from rank_e.training.decoder_update import Nets
 from rank_e.training.lpips_vgg import LpipsVGG
+from rank_e.training.patchgan import PatchGAN
+from rank_e.training.ranked_images import RankedImages
 
 SPECIAL = SpecialTokens(bos=100000, boi=100016, pad=100015)
 
@@ -149,3 +154,17 @@ def clip_reward(sizes: Sizes, device: torch.device) -> ClipReward:
     with device:  # weights are drawn where they are used
         network = open_clip.create_model(sizes.clip, pretrained=None, device=device).eval().requires_grad_(False)
     return ClipReward(network, lambda texts: torch.ones(len(texts), 77, dtype=torch.int64), prepare=clip_protocol)
+
+
+def decoder_nets(vq: Tokenizer, reward: Mixture, perceptual: LpipsVGG, device: torch.device) -> Nets:
+    """Stage 2's networks: two copies of the tokenizer, and the paper's PatchGAN."""
+    patchgan = PatchGAN(64, 3).initialise(torch.Generator().manual_seed(5)).to(device)
+    return Nets(deepcopy(vq), deepcopy(vq), patchgan, reward, perceptual)
+
+
+def ranked_images(config: TokenizerConfig, count: int) -> RankedImages:
+    """8 prompts with 8 random rollouts each, of the same rank, and `count` real images of noise."""
+    draw = torch.Generator().manual_seed(6)
+    tokens = torch.randint(config.codebook_size, (8, 8, config.grid**2), generator=draw)
+    reals = torch.rand(count, 3, config.image_size, config.image_size, generator=draw)
+    return RankedImages(tokens, torch.ones(8, 8), ["a prompt"] * 8, reals)

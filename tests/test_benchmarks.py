@@ -4,8 +4,9 @@ import json
 import sys
 
 import pytest
+import torch
 
-from benchmarks import gpu
+from benchmarks import decoder_memory, gpu
 
 
 @pytest.mark.slow
@@ -19,3 +20,23 @@ def test_every_case_of_the_gpu_benchmark_is_measured(tmp_path, monkeypatch):
     measured = [row for row in result["rows"] if row["ours"] is not None]
     assert len(measured) >= 9
     assert all(row["ours"] > 0 and row["reference"] is None and row["ratio"] is None for row in measured)
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_decoder_update_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["decoder_memory", "--small", "--output", str(tmp_path)])
+    decoder_memory.main()
+    (file,) = tmp_path.iterdir()
+    one, two, more = (row["memory"] for row in json.loads(file.read_text(encoding="utf-8"))["rows"])
+    assert 0 < one < two and more == pytest.approx(two - one, abs=2e-3)
+
+
+def test_what_lives_is_counted_and_what_is_freed_is_not():
+    with decoder_memory.Living() as living:
+        a = torch.zeros(1000)
+        b = a + 1
+        view = b[:10]
+        del b
+        assert living.bytes == 8000
+        del view
+        assert (living.bytes, living.peak) == (4000, 8000)

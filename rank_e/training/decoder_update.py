@@ -16,7 +16,7 @@ from rank_e.backbones.protocol import TokenizerModel
 from rank_e.config import DecoderParams
 from rank_e.io.pixels import from_signed, to_signed
 from rank_e.objectives.anchors import consistency
-from rank_e.objectives.decoder_loss import Term, Weights, adaptive_weights, decoder_loss, gradient_norm_weights
+from rank_e.objectives.decoder_loss import Weights, adaptive_weights, decoder_loss, gradient_norm_weights
 from rank_e.objectives.rank_gan import rank_gan_loss, reward_loss
 from rank_e.precision import Precision
 from rank_e.training.discriminator_update import Discriminator, DiscriminatorUpdate
@@ -30,11 +30,6 @@ from rank_e.training.update import UpdateState
 
 ENCODED_AT_ONCE = 64  # real images
 FAKES = ("rollouts", "reconstructions")
-MEASURED: dict[str, tuple[Term, ...]] = {
-    "gradient_norm": ("reconstruction", "reward", "rank_gan"),
-    "adaptive": ("reconstruction", "adversarial"),
-}
-"""The terms whose gradients each `adversarial_rule` compares."""
 DifferentiableReward = Callable[[Tensor, list[str]], Tensor]  # images in [0, 1], prompts -> scores [N]
 
 
@@ -140,11 +135,8 @@ class DecoderUpdate:
             metrics |= self.discriminator.step(index, batch.reals, fakes, generator)
             judged = FAKES if adaptive else ("rollouts",)
             noise = {kind: self.discriminator.noise(drawn[kind].joined(), generator) for kind in judged}
-        measured = MEASURED[self.params.adversarial_rule]
-        rollouts = TermGradients(drawn["rollouts"].outputs, self._rollout_means(batch, anchor, noise), measured)
-        reconstructions = TermGradients(
-            drawn["reconstructions"].outputs, self._reconstruction_means(batch, noise), measured
-        )
+        rollouts = TermGradients(drawn["rollouts"].outputs, self._rollout_means(batch, anchor, noise))
+        reconstructions = TermGradients(drawn["reconstructions"].outputs, self._reconstruction_means(batch, noise))
         weights, of_weights = self._weights(rollouts, reconstructions, drawn["reconstructions"])
         self.optimizer.zero_grad()
         drawn["rollouts"].backward(rollouts.weighted(weights))
@@ -187,16 +179,14 @@ class DecoderUpdate:
 
         def means(images: Tensor, rows: slice) -> Means:
             with self.precision.autocast():  # the losses within it are float32 islands of their own
-                terms: dict[Term, Tensor] = {"consistency": consistency(self.nets.perceptual, images, anchor[rows])}
-            logged: dict[str, Tensor] = {}
+                seen = consistency(self.nets.perceptual, images, anchor[rows])
+            yield "consistency", seen, {}
             if self.nets.reward is not None:
                 scores = self.nets.reward(images, batch.prompts[rows])
-                terms["reward"] = reward_loss(scores, batch.weights[rows])
-                logged["reward"] = scores.mean()
+                yield "reward", reward_loss(scores, batch.weights[rows]), {"reward": scores.mean()}
             if noise:
                 logits = self.discriminator.logits(images + noise["rollouts"][rows])
-                terms["rank_gan"] = rank_gan_loss(logits, batch.weights[rows])
-            return terms, logged
+                yield "rank_gan", rank_gan_loss(logits, batch.weights[rows]), {}
 
         return means
 
@@ -208,11 +198,11 @@ class DecoderUpdate:
             l1 = (images - batch.reals[rows]).abs().mean()
             with self.precision.autocast():  # its distances are a float32 island of their own
                 seen = self.nets.perceptual(images, batch.reals[rows])
-            terms: dict[Term, Tensor] = {"reconstruction": params.l1_weight * l1 + params.perceptual_weight * seen}
+            both = params.l1_weight * l1 + params.perceptual_weight * seen
+            yield "reconstruction", both, {"l1": l1, "perceptual": seen}
             if "reconstructions" in noise:
                 logits = self.discriminator.logits(images + noise["reconstructions"][rows])
-                terms["adversarial"] = -logits.mean()
-            return terms, {"l1": l1, "perceptual": seen}
+                yield "adversarial", -logits.mean(), {}
 
         return means
 
@@ -230,10 +220,10 @@ class DecoderUpdate:
             return gradient_norm_weights(target, reward, rank_gan, self.params)
         if "adversarial" not in reconstructions.terms:
             return adaptive_weights(None, None, self.params)
-        slopes = [
-            decoder.slope(self.nets.online.last_layer, reconstructions.at_output(term)) for term in MEASURED["adaptive"]
-        ]
-        return adaptive_weights(slopes[0], slopes[1], self.params)
+        layer = self.nets.online.last_layer
+        reconstruction = decoder.slope(layer, reconstructions.at_output("reconstruction"))
+        adversarial = decoder.slope(layer, reconstructions.at_output("adversarial"))
+        return adaptive_weights(reconstruction, adversarial, self.params)
 
     def state(self) -> UpdateState:
         """online and ema (the decoder and post_quant_conv), discriminator, and optimizer: that of both, and LeCam's."""

@@ -1,5 +1,7 @@
 """The decoder update by microbatches: the gradients of the whole batch, by either rule and discriminator."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from rank_e.training.microbatched import Microbatched
 from rank_e.training.patchgan import PatchGAN
 from rank_e.training.projected_discriminator import ProjectedDiscriminator
 from rank_e.training.ranked_images import RankedImages
+from rank_e.training.term_gradients import TermGradients
 from tests.helpers.discriminator_files import frozen_networks
 from tests.helpers.tiny_nets import decoder_params, tiny_tokenizer
 
@@ -122,3 +125,53 @@ def test_one_microbatch_runs_once_and_of_several_one_graph_is_held_at_a_time():
         assert layer.weight.grad is not None
         wanted = layer.weight.grad.clone() if wanted is None else wanted
         torch.testing.assert_close(layer.weight.grad, wanted)
+
+
+def test_a_terms_graph_goes_before_the_next_terms_networks_run():
+    images = [torch.rand(rows, 3, generator=generator(rows, "images")).requires_grad_() for rows in (2, 1)]
+    pull = torch.rand(3, 3, generator=generator(0, "pull"))
+
+    def means(part: Tensor, rows: slice):
+        first = part.square().mean()
+        yield "reconstruction", first, {"l1": part.sum()}
+        with pytest.raises(RuntimeError, match="second time"):
+            first.backward()
+        yield "reward", (part * pull[rows]).exp().mean(), {}
+
+    found = TermGradients(images, means)
+    whole = torch.cat([part.detach() for part in images]).requires_grad_()
+    terms = {"reconstruction": whole.square().mean(), "reward": (whole * pull).exp().mean()}
+    for name, term in terms.items():
+        torch.testing.assert_close(found.terms[name], term.detach())
+        (wanted,) = torch.autograd.grad(term, whole, retain_graph=True)
+        torch.testing.assert_close(found.at_output_joined(name), wanted)
+    assert found.at_output_joined("rank_gan") is None and not found.terms["reward"].requires_grad
+    weights = {"reconstruction": 0.3, "reward": torch.tensor(2.0)}
+    (wanted,) = torch.autograd.grad(0.3 * terms["reconstruction"] + 2.0 * terms["reward"], whole)
+    torch.testing.assert_close(torch.cat(found.weighted(weights)), wanted)
+    torch.testing.assert_close(found.logged["l1"], images[0].sum().detach() * 2 / 3 + images[1].sum().detach() / 3)
+
+
+class Counted(torch.autograd.Function):
+    """A network's output as it is, and how often a gradient came back to it."""
+
+    backwards: ClassVar[list[str]] = []
+
+    @staticmethod
+    def forward(ctx, output: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return output.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        Counted.backwards.append(ctx.name)
+        return gradient, None
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_networks_of_a_term_run_backward_once_a_step(rule, monkeypatch):
+    for name, network in (("perceptual", perceptual), ("reward", reward)):
+        monkeypatch.setitem(globals(), name, lambda *given, n=name, net=network: Counted.apply(net(*given), n))
+    Counted.backwards.clear()
+    stepped(ROLLOUTS, **RULES[rule])
+    assert sorted(Counted.backwards) == ["perceptual", "perceptual", "reward"]  # L_consist, L_recon, L_reward

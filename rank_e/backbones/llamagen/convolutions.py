@@ -2,16 +2,62 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from rank_e.precision import GroupNorm
+from rank_e.precision import GroupNorm, float32_island
+
+EPSILON = 1e-6
+"""LlamaGen's, of every GroupNorm."""
 
 
-def group_norm(channels: int, groups: int) -> nn.GroupNorm:
-    """GroupNorm with LlamaGen's epsilon."""
-    return GroupNorm(groups, channels, eps=1e-6)
+class _NormSwish(torch.autograd.Function):
+    """swish(group norm) of maps [N, C, H, W], of which the input alone is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+        x = x.contiguous()
+        y, mean, rstd = torch.native_group_norm(x, weight, bias, *_sizes(x), groups, EPSILON)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.groups = groups
+        return F.silu(y, inplace=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        y = torch.native_group_norm(x, weight, bias, *_sizes(x), ctx.groups, EPSILON)[0]
+        slope = torch.ops.aten.silu_backward(gradient.contiguous(), y)
+        wanted = list(ctx.needs_input_grad[:3])
+        gradients = torch.ops.aten.native_group_norm_backward(
+            slope, x, mean, rstd, weight, *_sizes(x), ctx.groups, wanted
+        )
+        return (*gradients, None)
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int]:
+    """N, C and H * W, as PyTorch's kernels of group norm ask for them."""
+    return len(x), x.shape[1], x[0, 0].numel()
+
+
+class NormSwish(GroupNorm):
+    """swish(GroupNorm(x)); the map between the two, a third of a residual block's memory, is made again for gradients.
+
+    That costs a GPU the reading of one map twice; the gradients are the same to the bit.
+    """
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__(groups, channels, EPSILON)
+
+    def forward(self, input: Tensor) -> Tensor:
+        with float32_island(input.device):  # as in GroupNorm
+            weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
+            swished: Tensor = _NormSwish.apply(input, weight, bias, self.num_groups)
+        return swished
 
 
 class ResidualBlock(nn.Module):
@@ -19,15 +65,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = group_norm(inputs, groups), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2, self.conv2 = group_norm(outputs, groups), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = NormSwish(inputs, groups), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = NormSwish(outputs, groups), nn.Conv2d(outputs, outputs, 3, padding=1)
         if inputs != outputs:
             self.nin_shortcut = nn.Conv2d(inputs, outputs, 1)
         self.widens = inputs != outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(self.norm1(x))
+        h = self.conv2(self.norm2(h))
         return h + (self.nin_shortcut(x) if self.widens else x)
 
 
@@ -36,7 +82,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels, groups)
+        self.norm = GroupNorm(groups, channels, EPSILON)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:

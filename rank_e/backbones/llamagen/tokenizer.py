@@ -20,8 +20,8 @@ from rank_e.backbones.llamagen import DECODER_PREFIXES
 from rank_e.backbones.llamagen.convolutions import (
     Downsample,
     Level,
+    NormSwish,
     Upsample,
-    group_norm,
     initialise_convolutions,
     middle,
 )
@@ -84,14 +84,14 @@ class Encoder(nn.Module):
             for i, width in enumerate(widths)
         )
         self.mid = middle(widths[-1], config.norm_groups)
-        self.norm_out = group_norm(widths[-1], config.norm_groups)
+        self.norm_out = NormSwish(widths[-1], config.norm_groups)
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for block in (*self.conv_blocks, *self.mid):
             x = block(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(self.norm_out(x))
 
 
 class Decoder(nn.Module):
@@ -114,14 +114,14 @@ class Decoder(nn.Module):
             )
             for i, width in enumerate(widths)
         )
-        self.norm_out = group_norm(widths[-1], config.norm_groups)
+        self.norm_out = NormSwish(widths[-1], config.norm_groups)
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for block in (*self.mid, *self.conv_blocks):
             x = block(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(self.norm_out(x))
 
 
 class Codebook(nn.Module):

@@ -8,9 +8,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from rank_e.backbones.llamagen.convolutions import Upsample
+from rank_e.backbones.llamagen.convolutions import NormSwish, Upsample
 from rank_e.backbones.llamagen.tokenizer import Tokenizer, TokenizerConfig
 from rank_e.errors import RankEError
+from rank_e.precision import GroupNorm
 from rank_e.seeds import generator
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -135,3 +136,27 @@ def test_upsampling_at_once_equals_doubling_and_then_a_convolution_in_values_and
         torch.autograd.grad(upsample(x), inputs, pull), torch.autograd.grad(wanted, inputs, pull), strict=True
     ):
         torch.testing.assert_close(found, right)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norm_and_swish_at_once_are_the_two_to_the_bit_and_keep_their_input_alone(dtype: torch.dtype) -> None:
+    random = generator(0, "swish")
+    norm, plain = NormSwish(64, 32), GroupNorm(32, 64, 1e-6)
+    with torch.no_grad():
+        norm.weight.normal_(generator=random), norm.bias.normal_(generator=random)
+    plain.load_state_dict(norm.state_dict())
+    x, pull = (torch.randn(3, 64, 7, 9, generator=random).to(dtype) for _ in range(2))
+    for given in (x, x.to(memory_format=torch.channels_last)):
+        given, kept = given.detach().requires_grad_(), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
+            found = norm(given)
+        maps = [t for t in kept if t.numel() == x.numel()]
+        assert len(maps) == 1 and torch.equal(maps[0], x) and found.dtype == dtype
+        wanted = torch.nn.functional.silu(plain(given.contiguous()))
+        assert torch.equal(found, wanted)
+        for one, other in zip(
+            torch.autograd.grad(found, [given, *norm.parameters()], pull),
+            torch.autograd.grad(wanted, [given, *plain.parameters()], pull),
+            strict=True,
+        ):
+            assert torch.equal(one, other)
