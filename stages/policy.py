@@ -8,6 +8,7 @@ from rank_e.training.policy_update import PolicyUpdate, Rollouts
 from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.backbone import backbone_of
 from stages.runtime.guards import check_guards
+from stages.runtime.phases import PHASES
 from stages.runtime.sharing import once
 from stages.runtime.stage import Stage, main
 from stages.runtime.training import train, write
@@ -69,8 +70,12 @@ def run(stage: Stage) -> None:
 
 def train_policy(stage: Stage, inputs: dict[str, Artifact]) -> None:
     """Train and write; a killed stage goes on from its last saved step."""
+    inputs["previous"].ahead("online", "ema", "optimizer")
+    if stage.arm_params.policy.reads_base:
+        inputs["reference"].ahead("online")
     update = build(stage, inputs)
-    gaps = update.prepare()
+    with PHASES.phase("work"):
+        gaps = update.prepare()
     state = stage.state(*(artifact.path for artifact in inputs.values()))
     log = train(stage, update, state, state.load())
     named = {"kl": "kl", "gradient_norm": "grad_norm", "clip_fraction": "clip_fraction"}

@@ -38,6 +38,12 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def md5_of(path: str | Path) -> str:
+    """MD5 of a file's contents, in hexadecimal: what DVC knows files by."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 def settled_sha256(path: Path) -> str:
     """sha256 of a file that nobody writes any more, which is on the disk when this returns."""
     found = sha256_of(path)

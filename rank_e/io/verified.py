@@ -6,6 +6,8 @@ No torch.
 from __future__ import annotations
 
 import hashlib
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 from rank_e.io.archives import Contents, contents_of
@@ -22,11 +24,27 @@ class Verified:
 
     def __init__(self) -> None:
         self._known: dict[str, Contents] = {}
+        self._ahead: dict[str, Future[Contents]] = {}
         self._folder: Path | None = None
 
     def keep_in(self, folder: Path) -> None:
         """Keep findings in `folder`, made when the first one comes."""
         self._folder = folder
+
+    def ahead(self, path: Path) -> None:
+        """Begin to read the file beside other work; whoever asks for its contents waits for that."""
+        state = _state_of(path)
+        if state in self._known or state in self._ahead:
+            return
+        found = self._ahead[state] = Future[Contents]()
+
+        def read() -> None:
+            try:
+                found.set_result(contents_of(path))
+            except BaseException as error:
+                found.set_exception(error)
+
+        threading.Thread(target=read, daemon=True).start()  # a stage that fails meanwhile does not wait for it
 
     def contents(self, path: Path) -> Contents:
         """The file's sha256, and what is wrong with it as an archive."""
@@ -44,6 +62,8 @@ class Verified:
         return True
 
     def _contents(self, path: Path, state: str) -> Contents:
+        if state in self._ahead:
+            self._known[state] = self._ahead.pop(state).result()
         if state not in self._known:
             kept = [] if self._folder is None else list(self._folder.glob(f"{state}-*"))
             self._known[state] = Contents(kept[0].name.partition("-")[2], None) if len(kept) == 1 else contents_of(path)

@@ -85,8 +85,8 @@ class DiscriminatorUpdate:
         return {"discriminator": hinge.item(), "gap": (real.mean() - fake.mean()).item()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """The optimiser's moments, under discriminator.NAME, and LeCam's averages; copies."""
-        return self.optimizer.state() | {"lecam.real": self.lecam_real.clone(), "lecam.fake": self.lecam_fake.clone()}
+        """The optimiser's moments, under discriminator.NAME, and LeCam's averages: no copies."""
+        return self.optimizer.state() | {"lecam.real": self.lecam_real, "lecam.fake": self.lecam_fake}
 
     def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
         """Go on from the discriminator's `state_dict()` and an `optimizer_state()`; KeyError names what is missing."""

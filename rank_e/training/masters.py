@@ -39,8 +39,8 @@ class Masters:
                 parameter.copy_(master)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The float32 weights by name; copies on the CPU."""
-        return {name: weight.detach().to("cpu", copy=True) for name, weight in self.named}
+        """The float32 weights by name, where they lie: no copies."""
+        return {name: weight.detach() for name, weight in self.named}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:

@@ -62,12 +62,12 @@ class NamedAdamW:
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        """Adam's moments and step counts under NAME.exp_avg and so on; copies on the CPU.
+        """Adam's moments and step counts under NAME.exp_avg and so on, where they lie: no copies.
 
         A weight that no gradient has reached has none.
         """
         return {
-            f"{name}.{key}": value.detach().to("cpu", copy=True)
+            f"{name}.{key}": value.detach()
             for name, weight in self.named
             for key, value in self.optimizer.state[weight].items()
         }

@@ -55,7 +55,7 @@ class TrainedPolicy:
         return norm
 
     def state(self) -> UpdateState:
-        """online, ema and optimizer, float32; copies on the CPU."""
+        """online, ema and optimizer, float32, where they lie: no copies."""
         return {"online": self.online.tensors(), "ema": self.average.tensors(), "optimizer": self.optimizer.state()}
 
     def load(self, state: UpdateState) -> None:

@@ -32,7 +32,8 @@ class Update(Protocol):
         ...
 
     def state(self) -> UpdateState:
-        """All that moves: what a later `load` needs to go on with the same bits. Valid until the next step."""
+        """All that moves: what a later `load` needs to go on with the same bits. It shares memory with what the
+        next step moves: whoever keeps it beyond that copies it first."""
         ...
 
     def load(self, state: UpdateState) -> None:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rank_e.errors import RankEError
-from rank_e.io.files import plain, replacing, settled_sha256, sha256_of
+from rank_e.io.files import md5_of, plain, replacing, settled_sha256, sha256_of
 from rank_e.io.verified import Verified
 from stages.runtime.manifests import MANIFEST, REMOVED, cell_at, not_plain, project_of, removed_from, sealed, text_of
 from stages.runtime.phases import PHASES
@@ -37,6 +37,8 @@ KEYS = {"kind", "cell", "seed", "deterministic", "params", "inputs", "files", "s
 REPAIR = "run `rank-e repair`, then `dvc repro`"
 """DVC trusts what its cache holds: what is damaged there must be dropped before it makes the artifact again."""
 READ = Verified()
+HASHING = 8
+"""Files that are hashed or brought to the disk at once, beside the one that is being written."""
 
 
 class ArtifactError(RankEError):
@@ -64,6 +66,13 @@ class Artifact:
         from safetensors.torch import load_file
 
         return load_file(self._file(f"{name}.safetensors"))
+
+    def ahead(self, *names: str) -> None:
+        """Begin to hash each NAME.safetensors that is there beside other work: opening it waits for that alone."""
+        for name in names:
+            file = self.path / f"{name}.safetensors"
+            if file.is_file():
+                READ.ahead(file)
 
     def arrays(self, name: str) -> "dict[str, np.ndarray]":
         """The tensors of NAME.safetensors as numpy arrays, without importing torch."""
@@ -171,9 +180,11 @@ class ArtifactWriter:
         inputs: Mapping[str, str | Path] | None = None,
         params: Mapping[str, Any] | None = None,
         check: Callable[[], None] = lambda: None,
+        noted: Callable[[Path, Mapping[str, str]], None] | None = None,
     ) -> None:
         """deterministic: whether the bytes are those of `runtime.deterministic: true`; params: those that the artifact
-        was made with; check: raises, just before the artifact would appear, where it must not.
+        was made with; check: raises, just before the artifact would appear, where it must not; noted: gets the path
+        and the MD5 of every file of tensors, by name, when the artifact is there.
         """
         self.path = Path(path)
         self.kind = kind
@@ -182,8 +193,10 @@ class ArtifactWriter:
         self.inputs = dict(inputs or {})
         self.params = dict(params or {})
         self.check = check
+        self.noted = noted
         self._shapes: dict[str, dict[str, Any]] = {}
         self._sha256: dict[str, Future[str]] = {}
+        self._md5: dict[str, Future[str]] = {}
 
     def __enter__(self) -> Self:
         self._writing = self._write()
@@ -197,16 +210,20 @@ class ArtifactWriter:
     @contextmanager
     def _write(self) -> Iterator[Self]:
         """The block, then the manifest; two writers of one artifact are kept apart by the stage's lock."""
-        # Two threads: while one file is hashed and brought to the disk, the next one is written.
-        with PHASES.phase("save"), replacing(self.path) as self._folder, ThreadPoolExecutor(2) as self._pool:
-            self._folder.mkdir()
-            yield self
-            self._write_manifest()
-            self.check()
+        with PHASES.phase("save"):
+            with replacing(self.path) as self._folder, ThreadPoolExecutor(HASHING) as self._pool:
+                self._folder.mkdir()
+                yield self
+                self._write_manifest()
+                self.check()
+            if self.noted is not None:
+                self.noted(self.path, {name: found.result() for name, found in self._md5.items()})
 
     def _settle(self, name: str) -> None:
         """Hash a file that is complete, and wait until it is on the disk, while others are written."""
         self._sha256[name] = self._pool.submit(settled_sha256, self._folder / name)
+        if self.noted is not None:
+            self._md5[name] = self._pool.submit(md5_of, self._folder / name)
 
     def tensors(self, name: str, tensors: "Mapping[str, torch.Tensor]") -> None:
         """Write NAME.safetensors (moved to the CPU); ArtifactError names tensors that are not finite."""
@@ -250,6 +267,7 @@ class ArtifactWriter:
         for name, entry in artifact.manifest["files"].items():
             shutil.copyfile(artifact.path / name, self.file(name))
             self._shapes[name] = {key: value for key, value in entry.items() if key not in ("sha256", "bytes")}
+            self._settle(name)
 
     def file(self, name: str) -> Path:
         """The path at which the caller writes file NAME before the block ends."""

@@ -34,6 +34,7 @@ from stages.runtime.recorded import PARAMS, Recorded, dependencies, sections, va
 from stages.runtime.state import StageState
 from stages.runtime.termination import TERMINATION
 from stages.runtime.usage import record_usage
+from stages.runtime.written import note_md5
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,6 +199,7 @@ class Stage:
             inputs=inputs,
             params=self.used if params is None else params,
             check=self.check,
+            noted=note_md5,
         )
 
     @cached_property

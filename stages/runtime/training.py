@@ -12,6 +12,7 @@ from rank_e.training.update import Update, UpdateState
 from stages.runtime.artifacts import Artifact
 from stages.runtime.stage import Stage
 from stages.runtime.state import StageState
+from stages.runtime.termination import TERMINATION
 
 Saved = tuple[dict[str, Tensor], Any]
 """What `StageState.load` gives of an earlier try: tensors and a JSON value."""
@@ -46,7 +47,8 @@ def train(
             number = update.steps_before + index
             log.append({"step": number, **metrics})
             stage.events.log(number, update.steps, log[-1])
-        if state.due():
+        # After the last step the artifact itself is written at once, and a signal ends the stage before that.
+        if (index + 1 < update.steps or TERMINATION.asked) and state.due():
             tensors = by_name({**(kept or {}), **update.state()})
             state.save(tensors, {**(value or {}), "log": log, "next": index + 1})
     return log
@@ -71,7 +73,8 @@ def write(
     table = pd.DataFrame(log) if log else pd.DataFrame({"step": pd.Series(dtype="int64")})
     paths = {name: artifact.path for name, artifact in inputs.items()}
     with stage.writer(kind, stage.path(stage.name), inputs=paths, params=params) as out:
-        for name, file in tensors.items():
+        # The largest first: while it is hashed and brought to the disk, the others are written.
+        for name, file in sorted(tensors.items(), key=lambda item: -sum(x.nbytes for x in item[1].values())):
             out.tensors(name, file)
         for name, document in documents.items():
             out.json(name, document)

@@ -1,5 +1,7 @@
 """Tiny seeded networks and params shared by the training tests."""
 
+from collections.abc import Mapping
+
 import torch
 
 from rank_e.backbones.llamagen.policy import Policy, PolicyConfig
@@ -80,8 +82,12 @@ def decoder_params(**changes: object) -> DecoderParams:
     return DecoderParams.model_validate(values | changes)
 
 
+def copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
 def snapshot(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+    return copied(module.state_dict())
 
 
 def moved(before: dict[str, torch.Tensor], module: torch.nn.Module) -> set[str]:

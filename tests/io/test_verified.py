@@ -1,6 +1,7 @@
 """Hashes of weights, compared once; files that carry their own."""
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,42 @@ def test_sealed_files_come_back_or_are_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:-1])
         with pytest.raises(SealError):
             read(path)
+
+
+def test_a_file_that_is_read_ahead_is_read_once_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed, may = [], threading.Event()
+
+    def slow(path: Path):
+        assert may.wait(10)
+        hashed.append(path)
+        return contents_of(path)
+
+    monkeypatch.setattr(verified, "contents_of", slow)
+    files = [tmp_path / name for name in ("a", "b")]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    found = Verified()
+    for file in (*files, *files):
+        found.ahead(file)
+    assert not hashed
+    may.set()
+    assert all(found.holds(file, sha256_of(file)) for file in (*files, *files))
+    found.ahead(files[0])
+    assert sorted(hashed) == files
+    files[0].write_bytes(b"another")  # what was read ahead is of the file as it was
+    assert found.holds(files[0], sha256_of(files[0])) and len(hashed) == 3
+
+
+def test_what_goes_wrong_ahead_is_said_where_the_file_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path):
+        raise OSError("no such device")
+
+    monkeypatch.setattr(verified, "contents_of", broken)
+    file = tmp_path / "a"
+    file.write_bytes(b"a")
+    found = Verified()
+    found.ahead(file)
+    with pytest.raises(OSError, match="no such device"):
+        found.holds(file, "0" * 64)

@@ -1,7 +1,9 @@
 """Artifacts: whole or absent, the same bytes from the same contents, damage found by name."""
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -198,3 +200,24 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     os.utime(tmp_path / "a" / "online.safetensors", ns=(1, 1))
     artifact.tensors("online")
     assert len(hashed) == 2
+
+
+def test_the_md5_of_tensors_is_handed_over_when_the_artifact_is_there(tmp_path: Path) -> None:
+    seen = {}
+
+    def noted(path: Path, md5: Mapping[str, str]) -> None:
+        assert (path / "manifest.json").is_file()
+        seen.update(md5)
+
+    place = tmp_path / "a"
+    with ArtifactWriter(place, "policy", seed=0, deterministic=True, noted=noted) as out:
+        out.tensors("online", {"a": torch.arange(6.0)})
+        out.json("metrics", {})
+    assert seen == {"online.safetensors": hashlib.md5((place / "online.safetensors").read_bytes()).hexdigest()}
+    with (
+        pytest.raises(KeyError),
+        ArtifactWriter(tmp_path / "b", "policy", seed=0, deterministic=True, noted=noted) as out,
+    ):
+        out.tensors("other", {"a": torch.arange(6.0)})
+        raise KeyError
+    assert len(seen) == 1

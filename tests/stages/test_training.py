@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from stages.runtime import state as runtime_state
 from stages.runtime.artifacts import Artifact, read_artifact
 from stages.runtime.stage import Stage, make_stage
 from stages.runtime.state import StageState
+from stages.runtime.termination import TERMINATION
 from stages.runtime.training import by_file, by_name, train, write
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +129,21 @@ def test_a_state_keeps_what_is_asked_beside_the_update() -> None:
     tensors, value = saved
     assert torch.equal(by_file(tensors)["images"]["tokens"], torch.arange(3))
     assert value["skipped"] == ["x"] and value["next"] == 2 and len(value["log"]) == 2
+
+
+def test_after_the_last_step_no_state_is_saved_unless_the_stage_was_asked_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The artifact itself comes next; a signal would end the stage before it."""
+    state = cell().state()
+    train(cell(), Counting(), state, None)
+    saved = state.load()
+    assert saved is not None and saved[1]["next"] == 3
+    monkeypatch.setattr(TERMINATION, "_signal", signal.SIGTERM)
+    monkeypatch.setattr(TERMINATION, "check", lambda: None)
+    train(cell(), Counting(), state, None)
+    saved = state.load()
+    assert saved is not None and saved[1]["next"] == 4
 
 
 def test_what_was_saved_before_the_first_step_is_no_state_of_the_update() -> None:

@@ -7,7 +7,7 @@ from torch import nn
 from rank_e.errors import RankEError
 from rank_e.seeds import generator
 from rank_e.training.optimizer import NamedAdamW
-from tests.helpers.tiny_nets import decoder_params
+from tests.helpers.tiny_nets import copied, decoder_params
 
 
 def weights() -> list[tuple[str, nn.Parameter]]:
@@ -82,7 +82,7 @@ def test_the_fused_form_goes_on_from_the_loops_state_and_back(monkeypatch: pytes
     for index in range(2):
         backward(loop)
         loop.step(index)
-    before = loop.state()
+    before = copied(loop.state())
     with torch.no_grad():
         for (_, weight), (_, other) in zip(resumed.named, loop.named, strict=True):
             weight.copy_(other)

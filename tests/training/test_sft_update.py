@@ -22,7 +22,7 @@ from rank_e.training.sft_update import (
     rows_at,
     sft_loss,
 )
-from tests.helpers.tiny_nets import moved, snapshot, tiny_policy, tiny_tokenizer
+from tests.helpers.tiny_nets import copied, moved, snapshot, tiny_policy, tiny_tokenizer
 
 COUNT = 12
 PARAMS = SftParams(
@@ -63,10 +63,10 @@ def make(policy: Any = None, **changes: object) -> Any:
 def test_online_and_average_move_and_nothing_that_is_read_does():
     update = make()
     read = update.data.tokens, *update.data.text(torch.arange(COUNT))
-    before, kept = update.state(), [x.clone() for x in read]
+    before, kept = copied(update.state()["online"]), [x.clone() for x in read]
     update.step(0)
     after = update.state()
-    for name, old in before["online"].items():
+    for name, old in before.items():
         assert not torch.equal(after["online"][name], old), name
         torch.testing.assert_close(after["ema"][name], (old + after["online"][name]) / 2)  # EMA of decay 0.5: half-way
     assert all(torch.equal(*pair) for pair in zip(read, kept, strict=True))
@@ -139,7 +139,7 @@ def test_eight_by_one_is_one_by_eight():
 
 def test_the_average_follows_when_it_is_due():
     update = make(ema_every=2)
-    before = update.state()["ema"]
+    before = copied(update.state()["ema"])
     update.step(0)
     assert all(torch.equal(before[name], x) for name, x in update.state()["ema"].items())
     update.step(1)
@@ -206,7 +206,7 @@ def test_a_state_from_before_the_first_step_loads_and_a_broken_one_is_named():
 def test_half_precision_weights_keep_what_small_steps_add_up_to():
     settings = {"learning_rate": 1e-5, "caption_dropout": 0.0}
     half, full = make(tiny_policy().bfloat16(), **settings), make(tiny_policy(), **settings)
-    start = half.state()["online"]
+    start = copied(half.state()["online"])
     for index in range(20):
         half.step(index)
         full.step(index)
@@ -228,7 +228,7 @@ def test_the_rate_warms_up():
     assert rates == pytest.approx([2.5e-3, 5e-3, 7.5e-3, 1e-2, 1e-2, 1e-2])
     assert learning_rate_at(0, 1e-2, 0) == 1e-2
     update = make(warmup_steps=4)
-    before = update.state()["online"]["output.weight"]
+    before = update.state()["online"]["output.weight"].clone()
     assert update.step(0)["learning_rate"] == pytest.approx(2.5e-3)
     change = (update.state()["online"]["output.weight"] - before).abs()
     assert change.max().item() == pytest.approx(2.5e-3, rel=1e-2)  # Adam's first step is the rate itself
@@ -299,7 +299,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_move():
     with torch.no_grad():
         policy.tok_embeddings.weight[3] = float("inf")
     update = make(policy)
-    before = update.state()["online"]
+    before = copied(update.state()["online"])
     with pytest.raises(RankEError, match=r"sft\.learning_rate: .*step 0 is not finite"):
         update.step(0)
     assert all(torch.equal(before[name], x) for name, x in update.state()["online"].items())
