@@ -107,20 +107,21 @@ def branches_of(arm: ArmParams) -> int:
 def decoder_memory(sizes: Sizes, params: Params, arm: ArmParams) -> float:
     """Peak bytes on the device of the decoder stage: two tokenizers, the optimiser, one step's images and graphs.
 
-    A kind of images that one microbatch holds keeps its graph through decoder and losses; of any other, one microbatch
-    is at a time in the decoder or in the losses. LPIPS and a reward network are allowances for the published ones.
+    A kind of images that one microbatch holds keeps its graph of the decoder; of any other, one microbatch is at a time
+    in the decoder. One microbatch is at a time in one of the losses: LPIPS or a reward network, which are allowances
+    for the published ones.
     """
     settings, value, pixels = arm.decoder, VALUE[params.runtime.dtype], sizes.image_size**2
     if not settings.train:
         return 0.0
     drawn, size = sizes.decoder_image(value), settings.microbatch_size
-    rewarded = REWARD_IMAGE * value / 4 if settings.rewarded else 0.0
+    rewarded, perceived = REWARD_IMAGE * value / 4 if settings.rewarded else 0.0, LPIPS_PIXEL * pixels
     kinds = (
-        (settings.rollouts_per_step, LPIPS_PIXEL * pixels + rewarded),
-        (settings.reals_per_step, LPIPS_PIXEL * pixels),
+        (settings.rollouts_per_step, max(perceived, rewarded)),
+        (settings.reals_per_step, perceived),
     )
-    graphs = sum(count * (drawn + losses) for count, losses in kinds if count <= size)
-    graphs += max((size * max(drawn, losses) for count, losses in kinds if count > size), default=0.0)
+    graphs = float(sum(count * drawn for count, _ in kinds if count <= size))
+    graphs += max(min(count, size) * max(loss, drawn if count > size else 0.0) for count, loss in kinds)
     # Images, noise and gradients; and what the adaptive rule keeps of the last layer, of some 30 like it.
     graphs += sum(count * (12 * STEP_IMAGES * pixels + drawn / 30) for count, _ in kinds)
     casts = 2 * sizes.decoder if value == 2 else 0

@@ -36,18 +36,18 @@ class VQSizes(Sizes):
         return self.dim * (20 + 4.3 * value) + 5 * self.hidden * value
 
     def decoder_image(self, value: int) -> int:
-        """Inputs of norms, SiLUs and convolutions, and the attention of the lowest level."""
+        """Inputs of norms and convolutions, and the attention of the lowest level."""
         widths = [self.channels * m for m in reversed(self.multipliers)]
         places, attention, width = self.grid**2, 7, widths[0]
-        total = places * width * (2 * 6 + attention)
+        total = places * width * (2 * 4 + attention)
         for level, outputs in enumerate(widths):
             for block in range(self.residual_blocks + 1):
-                total += places * (3 * width + 3 * outputs + (attention * outputs if level == 0 else 0))
+                total += places * (2 * width + 2 * outputs + (attention * outputs if level == 0 else 0))
                 width = outputs if block == 0 else width
             if level + 1 < len(widths):
                 places *= 4
                 total += places * outputs
-        return value * (total + 3 * places * width)
+        return value * (total + 2 * places * width)
 
 
 @dataclass(frozen=True)
