@@ -29,7 +29,8 @@ from rank_e.shapes.base import (
     train_base_tokenizer,
 )
 from rank_e.shapes.measure import TOLERANCE, measure
-from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.artifact_writer import ArtifactWriter
+from stages.runtime.artifacts import read_artifact
 from stages.runtime.progress import EventLog, track
 from stages.runtime.stage import WORK, follow_parent
 

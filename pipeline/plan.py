@@ -208,9 +208,9 @@ def _has(choice: Choice, arms: Collection[str], seeds: Collection[str], stages: 
     for name, values, known in asked:
         for value in values:
             if value not in known:
-                raise ChoiceError(f"--{name} {value}: the run of params.yaml has {', '.join(sorted(known))}")
+                raise ChoiceError(f"{name} {value}: the run of params.yaml has {', '.join(sorted(known))}")
     if choice.rounds is not None and choice.rounds > last:
-        raise ChoiceError(f"--rounds {choice.rounds}: the run of params.yaml has {last}")
+        raise ChoiceError(f"rounds {choice.rounds}: the run of params.yaml has {last}")
 
 
 def _reads_folder(node: Node, nodes: Sequence[Node]) -> bool:

@@ -27,7 +27,7 @@ DISTRUST = Path(".rank-e") / "distrust"
 
 
 def repair(project: Path, cache: Path, beginning: bool = False) -> list[str]:
-    """Remove damaged artifacts and cache objects, every file read once or twice; a line for each, and a last one.
+    """Remove damaged artifacts and cache objects, every file read once or twice; a line for each, and one for all.
 
     beginning: of a run, which reads the files without a manifest, or everything after `distrust`.
     """
@@ -57,6 +57,8 @@ def repair(project: Path, cache: Path, beginning: bool = False) -> list[str]:
         lines.append(f"removed {path}: damaged in DVC's cache")
     if everything:
         (project / DISTRUST).unlink(missing_ok=True)
+    if not everything and not objects:
+        return lines
     artifacts = f"{len(folders)} artifacts and " if everything else ""
     checked = f"{artifacts}{len(objects)} objects of DVC's cache checked"
     return [*lines, f"{checked}, {f'{len(lines)} removed: `dvc repro` makes them again' if lines else 'all whole'}"]

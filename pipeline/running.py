@@ -38,7 +38,8 @@ def run_here(
     check_choice(project, choice, load())  # here or nowhere is a project
     with working(project, "rank-e run", wait), ending_children(leave):
         validate()
-        print("\n".join(repair(Path(), cache_folder(Path()), beginning=True)), flush=True)
+        for line in repair(Path(), cache_folder(Path()), beginning=True):
+            print(line, flush=True)
         plan = make_plan(project, choice)
         print("\n".join(plan.said), flush=True)
         if plan.groups and os.environ.get("PREFECT_API_URL"):

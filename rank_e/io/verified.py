@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 
 from rank_e.io.archives import Contents, contents_of
 from rank_e.io.files import check_name
+
+FRESH = 0.1
+"""Seconds: many times what file systems count their files' times in."""
 
 
 class Verified:
@@ -45,6 +49,14 @@ class Verified:
                 found.set_exception(error)
 
         threading.Thread(target=read, daemon=True).start()  # a stage that fails meanwhile does not wait for it
+
+    def found(self, path: Path, sha256: str) -> None:
+        """Take over what somebody has just read in the file, which is then not read again.
+
+        Not of one that was written within FRESH seconds: another write might leave it the same time.
+        """
+        if time.time() - path.stat().st_mtime > FRESH:
+            self._known[_state_of(path)] = Contents(sha256, None)
 
     def contents(self, path: Path) -> Contents:
         """The file's sha256, and what is wrong with it as an archive."""

@@ -22,7 +22,8 @@ from rank_e.errors import RankEError
 from rank_e.io.files import sha256_of
 from rank_e.io.verified import WEIGHTS
 from stages.runtime.algorithms import configure_torch
-from stages.runtime.artifacts import ArtifactWriter, manifest_sha256
+from stages.runtime.artifact_writer import ArtifactWriter
+from stages.runtime.artifacts import manifest_sha256
 from stages.runtime.failures import one_line
 from stages.runtime.locks import stage_locks
 from stages.runtime.manifests import ARTIFACTS

@@ -23,7 +23,7 @@ from rank_e.io.checkpoints import read_tensors
 from rank_e.io.manifest import seal_manifest
 from rank_e.sampling.distribution import SamplingConfig
 from rank_e.sampling.sampler import sample
-from stages.runtime.artifacts import ArtifactWriter
+from stages.runtime.artifact_writer import ArtifactWriter
 from stages.runtime.stage import artifact_path
 from tests.helpers.toy.backbone import write_checkpoint
 

@@ -13,7 +13,8 @@ from pipeline.repair import artifact_folders, repair
 from rank_e.config import Params
 from stages.report.data import load_results
 from stages.report.images import makers_of
-from stages.runtime.artifacts import ArtifactError, ArtifactWriter, read_artifact
+from stages.runtime.artifact_writer import ArtifactWriter
+from stages.runtime.artifacts import ArtifactError, read_artifact
 from stages.runtime.stage import artifact_path
 from tests.helpers.fake_artifacts import write_project
 

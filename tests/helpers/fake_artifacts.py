@@ -16,7 +16,7 @@ from rank_e.evaluation.features import FID
 from rank_e.evaluation.metric import REWARD, TOKEN_ENTROPY, TOKEN_KL, Group, Metric
 from rank_e.evaluation.prompt_sets import GENEVAL, HPSV2
 from rank_e.evaluation.scores import ClipScore
-from stages.runtime.artifacts import ArtifactWriter
+from stages.runtime.artifact_writer import ArtifactWriter
 from stages.runtime.stage import artifact_path, make_stage
 
 SHOWN, TOKENS = 4, 36

@@ -14,7 +14,8 @@ from tests.helpers.project import ROOT, dvc
 MAKE = """
 import hashlib, sys, time
 from pathlib import Path
-from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.artifact_writer import ArtifactWriter
+from stages.runtime.artifacts import read_artifact
 
 kind, seed, arm, number = sys.argv[1], 0, sys.argv[5], int(sys.argv[7])
 place = f"artifacts/{arm}/s0"

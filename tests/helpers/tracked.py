@@ -10,7 +10,8 @@ from ruamel.yaml import YAML
 
 from pipeline.tracking.store import BY, CURRENT, EXPERIMENT, KEY, STATE, SUPERSEDED
 from rank_e.config import Params, load
-from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.artifact_writer import ArtifactWriter
+from stages.runtime.artifacts import read_artifact
 
 
 def every_run(folder: Path) -> list[Run]:

@@ -1,5 +1,6 @@
 """Hashes of weights, compared once; files that carry their own."""
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -122,3 +123,15 @@ def test_what_goes_wrong_ahead_is_said_where_the_file_is_opened(
     found.ahead(file)
     with pytest.raises(OSError, match="no such device"):
         found.holds(file, "0" * 64)
+
+
+def test_what_was_just_read_back_is_not_read_again_unless_it_is_fresh(tmp_path: Path) -> None:
+    file, found = tmp_path / "a", Verified()
+    file.write_bytes(b"a")
+    found.found(file, "0" * 64)
+    assert not found.holds(file, "0" * 64) and found.holds(file, sha256_of(file))  # as new as this it is read
+    os.utime(file, (0, 0))
+    found.found(file, "1" * 64)
+    assert found.holds(file, "1" * 64)
+    file.write_bytes(b"b")
+    assert not found.holds(file, "1" * 64)

@@ -19,7 +19,7 @@ stages:
 """
 MAKE = """
 from pathlib import Path
-from stages.runtime.artifacts import ArtifactWriter
+from stages.runtime.artifact_writer import ArtifactWriter
 from stages.runtime.written import note_md5
 import torch
 

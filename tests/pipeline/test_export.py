@@ -24,7 +24,7 @@ from rank_e.io.manifest import files_of, write_manifest
 from rank_e.seeds import generator
 from rank_e.shapes import FORMAT
 from rank_e.shapes.backbone import ShapesBackbone
-from stages.runtime.artifacts import ArtifactWriter
+from stages.runtime.artifact_writer import ArtifactWriter
 from stages.runtime.stage import artifact_path
 from tests.helpers import tiny_janus
 from tests.helpers.llamagen_files import (

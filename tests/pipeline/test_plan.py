@@ -83,10 +83,10 @@ def test_a_seed_or_the_first_rounds_alone(toy: Path) -> None:
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        (Choice(arms=("warm",)), "--arm warm: the run of params.yaml has coevolved, frozen"),
-        (Choice(seeds=(7,)), "--seed 7: the run of params.yaml has 0"),
-        (Choice(rounds=99), "--rounds 99: the run of params.yaml has "),
-        (Choice(only=("polcy",)), "--only polcy: the run of params.yaml has baseline, code, decoder, "),
+        (Choice(arms=("warm",)), "arm warm: the run of params.yaml has coevolved, frozen"),
+        (Choice(seeds=(7,)), "seed 7: the run of params.yaml has 0"),
+        (Choice(rounds=99), "rounds 99: the run of params.yaml has "),
+        (Choice(only=("polcy",)), "only polcy: the run of params.yaml has baseline, code, decoder, "),
     ],
 )
 def test_what_the_run_does_not_have_is_named(choice: Choice, message: str) -> None:
@@ -100,7 +100,7 @@ def test_what_the_run_does_not_have_is_named(choice: Choice, message: str) -> No
 def test_a_wrong_choice_is_said_before_a_run_waits(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(toy)
     monkeypatch.setattr(running, "working", lambda *_: pytest.fail("it waits for whoever works here"))
-    with pytest.raises(SystemExit, match=r"^rank-e: --arm warm: the run of params\.yaml has coevolved, frozen$"):
+    with pytest.raises(SystemExit, match=r"^rank-e: arm warm: the run of params\.yaml has coevolved, frozen$"):
         cli.main(["run", "--arm", "warm", "--wait", "3600"])
 
 

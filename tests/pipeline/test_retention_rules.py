@@ -23,7 +23,7 @@ from pipeline.retention import (
 from rank_e.config import Params
 from rank_e.config.profiles import load_profile
 from rank_e.errors import RankEError
-from stages.runtime.artifacts import ArtifactWriter
+from stages.runtime.artifact_writer import ArtifactWriter
 from stages.runtime.manifests import REMOVED, read_removed, removed_from
 
 ROOT = Path(__file__).parents[2]

@@ -204,7 +204,7 @@ def test_a_served_run_frees_rounds_and_hands_over(
     wrong = begin(client, arms=["forzen"], track=False)  # of the profile that the deployment names
     until(lambda: state(client, wrong) in ("Completed", "Failed", "Crashed"))
     found = client.read_flow_run(wrong).state
-    assert found is not None and found.message == "--arm forzen: the run of params.yaml has coevolved, frozen"
+    assert found is not None and found.message == "arm forzen: the run of params.yaml has coevolved, frozen"
     assert (project / "params.yaml").read_text() == f"{before}# mine\n"
 
     lost = begin(client, remote="elsewhere", track=False)

@@ -19,7 +19,8 @@ from pipeline.tracking.registry import MODEL
 from pipeline.tracking.tracking import Tracker
 from rank_e.config import Params
 from stages.report.figures import colour
-from stages.runtime.artifacts import MANIFEST, ArtifactWriter, manifest_sha256, read_artifact
+from stages.runtime.artifact_writer import ArtifactWriter
+from stages.runtime.artifacts import MANIFEST, manifest_sha256, read_artifact
 from stages.runtime.stage import artifact_path
 from tests.helpers.fake_artifacts import write_evaluation, write_training
 from tests.helpers.tracked import history, moments, runs, write_events

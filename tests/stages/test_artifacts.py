@@ -12,7 +12,8 @@ import torch
 
 from rank_e.io import verified
 from rank_e.io.archives import contents_of
-from stages.runtime.artifacts import ArtifactError, ArtifactWriter, manifest_sha256, read_artifact
+from stages.runtime.artifact_writer import ArtifactWriter
+from stages.runtime.artifacts import ArtifactError, manifest_sha256, read_artifact
 from stages.runtime.manifests import cell_at
 from stages.runtime.stage import ARGUMENTS, artifact_path
 
@@ -221,3 +222,18 @@ def test_the_md5_of_tensors_is_handed_over_when_the_artifact_is_there(tmp_path: 
         out.tensors("other", {"a": torch.arange(6.0)})
         raise KeyError
     assert len(seen) == 1
+
+
+def test_what_a_process_has_written_it_does_not_hash_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    monkeypatch.setattr(verified, "contents_of", lambda path: hashed.append(path.name) or contents_of(path))
+    monkeypatch.setattr(verified, "FRESH", -1.0)  # as if the files had been written some time ago
+    artifact = read_artifact(write(tmp_path / "a"), "policy")
+    artifact.tensors("online")
+    assert hashed == []
+    artifact.table("log")
+    assert hashed == ["log.parquet"]
+    file = tmp_path / "a" / "online.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match="is not what was written"):
+        artifact.tensors("online")

@@ -9,7 +9,8 @@ from ruamel.yaml import YAML
 from rank_e.config import parse
 from rank_e.config.profiles import resolve
 from stages import decoder
-from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.artifact_writer import ArtifactWriter
+from stages.runtime.artifacts import read_artifact
 from stages.runtime.stage import Stage
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,8 @@ from rank_e.config.profiles import resolve
 from rank_e.config.reading import read_text
 from rank_e.io.files import sha256_of
 from stages.runtime import recorded, stage
-from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.artifact_writer import ArtifactWriter
+from stages.runtime.artifacts import read_artifact
 from stages.runtime.recorded import ChangedError, Recorded
 from stages.runtime.stage import Stage, artifact_path, main, make_stage
 

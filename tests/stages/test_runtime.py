@@ -20,7 +20,7 @@ from rank_e.errors import RankEError
 from stages import code
 from stages.runtime import progress
 from stages.runtime import stage as stage_module
-from stages.runtime.artifacts import ArtifactWriter
+from stages.runtime.artifact_writer import ArtifactWriter
 from stages.runtime.locks import Hold, Holder, LockedError
 from stages.runtime.progress import EventLog, clock, track
 from stages.runtime.stage import ARGUMENTS, artifact_path, make_stage, parse_arguments

@@ -11,7 +11,8 @@ from ruamel.yaml import YAML
 from rank_e.config import parse
 from rank_e.config.profiles import resolve
 from rank_e.config.reading import read_text
-from stages.runtime.artifacts import ArtifactWriter, manifest_sha256, read_artifact
+from stages.runtime.artifact_writer import ArtifactWriter
+from stages.runtime.artifacts import manifest_sha256, read_artifact
 from stages.runtime.locks import LOOK
 from stages.runtime.phases import PHASES
 from stages.runtime.sharing import once

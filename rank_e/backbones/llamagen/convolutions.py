@@ -20,7 +20,7 @@ class _NormSwish(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-        x = x.contiguous()
+        x = x.contiguous(memory_format=_layout(x))
         y, mean, rstd = torch.native_group_norm(x, weight, bias, *_sizes(x), groups, EPSILON)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.groups = groups
@@ -31,12 +31,18 @@ class _NormSwish(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, rstd = ctx.saved_tensors
         y = torch.native_group_norm(x, weight, bias, *_sizes(x), ctx.groups, EPSILON)[0]
-        slope = torch.ops.aten.silu_backward(gradient.contiguous(), y)
+        slope = torch.ops.aten.silu_backward(gradient, y).contiguous(memory_format=_layout(x))
         wanted = list(ctx.needs_input_grad[:3])
         gradients = torch.ops.aten.native_group_norm_backward(
             slope, x, mean, rstd, weight, *_sizes(x), ctx.groups, wanted
         )
         return (*gradients, None)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """Channels last where maps are and the kernel can read them so: on a CPU. PyTorch's own norm does the same."""
+    last = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:

@@ -17,7 +17,8 @@ from stages.report.page import path_section
 from stages.report.sizes import Size, SizeError, check_sizes, size_note, sizes
 from stages.report.terminal import print_results
 from stages.report.writing import write_report
-from stages.runtime.artifacts import ArtifactWriter, read_artifact
+from stages.runtime.artifact_writer import ArtifactWriter
+from stages.runtime.artifacts import read_artifact
 from stages.runtime.stage import artifact_path
 from tests.helpers.fake_artifacts import SHAPES, write_project
 
