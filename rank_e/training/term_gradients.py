@@ -8,6 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from rank_e.errors import RankEError
 from rank_e.objectives.decoder_loss import Term, Weights
 from rank_e.training.microbatched import joined
 
@@ -34,7 +35,7 @@ class TermGradients:
             gradients: dict[Term, Tensor] = {}
             for name, mean, logged in means_of(leaf, rows):
                 # Here, before the next term's networks run: with its gradient a term's graph goes.
-                gradients[name] = torch.autograd.grad(share * mean, leaf)[0]
+                gradients[name] = _gradient(name, share * mean, leaf)
                 self.terms[name] = self.terms.get(name, 0.0) + share * mean.detach()
                 for key, value in logged.items():
                     self.logged[key] = self.logged.get(key, 0.0) + share * value.detach()
@@ -54,3 +55,13 @@ class TermGradients:
             reduce(torch.add, [weights[name] * gradient for name, gradient in gradients.items()])
             for gradients in self._gradients
         ]
+
+
+def _gradient(name: Term, mean: Tensor, images: Tensor) -> Tensor:
+    """Of a term's mean in the images; RankEError where it has none."""
+    found = torch.autograd.grad(mean, images, allow_unused=True)[0] if mean.requires_grad else None
+    if found is None:
+        raise RankEError(
+            f"decoder: its term {name} has no gradient in the images; compute it in torch, of the images that are given"
+        )
+    return found

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rank_e.errors import RankEError
 from rank_e.seeds import generator
 from rank_e.training.decoder_update import DecoderUpdate, Nets
 from rank_e.training.microbatched import Microbatched
@@ -150,6 +151,17 @@ def test_a_terms_graph_goes_before_the_next_terms_networks_run():
     (wanted,) = torch.autograd.grad(0.3 * terms["reconstruction"] + 2.0 * terms["reward"], whole)
     torch.testing.assert_close(torch.cat(found.weighted(weights)), wanted)
     torch.testing.assert_close(found.logged["l1"], images[0].sum().detach() * 2 / 3 + images[1].sum().detach() / 3)
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_a_term_without_a_gradient_in_the_images_is_named(detached):
+    images, weight = torch.rand(2, 3, requires_grad=True), torch.rand(3, requires_grad=True)
+
+    def means(part: Tensor, rows: slice):
+        yield "consistency", part.detach().mean() if detached else weight.mean(), {}
+
+    with pytest.raises(RankEError, match=r"^decoder: its term consistency has no gradient in the images;"):
+        TermGradients([images], means)
 
 
 class Counted(torch.autograd.Function):
