@@ -24,8 +24,12 @@ def check_name(path: Path) -> None:
         raise RankEError(f"{path}: its name is not UTF-8; rename it") from None
 
 
-def state_of(path: Path) -> tuple[int, int, int] | None:
-    """Size, time and inode of a file, which stay as long as its contents do; None where there is no file."""
+State = tuple[int, int, int]
+"""Size, time and inode of a file, which stay as long as its contents do."""
+
+
+def state_of(path: Path) -> State | None:
+    """A file's state; None where there is no file."""
     if not path.is_file():
         return None
     status = path.stat()

@@ -58,8 +58,19 @@ class TermGradients:
 
 
 def _gradient(name: Term, mean: Tensor, images: Tensor) -> Tensor:
-    """Of a term's mean in the images; RankEError where it has none."""
-    found = torch.autograd.grad(mean, images, allow_unused=True)[0] if mean.requires_grad else None
+    """Of a term's mean in the images; RankEError where it has none, or not one of its own."""
+    if mean.numel() != 1:
+        raise RankEError(
+            f"decoder: its term {name} is {list(mean.shape)} numbers, not one; give the mean over the images"
+        )
+    try:
+        found = torch.autograd.grad(mean, images, allow_unused=True)[0] if mean.requires_grad else None
+    except RuntimeError as error:
+        if "second time" not in str(error):
+            raise
+        raise RankEError(
+            f"decoder: its term {name} shares a graph with a term before it, which is gone by now; compute each anew"
+        ) from None
     if found is None:
         raise RankEError(
             f"decoder: its term {name} has no gradient in the images; compute it in torch, of the images that are given"

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rank_e.io.files import md5_of, plain, replacing, settled_sha256, sha256_of
+from rank_e.io.files import State, md5_of, plain, replacing, settled_sha256, sha256_of, state_of
 from stages.runtime.artifacts import READ, SCHEMA_VERSION, Artifact, ArtifactError, manifest_sha256
 from stages.runtime.manifests import MANIFEST, cell_at, not_plain, sealed, text_of
 from stages.runtime.phases import PHASES
@@ -39,11 +39,11 @@ class ArtifactWriter:
         inputs: Mapping[str, str | Path] | None = None,
         params: Mapping[str, Any] | None = None,
         check: Callable[[], None] = lambda: None,
-        noted: Callable[[Path, Mapping[str, str]], None] | None = None,
+        noted: Callable[[Path, Mapping[str, tuple[str, State]]], None] | None = None,
     ) -> None:
         """deterministic: whether the bytes are those of `runtime.deterministic: true`; params: those that the artifact
         was made with; check: raises, just before the artifact would appear, where it must not; noted: gets the path
-        and the MD5 of every file of tensors, by name, when the artifact is there.
+        and, of every file of tensors, MD5 and state before that was taken, when the artifact is there.
         """
         self.path = Path(path)
         self.kind = kind
@@ -56,6 +56,7 @@ class ArtifactWriter:
         self._shapes: dict[str, dict[str, Any]] = {}
         self._sha256: dict[str, Future[str]] = {}
         self._md5: dict[str, Future[str]] = {}
+        self._states: dict[str, State] = {}
 
     def __enter__(self) -> Self:
         self._writing = self._write()
@@ -75,13 +76,17 @@ class ArtifactWriter:
                 yield self
                 self._write_manifest()
                 self.check()
-            for name, sha256 in self._sha256.items():  # a process that goes on to the next stage has read these
-                READ.found(self.path / name, sha256.result())
+            for name, state in self._states.items():  # a process that goes on to the next stage has read these
+                if state_of(self.path / name) == state:
+                    READ.found(self.path / name, self._sha256[name].result())
             if self.noted is not None:
-                self.noted(self.path, {name: found.result() for name, found in self._md5.items()})
+                self.noted(self.path, {n: (md5.result(), self._states[n]) for n, md5 in self._md5.items()})
 
     def _settle(self, name: str) -> None:
         """Hash a file that is complete, and wait until it is on the disk, while others are written."""
+        state = state_of(self._folder / name)
+        assert state is not None  # it has just been written
+        self._states[name] = state
         self._sha256[name] = self._pool.submit(settled_sha256, self._folder / name)
         if self.noted is not None:
             self._md5[name] = self._pool.submit(md5_of, self._folder / name)

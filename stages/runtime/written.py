@@ -5,29 +5,36 @@ that is not as it was then is DVC's to hash; so is all, where a stage was killed
 """
 
 import json
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from rank_e.io.files import replacing, state_of
+from rank_e.io.files import State, replacing, state_of
 
 FOLDER = Path(".rank-e") / "written"
+_NAME, _MD5 = re.compile(r"[\w.-]{1,200}"), re.compile(r"[0-9a-f]{32}")
 
 
-def note_md5(artifact: Path, md5: Mapping[str, str]) -> None:
-    """Note the MD5 of files of an artifact (a path within the project) that nobody writes any more."""
-    found = {name: [value, *(state_of(artifact / name) or ())] for name, value in md5.items()}
-    with replacing(_place(Path(), artifact), durable=False) as file:
-        file.write_text(json.dumps(found), encoding="utf-8")
+def note_md5(artifact: Path, found: Mapping[str, tuple[str, State]]) -> None:
+    """Note the MD5 of files of an artifact (a path within the project), with their state when it was taken.
+
+    Without a note DVC reads the files itself: where none can be written, the artifact is as good.
+    """
+    with suppress(OSError), replacing(_place(Path(), artifact), durable=False) as file:
+        file.write_text(json.dumps({name: [md5, *state] for name, (md5, state) in found.items()}), encoding="utf-8")
 
 
 def noted_md5(project: Path, artifact: Path) -> dict[str, str]:
     """The MD5 of those files of an artifact that are as they were when it was taken; none without a sound note."""
     try:
         noted = json.loads(_place(project, artifact).read_text(encoding="utf-8"))
-        states = {name: (md5, tuple(state)) for name, (md5, *state) in noted.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        known = {name: (md5, tuple(state)) for name, (md5, *state) in noted.items()}
+        if not all(_NAME.fullmatch(name) and _MD5.fullmatch(md5) for name, (md5, _) in known.items()):
+            return {}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
-    return {name: md5 for name, (md5, state) in states.items() if state_of(project / artifact / name) == state}
+    return {name: md5 for name, (md5, state) in known.items() if state_of(project / artifact / name) == state}
 
 
 def _place(project: Path, artifact: Path) -> Path:

@@ -1,6 +1,7 @@
 """What a stage has hashed is recorded as DVC would, without another look at the bytes; what changed since is not."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rank_e.io.files import state_of
 from stages.runtime.written import note_md5, noted_md5
 from tests.helpers.project import ROOT, dvc, environment
 
@@ -86,13 +88,25 @@ def test_notes_that_are_absent_damaged_or_outdated_say_nothing(tmp_path: Path, m
     file = FOLDER / "online.safetensors"
     file.write_bytes(b"one")
     assert noted_md5(tmp_path, FOLDER) == {}
-    note_md5(FOLDER, {file.name: "0" * 32, "gone": "1" * 32})
+    state = state_of(file)
+    assert state is not None
+    note_md5(FOLDER, {file.name: ("0" * 32, state), "gone": ("1" * 32, state)})
     assert noted_md5(tmp_path, FOLDER) == {file.name: "0" * 32}
     (note,) = (tmp_path / ".rank-e/written").iterdir()
     sound = note.read_bytes()
-    for text in (b"", b"[", b"[]", b"null", b"{}", b'{"a": 3}', b'{"a": []}', b"\xff"):
+    odd = [{file.name: [md5, *state]} for md5 in (5, None, "../../x", "0" * 31, "G" * 32)]
+    odd += [{name: ["0" * 32, *state]} for name in ("n" * 300, "../online.safetensors", "")]
+    texts = [b"", b"[", b"[]", b"null", b"{}", b'{"a": 3}', b'{"a": []}', b"\xff", b"[" * 100_000]
+    for text in (*texts, *(json.dumps(said).encode() for said in odd)):
         note.write_bytes(text)
         assert noted_md5(tmp_path, FOLDER) == {}
+    note.unlink()
+    note.parent.rmdir()
+    note.parent.write_bytes(b"in the way")
+    note_md5(FOLDER, {file.name: ("0" * 32, state)})  # the artifact is as good without
+    assert noted_md5(tmp_path, FOLDER) == {}
+    note.parent.unlink()
+    note.parent.mkdir()
     note.write_bytes(sound)
     status = file.stat()
     file.write_bytes(b"two")

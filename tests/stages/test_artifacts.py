@@ -12,6 +12,7 @@ import torch
 
 from rank_e.io import verified
 from rank_e.io.archives import contents_of
+from rank_e.io.files import State, state_of
 from stages.runtime.artifact_writer import ArtifactWriter
 from stages.runtime.artifacts import ArtifactError, manifest_sha256, read_artifact
 from stages.runtime.manifests import cell_at
@@ -206,9 +207,10 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
 def test_the_md5_of_tensors_is_handed_over_when_the_artifact_is_there(tmp_path: Path) -> None:
     seen = {}
 
-    def noted(path: Path, md5: Mapping[str, str]) -> None:
+    def noted(path: Path, found: Mapping[str, tuple[str, State]]) -> None:
         assert (path / "manifest.json").is_file()
-        seen.update(md5)
+        assert all(state == state_of(path / name) for name, (_, state) in found.items())
+        seen.update({name: md5 for name, (md5, _) in found.items()})
 
     place = tmp_path / "a"
     with ArtifactWriter(place, "policy", seed=0, deterministic=True, noted=noted) as out:

@@ -164,6 +164,23 @@ def test_a_term_without_a_gradient_in_the_images_is_named(detached):
         TermGradients([images], means)
 
 
+def test_terms_of_one_graph_and_a_term_that_is_no_scalar_are_named():
+    images = torch.rand(2, 3, requires_grad=True)
+
+    def shared(part: Tensor, rows: slice):
+        features = part.exp()
+        yield "consistency", features.square().mean(), {}
+        yield "reward", features.square().sum(), {}
+
+    def vector(part: Tensor, rows: slice):
+        yield "reconstruction", part.mean(1), {}
+
+    with pytest.raises(RankEError, match=r"^decoder: its term reward shares a graph with a term before it,"):
+        TermGradients([images], shared)
+    with pytest.raises(RankEError, match=r"^decoder: its term reconstruction is \[2\] numbers, not one;"):
+        TermGradients([images], vector)
+
+
 class Counted(torch.autograd.Function):
     """A network's output as it is, and how often a gradient came back to it."""
 

@@ -47,7 +47,7 @@ def _layout(x: Tensor) -> torch.memory_format:
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:
     """N, C and H * W, as PyTorch's kernels of group norm ask for them."""
-    return len(x), x.shape[1], x[0, 0].numel()
+    return len(x), x.shape[1], x.shape[2:].numel()
 
 
 class NormSwish(GroupNorm):

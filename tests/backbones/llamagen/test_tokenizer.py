@@ -146,6 +146,7 @@ def test_norm_and_swish_at_once_are_the_two_to_the_bit_and_keep_their_input_alon
         norm.weight.normal_(generator=random), norm.bias.normal_(generator=random)
     plain.load_state_dict(norm.state_dict())
     x, pull = (torch.randn(3, 64, 7, 9, generator=random).to(dtype) for _ in range(2))
+    assert norm(x[:0]).shape == x[:0].shape
     for given in (x, x.to(memory_format=torch.channels_last)):
         given, kept = given.detach().requires_grad_(), []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
