@@ -19,9 +19,9 @@ from dvc.exceptions import NotDvcRepoError
 from dvc.repo import Repo
 
 from pipeline.counting import counting, stages_of
+from pipeline.dvc_hashes import knowing_hashes
 from pipeline.dvc_restore import restoring_whole
 from pipeline.dvc_writing import writing_whole
-from pipeline.dvc_written import knowing_written
 from pipeline.lock import owning
 from pipeline.lock_text import lock_problem
 from rank_e.errors import RankEError
@@ -69,7 +69,7 @@ def command(words: Sequence[str]) -> None:
         if problem := lock_problem(root):
             raise RankEError(problem)
         total = stages_of(root, targets)
-        with counting(total), restoring_whole(), knowing_written():
+        with counting(total), restoring_whole(), knowing_hashes():
             sys.exit(dvc())
 
 

@@ -21,8 +21,8 @@ from dvc.stage import Stage
 from dvc_data.hashfile.tree import Tree
 
 from pipeline.cache_objects import holds
+from pipeline.dvc_hashes import knowing_hashes
 from pipeline.dvc_writing import writing_whole
-from pipeline.dvc_written import knowing_written
 from stages.runtime.manifests import ARTIFACTS, MANIFEST, cell_at, kind_at
 
 LOGGER = logging.getLogger("dvc.stage.cache")
@@ -84,7 +84,7 @@ def restoring_whole() -> Iterator[None]:
 
 def main() -> None:
     """Entry point: DVC's command line."""
-    with writing_whole(), restoring_whole(), knowing_written():
+    with writing_whole(), restoring_whole(), knowing_hashes():
         sys.exit(dvc())
 
 

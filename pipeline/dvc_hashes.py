@@ -16,7 +16,7 @@ from stages.runtime.written import noted_md5
 
 
 @contextmanager
-def knowing_written() -> Iterator[None]:
+def knowing_hashes() -> Iterator[None]:
     """While the block runs, DVC in this process takes over what stages have noted of their files."""
     save = Output.save
 
