@@ -236,6 +236,12 @@ def test_a_microbatch_bounds_the_decoder_stages_memory() -> None:
 
     sized = [need(microbatch_size=size) for size in (1, 8, 16, 32)]
     assert sized == sorted(sized) and sized[3] > 2 * sized[2]  # 32 keep the graphs of decoder and losses, of both kinds
+    # Held whole, a pair is two graphs of the decoder, one of a loss, pictures, and a last layer's share of the graphs.
+    plain = {"lambda_reward": 0.0, "microbatch_size": 8}
+    pair = need(**plain, rollouts_per_step=6, reals_per_step=6) - need(**plain, rollouts_per_step=5, reals_per_step=5)
+    pixels, drawn = sizes.image_size**2, sizes.decoder_image(2)
+    pictures = 2 * 12 * estimate.STEP_IMAGES * pixels
+    assert pair == pytest.approx(2 * drawn * (1 + 1 / 30) + estimate.LPIPS_PIXEL * pixels + pictures)
     more = need(rollouts_per_step=64, reals_per_step=64, microbatch_size=16) - sized[2]
     assert 0 < more < 0.2 * sized[2]  # pictures alone
     assert need("float32", microbatch_size=32) > 1.5 * need(microbatch_size=32)
